@@ -1,0 +1,142 @@
+// Package engine turns requests into running containers. One verb, one file;
+// start reading at run.go.
+package engine
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
+	"hull/internal/keylock"
+)
+
+// Images is what the engine needs of the image service.
+type Images interface {
+	// Resolve finds a local image: reference, id, id prefix. errdefs.ErrNotFound.
+	Resolve(ctx context.Context, ref, platform string) (hull.Image, error)
+	// Prepare gives container id a writable layer on top of img. Durable.
+	Prepare(ctx context.Context, id string, img hull.Image, storageOpt map[string]string) error
+	// Discard removes what Prepare made. Unknown id is no error.
+	Discard(ctx context.Context, id string) error
+	// Mount describes the root file system for a run, in the first kind of want
+	// that it can make, and holds its layers until released.
+	Mount(ctx context.Context, id string, want []hull.RootfsKind) (hull.Rootfs, hull.Release, error)
+	// Open mounts the root file system of a container that does not run, detached
+	// (no mount point on the host), and returns its root directory.
+	Open(ctx context.Context, id string) (*os.File, error)
+	// Changes lists what the writable layer changed, sorted by path.
+	Changes(ctx context.Context, id string) ([]hull.Change, error)
+	// Export writes the whole root file system below root as a tar.
+	Export(ctx context.Context, root *os.File, w io.Writer) error
+	// Commit makes an image of the writable layer of id. conf is the new configuration.
+	Commit(ctx context.Context, id string, c hull.CommitRequest, conf hull.ImageConfig) (imageID string, err error)
+	// Size is the bytes of the writable layer and of the whole root file system.
+	Size(ctx context.Context, id string) (rw, root int64, err error)
+}
+
+// Volumes is what the engine needs of the volume service.
+type Volumes interface {
+	// Resolve turns requests into mount points when a container is created: makes
+	// named and anonymous volumes, checks bind sources.
+	Resolve(ctx context.Context, containerID string, m []hull.Mount) ([]hull.MountPoint, error)
+	// Mount makes them ready for a run (mounts volume drivers' file systems,
+	// copies an image's content up into an empty volume; root is the image's
+	// root file system, opened lazily) and counts the use.
+	Mount(ctx context.Context, containerID string, m []hull.MountPoint, root func() (*os.File, error)) (hull.Release, error)
+	// Drop ends containerID's references; anonymous ones are removed when asked.
+	Drop(ctx context.Context, containerID string, m []hull.MountPoint, anonymous bool) error
+}
+
+// Networks is what the engine needs of the network service.
+type Networks interface {
+	// Check reports a network request that cannot be met, before anything is made.
+	Check(ctx context.Context, n hull.NetworkSpec) error
+	// Attach gives pod p a network namespace with addresses, ports, and the files
+	// for /etc in runDir. Host objects are named from p.ID.
+	Attach(ctx context.Context, p hull.Pod, runDir string) (hull.Endpoint, hull.Release, error)
+	// Reattach rebuilds the in-memory state of a pod that survived a restart of the
+	// engine, and returns the same release.
+	Reattach(ctx context.Context, p hull.Pod, runDir string) (hull.Release, error)
+	// Stats counts the interfaces of a pod's namespace.
+	Stats(ctx context.Context, netns string) (map[string]hull.NetStats, error)
+}
+
+// Logs is what the engine needs of the log service.
+type Logs interface {
+	// Check validates a driver and its options.
+	Check(l hull.LogSpec) error
+	// Target says where the monitor writes. It makes the directory.
+	Target(c hull.Container) (hull.LogTarget, error)
+	// Read opens a container's log.
+	Read(ctx context.Context, c hull.Container, r hull.LogsRequest) (hull.LogReader, error)
+	// Remove deletes a container's log files.
+	Remove(c hull.Container) error
+}
+
+// Store is what the engine needs of the store. Records are values; every write
+// is atomic. Durable writes are grouped into one fsync where they meet.
+type Store interface {
+	PutPod(p hull.Pod, durable bool) error
+	Pod(id string) (hull.Pod, error)
+	Pods() []hull.Pod
+	DeletePod(id string) error
+	UpdatePod(id string, fn func(*hull.PodStatus) error) error
+
+	// PutContainer claims the name in the same transaction: errdefs.ErrConflict
+	// (*hull.NameTakenError) when another has it.
+	PutContainer(c hull.Container, durable bool) error
+	// Container finds by full id, then name, then unambiguous id prefix.
+	Container(ref string) (hull.Container, error)
+	Containers() []hull.Container
+	DeleteContainer(id string) error
+	Rename(id, name string) error
+	// UpdateSpec and UpdateStatus run fn in one transaction. Status is kept on
+	// tmpfs for facts of this run, in the database for what must outlive a reboot.
+	UpdateSpec(id string, fn func(*hull.Spec) error) error
+	UpdateStatus(id string, fn func(*hull.Status) error) error
+}
+
+// Events publishes what happened.
+type Events interface {
+	Publish(e hull.Event)
+}
+
+// Config is the engine's own configuration.
+type Config struct {
+	RunDir           string // pods live in RunDir/pods/<id>
+	DefaultIsolation hull.Isolation
+	DefaultLogDriver string
+	CgroupParent     string // of this engine instance, e.g. "/hull-<instance>"
+	StopTimeout      time.Duration
+}
+
+// Engine is the verbs. All state that matters is in Store and in the kernel.
+type Engine struct {
+	cfg      Config
+	drivers  map[hull.Isolation]driver.Driver
+	images   Images
+	volumes  Volumes
+	networks Networks
+	logs     Logs
+	store    Store
+	events   Events
+	log      *slog.Logger
+	locks    keylock.Locks
+	runs     runs // sandboxes and watchers of this process; a cache, rebuilt by Recover
+}
+
+// Parts are the services an Engine is built from.
+type Parts struct {
+	Drivers  map[hull.Isolation]driver.Driver
+	Images   Images
+	Volumes  Volumes
+	Networks Networks
+	Logs     Logs
+	Store    Store
+	Events   Events
+	Log      *slog.Logger
+}

@@ -1,0 +1,106 @@
+// Package docker is the Docker Engine API (and hull's own /hull/v1 routes) over
+// the engine. It translates and nothing else.
+package docker
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"hull/internal/hull"
+)
+
+// Containers are the engine's verbs. ref is a full id, a name or an unambiguous
+// id prefix. Errors carry errdefs kinds; hull.ErrNotModified is 304.
+type Containers interface {
+	// Create returns the record and warnings for the user. name "" = choose one.
+	Create(ctx context.Context, name string, s hull.Spec) (hull.Container, []string, error)
+	Start(ctx context.Context, ref string) error
+	Stop(ctx context.Context, ref string, r hull.StopRequest) error
+	Restart(ctx context.Context, ref string, r hull.StopRequest) error
+	Kill(ctx context.Context, ref string, signal string) error // "" = KILL
+	Pause(ctx context.Context, ref string) error
+	Unpause(ctx context.Context, ref string) error
+	Rename(ctx context.Context, ref, name string) error
+	Update(ctx context.Context, ref string, r hull.UpdateRequest) ([]string, error)
+	Remove(ctx context.Context, ref string, r hull.RemoveRequest) error
+	// Container and List return records with their present status.
+	Container(ctx context.Context, ref string) (hull.Container, error)
+	List(ctx context.Context) ([]hull.Container, error) // newest first, all phases
+	// Wait registers before it returns; the function blocks until the condition.
+	Wait(ctx context.Context, ref string, c hull.WaitCondition) (func(context.Context) (hull.Exit, error), error)
+	// Attach hands a.Conn to the container's monitor and returns at once; the far
+	// end is closed when the process has ended. Attaching before start is allowed.
+	Attach(ctx context.Context, ref string, a hull.Attach) error
+	Resize(ctx context.Context, ref string, rows, cols uint16) error
+	Logs(ctx context.Context, ref string, r hull.LogsRequest) (hull.LogReader, error)
+	Top(ctx context.Context, ref string, psArgs string) (titles []string, rows [][]string, err error)
+	Stats(ctx context.Context, ref string) (hull.Stats, error)
+	Size(ctx context.Context, ref string) (rw, root int64, err error)
+	Changes(ctx context.Context, ref string) ([]hull.Change, error)
+	Export(ctx context.Context, ref string, w io.Writer) error
+	StatPath(ctx context.Context, ref, path string) (hull.PathStat, error)
+	CopyFrom(ctx context.Context, ref, path string) (io.ReadCloser, hull.PathStat, error) // a tar
+	CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, tar io.Reader) error
+	Commit(ctx context.Context, ref string, r hull.CommitRequest) (imageID string, err error)
+	Prune(ctx context.Context, keep func(hull.Container) bool) (hull.PruneReport, error)
+	ExecCreate(ctx context.Context, ref string, s hull.ExecSpec) (execID string, err error)
+	// ExecStart runs it. a nil = detached. It returns when the process runs.
+	ExecStart(ctx context.Context, execID string, a *hull.Attach, rows, cols uint16) error
+	ExecResize(ctx context.Context, execID string, rows, cols uint16) error
+	Exec(ctx context.Context, execID string) (hull.Exec, error)
+	Info(ctx context.Context) (hull.EngineInfo, error)
+}
+
+// Images is the image service.
+type Images interface {
+	Pull(ctx context.Context, r hull.PullRequest) (hull.Image, error)
+	Push(ctx context.Context, r hull.PushRequest) error
+	Tag(ctx context.Context, source, target string) error
+	// List returns every image once, newest first, with all its names; dangling
+	// ones have none. Intermediate ones only with all.
+	List(ctx context.Context, all bool) ([]hull.Image, error)
+	Resolve(ctx context.Context, ref, platform string) (hull.Image, error)
+	History(ctx context.Context, ref, platform string) ([]hull.HistoryItem, error)
+	Remove(ctx context.Context, ref string, force, prune bool, inUse func(imageID string) []hull.Container) ([]hull.ImageRemoved, error)
+	Prune(ctx context.Context, keep func(hull.Image) bool) ([]hull.ImageRemoved, int64, error)
+	Save(ctx context.Context, refs []string, platforms []string, w io.Writer) error
+	Load(ctx context.Context, r io.Reader, platforms []string, progress func(hull.Progress)) (names []string, err error)
+	Import(ctx context.Context, r hull.ImportRequest, tar io.Reader) (imageID string, err error)
+	// Distribution asks the registry about a reference.
+	Distribution(ctx context.Context, ref string, a hull.Auth) (hull.Distribution, error)
+	// Login checks credentials. status is for the user, token an identity token or "".
+	Login(ctx context.Context, a hull.Auth) (status, token string, err error)
+	// Sizes is the bytes each image's layers take, and what is shared between images.
+	Usage(ctx context.Context) (hull.ImageUsage, error)
+}
+
+// Volumes is the volume service.
+type Volumes interface {
+	Create(ctx context.Context, v hull.Volume) (hull.Volume, error)
+	Get(ctx context.Context, name string) (hull.Volume, error)
+	List(ctx context.Context) ([]hull.Volume, error)
+	Remove(ctx context.Context, name string, force bool) error // errdefs.ErrConflict when in use
+	Prune(ctx context.Context, keep func(hull.Volume) bool) (hull.PruneReport, error)
+	// Usage is bytes and the number of containers that refer to it.
+	Usage(ctx context.Context, name string) (size int64, refs int, err error)
+}
+
+// Networks is the network service.
+type Networks interface {
+	Create(ctx context.Context, n hull.Network) (hull.Network, []string, error)
+	Get(ctx context.Context, ref string) (hull.Network, error) // name, id, prefix
+	List(ctx context.Context) ([]hull.Network, error)
+	Remove(ctx context.Context, ref string) error
+	Prune(ctx context.Context, keep func(hull.Network) bool) ([]string, error)
+	Connect(ctx context.Context, ref, containerID string, e hull.EndpointSpec) error
+	Disconnect(ctx context.Context, ref, containerID string, force bool) error
+}
+
+// Events is the event log.
+type Events interface {
+	// Subscribe replays from since (zero = none) and follows until ctx is done or
+	// until is past (zero = never).
+	Subscribe(ctx context.Context, since, until time.Time) (<-chan hull.Event, error)
+	Publish(e hull.Event)
+}

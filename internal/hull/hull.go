@@ -1,0 +1,238 @@
+// Package hull holds the domain: plain types, phases and requests. It imports
+// only the standard library and errdefs; every other package may import it.
+package hull
+
+import (
+	"context"
+	"os"
+	"time"
+)
+
+type (
+	// Isolation names a kind of boundary as users say it.
+	Isolation string
+	// Phase is where a container is in its life; see state.go.
+	Phase string
+	// RootfsKind says how a root file system is handed to a driver.
+	RootfsKind string
+)
+
+// The isolations.
+const (
+	IsolationContainer Isolation = "container"
+	IsolationSandbox   Isolation = "sandbox"
+	IsolationVM        Isolation = "vm"
+)
+
+// Rootfs kinds.
+const (
+	RootfsOverlay RootfsKind = "overlay" // lower directories + upper + work, to be mounted by the driver
+	RootfsBlock   RootfsKind = "block"   // read-only block image + writable disk
+)
+
+// Rootfs describes a container's root file system. Nothing is mounted on the
+// host: whoever needs it mounts it where it needs it (linux.MountOverlay gives
+// a detached mount's file descriptor), so that nothing can leak.
+type Rootfs struct {
+	Kind     RootfsKind
+	Lower    []string // topmost first
+	Upper    string   // "" = read-only
+	Work     string
+	ReadOnly bool
+	Block    string // RootfsBlock: read-only image file
+	Disk     string // RootfsBlock: writable sparse file
+}
+
+// Handle is opaque to everyone but the driver that made it; the store keeps it
+// so that the driver can find its sandbox again after a restart.
+type Handle []byte
+
+// Release gives back what the call that returned it acquired. It may be called
+// twice, and after a restart.
+type Release func(context.Context) error
+
+// Pod is one isolation boundary with a network and zero or more containers.
+// A Docker container is a pod of one, with the same id.
+type Pod struct {
+	ID         string
+	Name       string
+	Created    time.Time
+	Isolation  Isolation
+	Runtime    string
+	Hostname   string
+	Domainname string
+	Labels     map[string]string
+	Network    NetworkSpec
+	Namespaces Namespaces
+	Resources  Resources
+	Sysctls    map[string]string
+	Status     PodStatus
+}
+
+// PodStatus is a pod's mutable part.
+type PodStatus struct {
+	Running   bool
+	Handle    Handle
+	Endpoint  Endpoint // of this run
+	StartedAt time.Time
+}
+
+// Container is a record: intent plus what was last known of its run.
+type Container struct {
+	ID       string // 64 hex digits
+	PodID    string // = ID for a Docker container
+	Name     string // without a leading slash
+	Created  time.Time
+	Spec     Spec
+	Image    ImageRef
+	Resolved Resolved
+	Mounts   []MountPoint // resolved at create; shown by inspect
+	Status   Status
+	Execs    []string `json:"-"` // ids of live execs, filled by the engine
+}
+
+// ImageRef pins the image a container was made from.
+type ImageRef struct {
+	Name     string // reference as given
+	ID       string // "sha256:..." as Docker shows it (config digest for single-platform images)
+	Manifest string // manifest digest
+	Platform string
+}
+
+// Resolved is what Spec and the image's configuration give together.
+type Resolved struct {
+	Path       string   // argv[0]
+	Args       []string // argv[1:]
+	Entrypoint []string
+	Cmd        []string
+	Env        []string
+	WorkDir    string
+	User       string
+	StopSignal string
+	Labels     map[string]string
+	Exposed    []string
+	Volumes    []string
+	Health     *HealthSpec
+	Shell      []string
+	OnBuild    []string
+}
+
+// Status is the mutable part of a container. It is written only by
+// store.UpdateStatus, and the engine corrects it from what the driver reports.
+type Status struct {
+	Phase         Phase
+	Pid           int // host pid of the main process, 0 when not running
+	ExitCode      int
+	OOMKilled     bool
+	Error         string // why the last start failed
+	StartedAt     time.Time
+	FinishedAt    time.Time
+	RestartCount  int
+	Restarting    bool // exited, will be started again
+	StopRequested bool // the user stopped it: restart policies other than always-on-boot stay quiet
+	Health        *Health
+	Endpoint      Endpoint // of this run
+	LogPath       string
+}
+
+// Health is a health check's state.
+type Health struct {
+	Status        string // starting, healthy, unhealthy
+	FailingStreak int
+	Log           []HealthResult // last five
+}
+
+// HealthResult is one probe.
+type HealthResult struct {
+	Start, End time.Time
+	ExitCode   int
+	Output     string // at most 4 KiB
+}
+
+// MountPoint is a resolved mount of a container.
+type MountPoint struct {
+	Type        MountType
+	Name        string // volume name
+	Source      string // host path
+	Target      string
+	Driver      string
+	Mode        string
+	RW          bool
+	Propagation string
+	Spec        Mount // what was asked for
+	Anonymous   bool  // removed with the container on -v/--rm
+}
+
+// Endpoint is a pod's place on the network for one run.
+type Endpoint struct {
+	NetNS        string // path to join; "" = the host's
+	Hosts        string // host path of the generated /etc/hosts, "" = none
+	ResolvConf   string
+	HostnameFile string
+	Networks     map[string]NetworkEndpoint // by network name
+	Ports        []PublishedPort
+}
+
+// NetworkEndpoint is an address on one network.
+type NetworkEndpoint struct {
+	NetworkID, EndpointID string
+	MacAddress            string
+	IPv4, Gateway4        string // without prefix length
+	PrefixLen4            int
+	IPv6, Gateway6        string
+	PrefixLen6            int
+	Aliases, DNSNames     []string
+}
+
+// PublishedPort is one port as it was really published.
+type PublishedPort struct {
+	ContainerPort uint16
+	Proto         string
+	HostIP        string
+	HostPort      uint16
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Code      int // 0-255; 128+n when killed by signal n
+	OOMKilled bool
+	At        time.Time
+	Error     string // set when the boundary itself died
+}
+
+// IO says where a process's standard streams go. hulld is never on this path:
+// the monitor (or the guest) copies.
+type IO struct {
+	TTY        bool
+	Stdin      bool // a stdin exists
+	StdinOnce  bool
+	Rows, Cols uint16
+	Log        LogTarget // main processes only
+	Attach     *Attach   // connected before the process starts; execs
+}
+
+// LogTarget is where and how the monitor writes a container's output.
+type LogTarget struct {
+	Driver                                string // json-file, local, none, journald, syslog; "" = none
+	Path                                  string // file drivers: the current file
+	MaxSize                               int64  // bytes before rotation, <= 0 = never
+	MaxFiles                              int
+	Compress                              bool
+	Attrs                                 map[string]string // labels, env, tag
+	Options                               map[string]string // driver's own
+	ContainerID, ContainerName, ImageName string
+}
+
+// Attach connects a stream to a process's standard streams. The descriptor is
+// handed to the monitor, so bytes never pass through hulld and a restart of
+// hulld does not cut it.
+type Attach struct {
+	// Conn is a connected stream socket (net.UnixConn.File, net.TCPConn.File, or
+	// one end of a socketpair). The callee takes a duplicate; the caller closes
+	// its own after the call returns.
+	Conn                  *os.File
+	Stdin, Stdout, Stderr bool
+	Mux                   bool   // frame output as Docker's stdcopy (never for a TTY)
+	Prelude               []byte // bytes already read from the client: first stdin
+	DetachKeys            []byte // nil = ctrl-p ctrl-q; empty = off
+}

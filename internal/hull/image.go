@@ -1,0 +1,149 @@
+package hull
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Image is a local image of one platform.
+type Image struct {
+	ID                                   string   // "sha256:..." of the configuration
+	Manifest                             string   // manifest digest
+	Target                               string   // what the name points to: the index's digest, or Manifest
+	TargetType                           string   // media type of Target
+	Names                                []string // fully normalised references ("docker.io/library/redis:7")
+	RepoTags                             []string // familiar form ("redis:7")
+	RepoDigests                          []string // familiar form ("redis@sha256:...")
+	Parent                               string
+	Comment                              string
+	Author                               string
+	Created                              time.Time
+	OS, Architecture, Variant, OSVersion string
+	Config                               ImageConfig
+	RawConfig                            json.RawMessage // the whole configuration blob
+	Layers                               []string        // diff ids
+	Size                                 int64           // bytes, unpacked
+	LastTagged                           time.Time
+	LastUsed                             time.Time
+}
+
+// ImageConfig is the run configuration of an image (OCI image spec plus
+// Docker's Healthcheck, OnBuild and Shell).
+type ImageConfig struct {
+	User         string
+	ExposedPorts map[string]struct{}
+	Env          []string
+	Entrypoint   []string
+	Cmd          []string
+	Volumes      map[string]struct{}
+	WorkingDir   string
+	Labels       map[string]string
+	StopSignal   string
+	ArgsEscaped  bool
+	Healthcheck  *HealthSpec
+	OnBuild      []string
+	Shell        []string
+}
+
+// HistoryItem is one line of an image's history, newest first.
+type HistoryItem struct {
+	ID        string // image id or "<missing>"
+	Created   time.Time
+	CreatedBy string
+	Comment   string
+	Size      int64
+	Tags      []string
+}
+
+// Progress is one step of a transfer, as Docker's JSON messages have them.
+type Progress struct {
+	ID      string // layer or tag
+	Status  string // "Downloading", "Pull complete", ...
+	Current int64
+	Total   int64
+	Aux     any // machine readable result of a push
+}
+
+// Auth is what a client sent along for a registry. Zero = none.
+type Auth struct {
+	Username, Password, IdentityToken, RegistryToken string
+	ServerAddress                                    string
+}
+
+// PullRequest says what to pull.
+type PullRequest struct {
+	Ref      string
+	Platform string // "" = the host's
+	All      bool   // every tag
+	Auth     Auth
+	Progress func(Progress) // may be nil; called from several goroutines, one at a time
+}
+
+// PushRequest says what to push.
+type PushRequest struct {
+	Ref      string
+	Platform string
+	All      bool
+	Auth     Auth
+	Progress func(Progress)
+}
+
+// ImportRequest makes an image of a plain root file system tar.
+type ImportRequest struct {
+	Ref      string // "" = untagged
+	Message  string
+	Changes  []string
+	Platform string
+}
+
+// ImageRemoved is one line of what removing an image did.
+type ImageRemoved struct{ Untagged, Deleted string }
+
+// Usage is disk space. Bytes.
+type Usage struct {
+	Total       int64
+	Reclaimable int64
+	Items       int
+	Active      int
+}
+
+// Volume is a named directory that outlives containers.
+type Volume struct {
+	Name       string
+	Driver     string
+	Mountpoint string
+	Created    time.Time
+	Labels     map[string]string
+	Options    map[string]string
+	Anonymous  bool
+	Scope      string
+}
+
+// Network is a network's record.
+type Network struct {
+	ID, Name                                              string
+	Driver                                                string // bridge, host, null
+	Created                                               time.Time
+	Scope                                                 string
+	EnableIPv4, EnableIPv6, Internal, Attachable, Ingress bool
+	IPAM                                                  IPAM
+	Options                                               map[string]string
+	Labels                                                map[string]string
+	Containers                                            map[string]NetworkMember `json:"-"` // by container id, filled by the service
+}
+
+// NetworkMember is a container on a network, as inspect shows it.
+type NetworkMember struct{ Name, EndpointID, MacAddress, IPv4, IPv6 string }
+
+// IPAM is address management.
+type IPAM struct {
+	Driver  string
+	Options map[string]string
+	Config  []IPAMConfig
+}
+
+// IPAMConfig is one pool. CIDR strings.
+type IPAMConfig struct {
+	Subnet, IPRange, Gateway string
+	Reserved                 map[string]string
+}
