@@ -85,13 +85,23 @@ type ContainerSpec struct {
 	// a path are joined; network is the sandbox's. Linux.CgroupsPath is relative
 	// to the engine's own cgroup parent.
 	OCI *specs.Spec
+	// User is "user[:group]", names or numbers, and Groups additional groups, to be
+	// looked up in the container's own /etc/passwd and /etc/group inside the
+	// boundary (as Docker does: a number's passwd entry gives its gid, its
+	// supplementary groups and HOME when Env has none; the primary gid is always
+	// among the groups: CVE-2022-36109). With User "" and Groups nil, 0:0 is meant,
+	// looked up as well. OCI.Process.User's numbers are not used.
+	User   string
+	Groups []string
 	// Init asks for a reaping PID 1 of ours in front of the process (--init).
 	Init bool
 }
 
 // ExecSpec is another process for a container.
 type ExecSpec struct {
-	ID         string
-	Process    *specs.Process // User, Args, Env, Cwd, Terminal, Capabilities, ...
-	Privileged bool
+	ID      string
+	Process *specs.Process // Args, Env, Cwd, Terminal, Capabilities, ...
+	User    string         // as ContainerSpec.User
+	Groups  []string
+	Seccomp *specs.LinuxSeccomp // nil = unconfined
 }
