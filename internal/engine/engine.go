@@ -36,6 +36,9 @@ type Images interface {
 	Commit(ctx context.Context, id string, c hull.CommitRequest, conf hull.ImageConfig) (imageID string, err error)
 	// Size is the bytes of the writable layer and of the whole root file system.
 	Size(ctx context.Context, id string) (rw, root int64, err error)
+	// Sweep discards the writable layers of containers that keep denies: what a
+	// crash between Prepare and the record left.
+	Sweep(ctx context.Context, keep func(containerID string) bool) error
 }
 
 // Volumes is what the engine needs of the volume service.
@@ -63,6 +66,8 @@ type Networks interface {
 	Reattach(ctx context.Context, p hull.Pod, runDir string) (hull.Release, error)
 	// Stats counts the interfaces of a pod's namespace.
 	Stats(ctx context.Context, netns string) (map[string]hull.NetStats, error)
+	// Sweep removes every host object of this instance whose pod keep denies.
+	Sweep(ctx context.Context, keep func(podID string) bool) error
 }
 
 // Logs is what the engine needs of the log service.
