@@ -1,0 +1,126 @@
+# hull: `make help` lists the targets. `make demo` and `make test` are all a
+# newcomer needs.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+# Tools and test images are kept outside the tree, by content.
+export HULL_CACHE ?= $(HOME)/.cache/hull
+TOOLS   := $(HULL_CACHE)/tools
+GOLANGCI_VERSION := v2.12.2
+GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+
+GO      := go
+GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+BINS    := $(notdir $(wildcard cmd/hull*))
+UNIT    := ./api/... ./cmd/... ./internal/...
+
+# What the machine of `make test` must be able to do: a test whose need is named
+# here fails instead of skipping. Empty for a developer without root.
+ifeq ($(shell id -u),0)
+REQUIRE := root,overlay,userns,netns,nft,mmdebstrap,psql,docker,bin
+endif
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z0-9_-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: $(addprefix bin/,$(BINS)) ## Build the binaries into bin/
+
+.PHONY: $(addprefix bin/,$(BINS))
+$(addprefix bin/,$(BINS)): bin/%:
+	@$(GOBUILD) -ldflags "$(LDFLAGS)" -o $@ ./cmd/$*
+
+.PHONY: test
+test: setup build testbin ## Everything of tiers 0 to 2: installs what is missing, builds, runs
+	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -timeout 20m ./...
+
+.PHONY: unit
+unit: ## Tier 0: no root, no network, with the race detector
+	$(GO) test -race -short $(UNIT)
+
+.PHONY: test-root
+test-root: setup ## Tier 1: tests that need root, in namespaces of their own
+	HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -timeout 15m -run Root $(UNIT)
+
+.PHONY: e2e
+e2e: setup build testbin ## Tier 2: the built binaries, the real docker client, real services
+	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -count=1 -timeout 20m ./test/e2e/... ./test/compat/...
+
+.PHONY: conformance
+conformance: build testbin ## Tier 3: compat scenarios against hulld and, with HULL_COMPAT_HOST, a reference engine
+	HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -v ./test/compat/...
+
+.PHONY: crash
+crash: build testbin ## Tier 4: kill -9 of the engine and of monitors, in full
+	HULL_BIN=$(CURDIR)/bin HULL_CRASH=full $(GO) test -count=1 -timeout 60m -v ./test/crash/...
+
+.PHONY: bench
+bench: build testbin ## Tier 5: the numbers of SPECIFICATION.md (needs a quiet machine)
+	HULL_BIN=$(CURDIR)/bin $(GO) run ./test/perf
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s)
+	@for pkg in $$($(GO) list $(UNIT)); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+.PHONY: lint
+lint: $(GOLANGCI) ## golangci-lint, at a pinned version
+	$(GOLANGCI) run ./...
+
+$(GOLANGCI):
+	@mkdir -p $(TOOLS)
+	GOFLAGS= GOBIN=$(TOOLS)/build $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(TOOLS)/build/golangci-lint $@
+
+.PHONY: fmt
+fmt: $(GOLANGCI) ## Format the tree
+	$(GOLANGCI) fmt ./...
+
+.PHONY: generate
+generate: ## Write the generated files again (dependency lists, import table)
+	HULL_GENERATE=1 $(GO) test -count=1 -run Generated ./internal/arch
+
+.PHONY: demo
+demo: setup build ## From nothing to a running Redis, on an engine of its own
+	@$(GO) run ./test/demo
+
+.PHONY: testbin
+testbin: ## The docker client that the tests drive, at the version of go.mod
+	@$(GOBUILD) -ldflags "-s -w -X github.com/docker/cli/cli/version.Version=$$($(GO) list -m -f '{{.Version}}' github.com/docker/cli | sed 's/^v//;s/+.*//')" \
+	  -o $(HULL_CACHE)/bin/docker github.com/docker/cli/cmd/docker
+
+.PHONY: images
+images: setup ## Make all test images now
+	$(GO) run ./test/images all
+
+.PHONY: setup
+setup: ## Install the Debian packages that tests and demo need
+	@test/setup
+
+.PHONY: install
+install: build ## Install binaries, systemd units and completions (DESTDIR, PREFIX)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 755 $(addprefix bin/,$(BINS)) $(DESTDIR)$(PREFIX)/bin/
+	for u in packaging/hull.service packaging/hull.socket; do \
+	  sed 's|@bindir@|$(PREFIX)/bin|' $$u > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$u); done
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	bin/hull completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hull
+	bin/hull completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_hull
+	bin/hull completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hull.fish
+
+.PHONY: clean
+clean: ## Remove what was built here (not the cache outside the tree)
+	rm -rf bin

@@ -1,0 +1,170 @@
+// Package arch holds the rules of the tree as data: who may import whom, which
+// foreign modules may be used where, and how large a type may grow. Its tests
+// hold the tree to them; CONTRIBUTING.md shows the same table to people.
+package arch
+
+// Module is the path of this module.
+const Module = "hull"
+
+// Size limits. A type or struct above them does too much.
+const (
+	MaxMethods = 40 // methods of one type
+	MaxFields  = 25 // fields of one struct
+)
+
+// Rule says what one package, or a tree of them ("x/..."), may import of ours.
+// Paths are relative to the module. The first rule that matches holds.
+type Rule struct {
+	Package string
+	May     []string // direct imports of ours; "x/..." is x and all below it; "*" is everything
+	Never   []string // of ours, not even through another package
+}
+
+// Rules is the import table.
+func Rules() []Rule {
+	foundation := []string{"internal/hull", "internal/linux/...", "internal/undo"}
+	services := []string{
+		"internal/engine/...", "internal/driver/...", "internal/front/...",
+		"internal/image/...", "internal/network/...", "internal/volume/...",
+		"internal/logs/...", "internal/event/...", "internal/store/...",
+	}
+	service := func(name string) Rule {
+		own := "internal/" + name + "/..."
+		return Rule{Package: own, May: append([]string{own}, foundation...), Never: without(services, own)}
+	}
+	return []Rule{
+		{Package: "internal/hull/..."},
+		{Package: "internal/undo"},
+		{Package: "internal/keylock"},
+		{Package: "internal/linux/...", May: []string{"internal/linux/..."}},
+		{Package: "internal/arch/..."},
+		{Package: "internal/require/..."},
+
+		{Package: "internal/driver", May: []string{"internal/hull"}},
+		{
+			Package: "internal/driver/drivertest/...",
+			May:     []string{"internal/driver", "internal/hull", "internal/linux/...", "internal/require"},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/..."},
+		},
+		{
+			Package: "internal/driver/proc/...",
+			May:     []string{"internal/driver", "internal/driver/proc/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/runtime/...", "internal/undo"},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/gvisor/...", "internal/driver/vm/..."},
+		},
+		{
+			Package: "internal/driver/gvisor/...",
+			May:     []string{"internal/driver", "internal/driver/gvisor/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/undo"},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/vm/..."},
+		},
+		{
+			Package: "internal/driver/vm/...",
+			May:     []string{"internal/driver", "internal/driver/vm/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/vmm/...", "internal/guest/...", "internal/undo"},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/gvisor/..."},
+		},
+		{
+			Package: "internal/driver/fake/...",
+			May:     []string{"internal/driver", "internal/driver/fake/...", "internal/hull"},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/linux/..."},
+		},
+
+		{Package: "internal/vmm/...", May: []string{"internal/vmm/...", "internal/linux/..."}, Never: []string{"internal/hull", "internal/driver/...", "internal/guest/..."}},
+		{Package: "internal/guest/...", May: []string{"internal/guest/...", "internal/runtime/...", "internal/linux/...", "internal/hull"}, Never: []string{"internal/driver/...", "internal/engine/..."}},
+		{Package: "internal/runtime/...", May: []string{"internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/driver/...", "internal/engine/..."}},
+		{Package: "internal/monitor/...", May: []string{"internal/monitor/...", "internal/runtime/...", "internal/linux/...", "internal/logs/...", "internal/hull", "internal/undo"}, Never: []string{"internal/driver/...", "internal/engine/...", "internal/store/..."}},
+
+		service("image"),
+		service("network"),
+		service("volume"),
+		service("logs"),
+		service("event"),
+		service("store"),
+		{Package: "internal/build/...", May: []string{"internal/build/...", "internal/hull", "internal/driver", "internal/image/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/..."}},
+
+		{
+			Package: "internal/engine/...",
+			May:     []string{"internal/engine/...", "internal/hull", "internal/driver", "internal/undo", "internal/keylock"},
+			Never:   []string{"internal/linux/...", "internal/image/...", "internal/network/...", "internal/volume/...", "internal/store/...", "internal/front/..."},
+		},
+		{
+			Package: "internal/front/docker/...",
+			May:     []string{"internal/front/docker/...", "internal/hull", "internal/engine", "internal/image", "internal/network", "internal/volume", "internal/logs", "internal/event", "api/..."},
+			Never:   []string{"internal/driver/proc/...", "internal/driver/gvisor/...", "internal/driver/vm/...", "internal/store/...", "internal/front/cri/...", "internal/front/web/..."},
+		},
+
+		{Package: "api/..."},
+		{Package: "cmd/hull/...", May: []string{"cmd/hull/...", "api/..."}, Never: []string{"internal/..."}},
+		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/hull/...", "api/..."}, Never: []string{"internal/..."}},
+		{Package: "cmd/hull-monitor/...", May: []string{"cmd/hull-monitor/...", "internal/monitor/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
+		{Package: "cmd/hull-runc/...", May: []string{"cmd/hull-runc/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
+		{Package: "cmd/hull-guest/...", May: []string{"cmd/hull-guest/...", "internal/guest/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/..."}},
+		{Package: "cmd/hulld/...", May: []string{"*"}},
+
+		// The outer tests drive the built binaries; only their tools may reach inside.
+		{Package: "test/...", May: []string{"test/...", "internal/require"}, Never: []string{"internal/engine/...", "internal/store/..."}},
+	}
+}
+
+// Foreign confines a module's packages to places in the tree, so that a foreign
+// type cannot leak into the domain.
+type Foreign struct {
+	Prefixes []string // import paths, and everything below them
+	Only     []string // where they may be imported
+	Except   []string // below Prefixes, but free
+	Why      string
+}
+
+// Confined is the table of confined foreign packages. Test files are not held to it.
+func Confined() []Foreign {
+	return []Foreign{
+		{
+			Prefixes: []string{"github.com/containerd/containerd"},
+			Only:     []string{"internal/image/...", "internal/build/...", "internal/front/cri/..."},
+			Why:      "content and snapshots are the image service's own business",
+		},
+		{
+			Prefixes: []string{"github.com/moby/buildkit"},
+			Only:     []string{"internal/build/..."},
+			Why:      "one package adapts the builder",
+		},
+		{
+			Prefixes: []string{"github.com/vishvananda/netlink", "github.com/google/nftables"},
+			Only:     []string{"internal/network/...", "test/..."},
+			Why:      "the network service is the only one that talks to the kernel's network",
+		},
+		{
+			Prefixes: []string{"github.com/moby/moby/api", "github.com/moby/moby/client", "github.com/docker/cli", "github.com/docker/docker"},
+			Only:     []string{"internal/front/docker/...", "cmd/hull/...", "cmd/hull-cli/...", "test/..."},
+			Why:      "foreign types stop at the door",
+		},
+		{
+			Prefixes: []string{"k8s.io/cri-api"},
+			Only:     []string{"internal/front/cri/..."},
+			Why:      "foreign types stop at the door",
+		},
+		{
+			Prefixes: []string{"github.com/spf13/cobra", "github.com/spf13/pflag"},
+			Only:     []string{"cmd/..."},
+			Why:      "flags are the command line's",
+		},
+		{
+			Prefixes: []string{"go.etcd.io/bbolt"},
+			Only:     []string{"internal/store/...", "internal/image/..."},
+			Why:      "store is the only writer of hull.db; image owns its own database",
+		},
+		{
+			Prefixes: []string{"unsafe"},
+			Only:     []string{"internal/linux/...", "internal/runtime/...", "internal/vmm/...", "internal/monitor/...", "internal/guest/...", "internal/driver/..."},
+			Why:      "raw system calls live in few places",
+		},
+	}
+}
+
+func without(list []string, drop string) []string {
+	out := make([]string, 0, len(list))
+	for _, s := range list {
+		if s != drop {
+			out = append(out, s)
+		}
+	}
+	return out
+}
