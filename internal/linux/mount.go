@@ -1,0 +1,188 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Overlay is an overlay file system. Without Upper it is read-only; with one
+// lower directory and no upper it is that directory, read-only.
+type Overlay struct {
+	Lower    []string // topmost first, at least one
+	Upper    string
+	Work     string
+	ReadOnly bool
+	// Userns, when not nil, shows every layer through that user namespace's
+	// mapping (idmapped mounts), so that what root inside writes is root's on disk.
+	Userns *os.File
+}
+
+// MountOverlay mounts o nowhere: it returns the root directory of a detached
+// mount, which ends when the descriptor (and what was opened below it) is
+// closed. It can be used with OpenInRoot, or attached with move_mount.
+func MountOverlay(o Overlay) (*os.File, error) {
+	if len(o.Lower) == 0 {
+		return nil, fmt.Errorf("overlay without a lower directory: %w", unix.EINVAL)
+	}
+	if o.Userns != nil {
+		return mountOverlayIDMapped(o)
+	}
+	if o.Upper == "" && len(o.Lower) == 1 {
+		return cloneReadOnly(o.Lower[0])
+	}
+	fs, err := Fsopen("overlay")
+	if err != nil {
+		return nil, err
+	}
+	defer fs.Close()
+	if err := overlayConfig(fs, o); err != nil {
+		return nil, err
+	}
+	return fs.mount(o.attrs())
+}
+
+func (o Overlay) attrs() int {
+	if o.ReadOnly || o.Upper == "" {
+		return unix.MOUNT_ATTR_RDONLY
+	}
+	return 0
+}
+
+func overlayConfig(fs *FsContext, o Overlay) error {
+	if err := fs.lower(o.Lower); err != nil {
+		return err
+	}
+	if o.Upper != "" {
+		if err := fs.Set("upperdir", o.Upper); err != nil {
+			return err
+		}
+		if err := fs.Set("workdir", o.Work); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lower adds lower directories one by one (kernel 6.5), which has no length
+// limit and needs no quoting, or as one string where the kernel is older.
+func (fs *FsContext) lower(dirs []string) error {
+	for i, d := range dirs {
+		err := fs.Set("lowerdir+", d)
+		if err != nil && i == 0 && errors.Is(err, unix.EINVAL) {
+			quoted := make([]string, len(dirs))
+			for j, d := range dirs {
+				quoted[j] = strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(d)
+			}
+			return fs.Set("lowerdir", strings.Join(quoted, ":"))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cloneReadOnly(dir string) (*os.File, error) {
+	f, err := OpenTree(dir, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.MountSetattr(FD(f), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("make %s read-only: %w", dir, err)
+	}
+	return f, nil
+}
+
+// OpenTree clones the mount at path (with everything below it if recursive) as
+// a detached one.
+func OpenTree(path string, recursive bool) (*os.File, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// FsContext is a file system being configured (fsopen). After an error the
+// kernel's own explanation is part of it.
+type FsContext struct {
+	fd   int
+	name string
+}
+
+// Fsopen starts a file system of the named type.
+func Fsopen(name string) (*FsContext, error) {
+	fd, err := unix.Fsopen(name, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen %s: %w", name, err)
+	}
+	return &FsContext{fd, name}, nil
+}
+
+// Close ends the configuration; mounts made of it stay.
+func (fs *FsContext) Close() { unix.Close(fs.fd) }
+
+// Set sets key to value; an empty value sets a flag.
+func (fs *FsContext) Set(key, value string) error {
+	var err error
+	if value == "" {
+		err = unix.FsconfigSetFlag(fs.fd, key)
+	} else {
+		err = unix.FsconfigSetString(fs.fd, key, value)
+	}
+	if err != nil {
+		return fs.explain(fmt.Sprintf("%s: set %s=%s", fs.name, key, value), err)
+	}
+	return nil
+}
+
+// SetFd sets key to an open file.
+func (fs *FsContext) SetFd(key string, fd int) error {
+	if err := unix.FsconfigSetFd(fs.fd, key, fd); err != nil {
+		return fs.explain(fmt.Sprintf("%s: set %s", fs.name, key), err)
+	}
+	return nil
+}
+
+// Mount makes the file system and returns its detached mount; attrs are
+// MOUNT_ATTR_*.
+func (fs *FsContext) Mount(attrs int) (*os.File, error) { return fs.mount(attrs) }
+
+func (fs *FsContext) mount(attrs int) (*os.File, error) {
+	if err := unix.FsconfigCreate(fs.fd); err != nil {
+		return nil, fs.explain("mount "+fs.name, err)
+	}
+	fd, err := unix.Fsmount(fs.fd, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return nil, fs.explain("mount "+fs.name, err)
+	}
+	return os.NewFile(uintptr(fd), fs.name), nil
+}
+
+// explain adds what the kernel wrote to the context's log.
+func (fs *FsContext) explain(what string, err error) error {
+	var buf [1024]byte
+	var said []string
+	for range 8 {
+		n, rerr := unix.Read(fs.fd, buf[:])
+		if rerr != nil || n <= 0 {
+			break
+		}
+		if buf[0] == 'e' || buf[0] == 'w' {
+			said = append(said, strings.TrimSpace(string(buf[2:n])))
+		}
+	}
+	if len(said) > 0 {
+		return fmt.Errorf("%s: %s: %w", what, strings.Join(said, "; "), err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
