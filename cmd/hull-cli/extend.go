@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/context/store"
+	"github.com/spf13/cobra"
+
+	"hull/api"
+)
+
+// contextKey is where "hull context use" keeps its choice in docker's
+// config.json: plugins.hull.context. docker's own current context is another
+// program's choice and is left alone.
+const contextKey = "context"
+
+// extend adds what hull has beyond docker to docker's commands.
+func extend(root *cobra.Command, cli *command.DockerCli) {
+	for _, path := range [][]string{{"info"}, {"system", "info"}} {
+		if info, rest, err := root.Find(path); err == nil && len(rest) == 0 {
+			withIsolations(info, cli)
+		}
+	}
+	if use, rest, err := root.Find([]string{"context", "use"}); err == nil && len(rest) == 0 {
+		use.Short = "Set the context that hull uses"
+		use.RunE = func(_ *cobra.Command, args []string) error { return useContext(cli, args[0]) }
+	}
+}
+
+// withIsolations makes "info" list the engine's isolations after docker's table.
+func withIsolations(info *cobra.Command, cli *command.DockerCli) {
+	run := info.RunE
+	info.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := run(cmd, args); err != nil || cmd.Flags().Changed("format") {
+			return err
+		}
+		i, err := engineInfo(cmd.Context(), cli)
+		if err != nil {
+			return err
+		}
+		if i != nil {
+			printIsolations(cli.Out(), *i)
+		}
+		return nil
+	}
+}
+
+// engineInfo asks the engine's own route; nil = it is not a hull engine.
+func engineInfo(ctx context.Context, cli *command.DockerCli) (*api.Info, error) {
+	dial := cli.Client().Dialer()
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
+	defer t.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://hull"+api.InfoPath, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask the engine for its isolations: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	if resp.StatusCode != http.StatusOK {
+		return nil, nil //nolint:nilnil // documented: Docker Engine has no such route
+	}
+	var i api.Info
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&i); err != nil {
+		return nil, fmt.Errorf("read the engine's isolations: %w", err)
+	}
+	return &i, nil
+}
+
+// printIsolations continues docker's table: one line each, the default marked.
+func printIsolations(w io.Writer, i api.Info) {
+	fmt.Fprintln(w, " Isolations:")
+	for _, s := range i.Isolations {
+		state := "available"
+		if !s.Available {
+			state = "not available"
+			if s.Reason != "" {
+				state += " (" + s.Reason + ")"
+			}
+		}
+		if s.Name == i.DefaultIsolation {
+			state += ", default"
+		}
+		fmt.Fprintf(w, "  %s: %s\n", s.Name, state)
+		if s.Available && len(s.Abilities) > 0 {
+			fmt.Fprintf(w, "   Abilities: %s\n", strings.Join(s.Abilities, " "))
+		}
+	}
+}
+
+// useContext makes name the context of later commands; "default" is hull's own
+// engine.
+func useContext(cli *command.DockerCli, name string) error {
+	value := name
+	if name == command.DefaultContextName {
+		value = ""
+	} else {
+		if err := store.ValidateContextName(name); err != nil {
+			return err
+		}
+		if _, err := cli.ContextStore().GetMetadata(name); err != nil {
+			return err
+		}
+	}
+	cfg := cli.ConfigFile()
+	if old, _ := cfg.PluginConfig("hull", contextKey); old != value {
+		cfg.SetPluginConfig("hull", contextKey, value)
+		if err := cfg.Save(); err != nil {
+			return fmt.Errorf("store the context: %w", err)
+		}
+	}
+	fmt.Fprintln(cli.Out(), name)
+	fmt.Fprintf(cli.Err(), "Current context is now %q\n", name)
+	return nil
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	pluginmanager "github.com/docker/cli/cli-plugins/manager"
+	"github.com/docker/cli/cli-plugins/metadata"
+	"github.com/docker/cli/cli-plugins/socket"
+	"github.com/docker/cli/cli"
+
+	"hull/cmd/internal/endpoint"
+)
+
+// Plugins (compose, buildx, ...) are docker's: programs docker-NAME in docker's
+// plugin directories. They are told the engine with DOCKER_HOST.
+
+const buildx = "buildx"
+
+// plugin runs the plugin called name, with env on top of the environment. The
+// error is errdefs.ErrNotFound when there is none.
+func (p *program) plugin(ctx context.Context, name string, env []string) error {
+	cmd, err := pluginmanager.PluginRunCommand(p.cli, name, p.root)
+	if err != nil {
+		return err
+	}
+	if err := p.ensure(ctx); err != nil {
+		return err
+	}
+	// The plugin holds this socket open; when it closes the plugin ends itself.
+	srv, err := socket.NewPluginServer(nil)
+	if err == nil {
+		cmd.Env = append(cmd.Env, socket.EnvKey+"="+srv.Addr().String())
+		defer srv.Close() //nolint:errcheck // nothing is lost with it
+	}
+	if p.to.Context == "" && p.to.Host != "" {
+		cmd.Env = append(cmd.Env, endpoint.EnvDockerHost+"="+p.to.Host)
+	} else if p.to.Context != "" {
+		cmd.Env = append(cmd.Env, endpoint.EnvDockerContext+"="+p.to.Context)
+	}
+	cmd.Env = append(cmd.Env, env...)
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start plugin %s: %w", name, err)
+	}
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-ctx.Done():
+			p.endPlugin(cmd, srv, done)
+		case <-done:
+		}
+	}()
+	err = cmd.Wait()
+	close(done)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return cli.StatusError{StatusCode: max(exit.ExitCode(), 1)}
+	}
+	return err
+}
+
+// ensure starts the own engine for a plugin, which cannot do it.
+func (p *program) ensure(ctx context.Context) error {
+	if !p.to.Own {
+		return nil
+	}
+	c, err := p.dial(ctx, "unix", p.to.Socket)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// endPlugin asks a plugin to end after the first signal and kills it after the
+// third. On a terminal the kernel gave it the signals as well.
+func (p *program) endPlugin(cmd *exec.Cmd, srv *socket.PluginServer, done <-chan struct{}) {
+	more := make(chan os.Signal, 2)
+	signal.Notify(more, os.Interrupt, syscall.SIGTERM)
+	if p.cli.Out().IsTerminal() {
+		return
+	}
+	if srv != nil {
+		_ = srv.Close()
+	}
+	for range 2 {
+		select {
+		case <-more:
+		case <-done:
+			return
+		}
+	}
+	_ = cmd.Process.Kill()
+}
+
+// builder sends the build commands to buildx when it is there, as docker does.
+// It returns the arguments to use and what to add to the plugin's environment.
+func (p *program) builder(args []string) ([]string, []string, error) {
+	name := buildx
+	enabled, explicit := true, false
+	if v := os.Getenv("DOCKER_BUILDKIT"); v != "" {
+		on, err := strconv.ParseBool(v)
+		if err != nil {
+			return nil, nil, fmt.Errorf("DOCKER_BUILDKIT environment variable expects boolean value: %w", err)
+		}
+		enabled, explicit = on, on
+	}
+	alias, aliased := p.cli.ConfigFile().Aliases["builder"]
+	if aliased {
+		name, explicit = alias, true
+	}
+	to := forward(args, name)
+	if to == nil {
+		return args, nil, nil
+	}
+	bake := args[0] == "bake"
+	if !enabled && !bake {
+		return args, nil, nil
+	}
+	plugin, err := pluginmanager.GetPlugin(name, p.cli, p.root)
+	if err == nil && plugin != nil {
+		err = plugin.Err
+	}
+	switch {
+	case err == nil:
+	case bake:
+		return nil, nil, missing("hull bake requires the buildx plugin but it is missing or broken", err)
+	case explicit:
+		return nil, nil, missing("BuildKit is enabled but the buildx plugin is missing or broken", err)
+	default:
+		return args, nil, nil // the engine builds it itself
+	}
+	var env []string
+	if !aliased && !namesBuilder(args) {
+		// "build" makes an image of this engine, whatever builder buildx has in use.
+		env = []string{"BUILDX_BUILDER=" + p.cli.CurrentContext()}
+	}
+	p.root.Annotations[metadata.CommandAnnotationPluginCommandPath] = "hull"
+	os.Args = slices.Concat(os.Args[:len(os.Args)-len(args)], to) // what the plugin is started with
+	return to, env, nil
+}
+
+func missing(text string, err error) error {
+	text += "; install it: https://docs.docker.com/go/buildx/"
+	if errdefs.IsNotFound(err) {
+		return errors.New(text)
+	}
+	return fmt.Errorf("%s: %w", text, err)
+}
+
+// forward is the plugin's arguments for a command that buildx takes over, else nil.
+func forward(args []string, name string) []string {
+	if len(args) == 0 {
+		return nil
+	}
+	switch {
+	case args[0] == "build" || args[0] == "bake":
+		return slices.Concat([]string{name}, args)
+	case args[0] == "builder":
+		return slices.Concat([]string{name}, args[1:])
+	case args[0] == "image" && len(args) > 1 && args[1] == "build":
+		return slices.Concat([]string{name}, args[1:])
+	}
+	return nil
+}
+
+// namesBuilder tells whether the user chose a buildx builder.
+func namesBuilder(args []string) bool {
+	return os.Getenv("BUILDX_BUILDER") != "" || slices.ContainsFunc(args, func(a string) bool {
+		return a == "--builder" || strings.HasPrefix(a, "--builder=")
+	})
+}

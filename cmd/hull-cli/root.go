@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/containerd/errdefs"
+	pluginmanager "github.com/docker/cli/cli-plugins/manager"
+	"github.com/docker/cli/cli"
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/command/commands"
+	"github.com/docker/cli/cli/config"
+	dockerversion "github.com/docker/cli/cli/version"
+	"github.com/moby/moby/client"
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"hull/cmd/internal/endpoint"
+	"hull/cmd/internal/launch"
+)
+
+// program is one invocation.
+type program struct {
+	cli  *command.DockerCli
+	root *cobra.Command
+	to   endpoint.Endpoint
+	// passive: nothing is started for help and completion.
+	passive atomic.Bool
+
+	once     sync.Once // of start
+	startErr error
+}
+
+// run is main without the process.
+func run(ctx context.Context, args []string, getenv func(string) string) error {
+	dockerversion.Version, dockerversion.GitCommit = version, commit
+	dockerversion.PlatformName = "hull"
+	p := &program{}
+	var err error
+	p.cli, err = command.NewDockerCli(command.WithBaseContext(ctx), command.WithAPIClientOptions(client.WithDialContext(p.dial)))
+	if err != nil {
+		return err
+	}
+	logrus.SetOutput(p.cli.Err())
+	top := p.newRoot()
+	top.SetArgs(args)
+	root, args, err := top.HandleGlobalFlags()
+	if err != nil {
+		return err
+	}
+	if err := p.choose(getenv); err != nil {
+		return err
+	}
+	if err := top.Initialize(); err != nil {
+		return err
+	}
+	root.SetArgs(args)
+	args, env, err := p.builder(args)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(args, func(a string) bool { return a == cobra.ShellCompRequestCmd || a == cobra.ShellCompNoDescRequestCmd }) {
+		p.passive.Store(true)
+		if err := pluginmanager.AddPluginCommandStubs(p.cli, root); err != nil {
+			return err
+		}
+	}
+	if len(args) > 0 {
+		if sub, _, err := root.Find(args); err != nil || pluginmanager.IsPluginCommand(sub) {
+			err := p.plugin(ctx, args[0], env)
+			if !errdefs.IsNotFound(err) {
+				return err
+			}
+			// Not a plugin either: cobra says "unknown command".
+		}
+	}
+	go exitOnThird(ctx, p.cli)
+	root.SetArgs(args)
+	err = root.ExecuteContext(ctx)
+	if err != nil && p.startErr != nil {
+		// docker/cli wraps it in advice about a daemon; the cause says more.
+		return cli.StatusError{Status: p.startErr.Error(), StatusCode: exitCode(err)}
+	}
+	return err
+}
+
+// newRoot is the command tree, with the name hull.
+func (p *program) newRoot() *cli.TopLevelCommand {
+	root := &cobra.Command{
+		Use:              "hull [OPTIONS] COMMAND [ARG...]",
+		Short:            "Run OCI images as containers or virtual machines",
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		TraverseChildren: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return command.ShowHelp(p.cli.Err())(cmd, args)
+			}
+			return fmt.Errorf("hull: unknown command: hull %s\n\nRun 'hull --help' for more information", args[0])
+		},
+		PersistentPreRunE:     func(cmd *cobra.Command, _ []string) error { return supported(cmd, p.cli) },
+		Version:               version + ", build " + commit,
+		DisableFlagsInUseLine: true,
+		CompletionOptions: cobra.CompletionOptions{
+			HiddenDefaultCmd:    true,
+			DisableDescriptions: os.Getenv("DOCKER_CLI_DISABLE_COMPLETION_DESCRIPTION") != "",
+		},
+	}
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	root.SetIn(p.cli.In())
+	root.SetOut(p.cli.Out())
+	root.SetErr(p.cli.Err())
+	opts, help := cli.SetupRootCommand(root)
+	root.Annotations["additionalHelp"] = "hull takes docker's commands and flags; '--isolation container|sandbox|vm' chooses the boundary."
+	root.SetVersionTemplate("hull version {{.Version}}\n")
+	root.Flags().BoolP("version", "v", false, "Print version information and quit")
+	p.root = root
+	flagError := root.FlagErrorFunc()
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if err := supported(cmd, p.cli); err != nil {
+			return err
+		}
+		return flagError(cmd, err)
+	})
+	p.setHelp(help)
+	commands.AddCommands(root, p.cli)
+	extend(root, p.cli)
+	walk(root, func(cmd *cobra.Command) {
+		validateSupport(cmd, p.cli)
+		rename(cmd)
+	})
+	_ = root.RegisterFlagCompletionFunc("context", p.completeContexts)
+	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error", "fatal", "panic"}, cobra.ShellCompDirectiveNoFileComp))
+	return cli.NewTopLevelCommand(root, p.cli, opts, root.Flags())
+}
+
+// choose sets the global flags --host or --context to what endpoint decides, so
+// that docker/cli needs not know hull's order.
+func (p *program) choose(getenv func(string) string) error {
+	flags := p.root.Flags()
+	host, ctxName := flags.Lookup("host"), flags.Lookup("context")
+	if host.Changed && ctxName.Changed {
+		return nil // docker/cli says that these conflict
+	}
+	if dir := flags.Lookup("config"); dir.Changed {
+		config.SetDir(dir.Value.String())
+	}
+	stored, _ := p.cli.ConfigFile().PluginConfig("hull", contextKey)
+	p.to = endpoint.Resolve(endpoint.Choice{
+		Host: host.Value.String(), Context: ctxName.Value.String(), StoredContext: stored,
+		Getenv: getenv, UID: os.Getuid(),
+	})
+	if p.to.Context != "" {
+		return flags.Set("context", p.to.Context)
+	}
+	if host.Changed {
+		return nil
+	}
+	if err := flags.Set("context", ""); err != nil {
+		return err
+	}
+	return flags.Set("host", p.to.Host)
+}
+
+// dial connects to the engine and starts the user's own when it is not there.
+// network and addr come from the endpoint that docker/cli resolved.
+func (p *program) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, addr)
+	if err == nil || network != "unix" || !launch.Dead(err) || !p.to.Own || addr != p.to.Socket || p.passive.Load() {
+		return c, err
+	}
+	// Not bound to ctx: the first request is a ping with a two-second limit, the
+	// one after it needs this very engine.
+	if err := p.start(context.WithoutCancel(ctx)); err != nil {
+		return nil, err
+	}
+	return d.DialContext(context.WithoutCancel(ctx), network, addr)
+}
+
+// start makes the one attempt to start the engine.
+func (p *program) start(ctx context.Context) error {
+	p.once.Do(func() { p.startErr = launch.Start(ctx, p.to) })
+	return p.startErr
+}
+
+// completeContexts offers the names of docker contexts.
+func (p *program) completeContexts(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	all, err := p.cli.ContextStore().List()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	names := make([]string, len(all))
+	for i, c := range all {
+		names[i] = c.Name
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// setHelp makes help show plugins and hide what the engine cannot do, and never
+// start an engine.
+func (p *program) setHelp(help *cobra.Command) {
+	run := help.RunE
+	help.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			c, err := pluginmanager.PluginRunCommand(p.cli, args[0], p.root)
+			if err == nil {
+				return c.Run()
+			}
+			if !errdefs.IsNotFound(err) {
+				return fmt.Errorf("unknown help topic: %s", args[0])
+			}
+		}
+		return run(cmd, args)
+	}
+	show := p.root.HelpFunc()
+	p.root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		p.passive.Store(true)
+		if err := pluginmanager.AddPluginCommandStubs(p.cli, p.root); err != nil {
+			cmd.PrintErrln(err)
+			return
+		}
+		if c, _, err := p.root.Find([]string{"buildx"}); c == p.root || err != nil {
+			if bake, _, err := p.root.Find([]string{"bake"}); err == nil && bake != p.root {
+				bake.Hidden = true // it is buildx's
+			}
+		}
+		if err := supported(cmd, p.cli); err != nil {
+			cmd.PrintErrln(err)
+			return
+		}
+		hideUnsupported(cmd, p.cli)
+		show(cmd, args)
+	})
+}
+
