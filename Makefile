@@ -104,7 +104,7 @@ testbin: ## The docker client that the tests drive, at the version of go.mod
 
 .PHONY: images
 images: setup ## Make all test images now
-	$(GO) run ./test/images all
+	$(GO) run ./test/mkimages all
 
 .PHONY: setup
 setup: ## Install the Debian packages that tests and demo need
