@@ -4,10 +4,14 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"hull/internal/driver"
 	"hull/internal/hull"
@@ -77,7 +81,9 @@ type Logs interface {
 	// Target says where the monitor writes. It makes the directory.
 	Target(c hull.Container) (hull.LogTarget, error)
 	// Read opens a container's log.
-	Read(ctx context.Context, c hull.Container, r hull.LogsRequest) (hull.LogReader, error)
+	// ended is closed when the run that writes it is over and all is written; nil
+	// when no run is on: then a follow ends at the end of the log.
+	Read(ctx context.Context, c hull.Container, r hull.LogsRequest, ended <-chan struct{}) (hull.LogReader, error)
 	// Remove deletes a container's log files.
 	Remove(c hull.Container) error
 }
@@ -110,6 +116,16 @@ type Events interface {
 	Publish(e hull.Event)
 }
 
+// Files reads and writes below a container's root directory. No path, symbolic
+// link or archive entry leads outside of root.
+type Files interface {
+	Stat(root *os.File, path string) (hull.PathStat, error)
+	// Pack writes path (and all below it) as a tar whose names start at path's last
+	// component.
+	Pack(ctx context.Context, root *os.File, path string, w io.Writer) error
+	Unpack(ctx context.Context, root *os.File, r hull.CopyToRequest, tar io.Reader) error
+}
+
 // Config is the engine's own configuration.
 type Config struct {
 	RunDir           string // pods live in RunDir/pods/<id>
@@ -131,7 +147,9 @@ type Engine struct {
 	events   Events
 	log      *slog.Logger
 	locks    keylock.Locks
-	runs     runs // sandboxes and watchers of this process; a cache, rebuilt by Recover
+	files    Files
+	runs     *runs // sandboxes and watchers of this process; a cache, rebuilt by Recover
+	profiles profiles
 }
 
 // Parts are the services an Engine is built from.
@@ -143,5 +161,34 @@ type Parts struct {
 	Logs     Logs
 	Store    Store
 	Events   Events
+	Files    Files
 	Log      *slog.Logger
+}
+
+// New builds an engine. Recover must be called before it serves anyone.
+func New(cfg Config, p Parts) *Engine {
+	return &Engine{
+		cfg: cfg, drivers: p.Drivers, images: p.Images, volumes: p.Volumes, networks: p.Networks,
+		logs: p.Logs, store: p.Store, events: p.Events, files: p.Files, log: p.Log, runs: newRuns(),
+	}
+}
+
+// driver finds the driver of an isolation.
+func (e *Engine) driver(i hull.Isolation) (driver.Driver, error) {
+	d, ok := e.drivers[i]
+	if !ok {
+		return nil, fmt.Errorf("isolation %q is not available on this host (see hull info): %w", i, errdefs.ErrInvalidArgument)
+	}
+	return d, nil
+}
+
+// publish announces what happened to a container.
+func (e *Engine) publish(action string, c hull.Container, attrs map[string]string) {
+	all := maps.Clone(c.Resolved.Labels)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, attrs)
+	all["image"], all["name"] = c.Image.Name, c.Name
+	e.events.Publish(hull.Event{Type: "container", Action: action, Actor: c.ID, Attrs: all, Scope: "local", Time: time.Now()})
 }

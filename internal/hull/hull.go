@@ -62,6 +62,7 @@ type Pod struct {
 	Hostname   string
 	Domainname string
 	Labels     map[string]string
+	Implicit   bool // made for one container, and gone with its run
 	Network    NetworkSpec
 	Namespaces Namespaces
 	Resources  Resources

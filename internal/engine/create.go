@@ -1,0 +1,214 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
+	"hull/internal/undo"
+)
+
+// Create gives a container its keeping: name, id, resolved image, writable
+// layer, volumes, record. It is ended by Remove. name "" = choose one.
+func (e *Engine) Create(ctx context.Context, name string, s hull.Spec) (_ hull.Container, warnings []string, err error) {
+	s = withDefaults(s, e.cfg)
+	if err := validate(s); err != nil {
+		return hull.Container{}, nil, err
+	}
+	drv, err := e.driver(s.Isolation)
+	if err != nil {
+		return hull.Container{}, nil, err
+	}
+	if err := e.logs.Check(s.Log); err != nil {
+		return hull.Container{}, nil, err
+	}
+	if _, err := parseSecurity(s.Security); err != nil {
+		return hull.Container{}, nil, err
+	}
+	if _, err := capabilities(s.Security); err != nil {
+		return hull.Container{}, nil, err
+	}
+	if s, err = e.resolveShared(s); err != nil {
+		return hull.Container{}, nil, err
+	}
+	if err := e.networks.Check(ctx, s.Network); err != nil {
+		return hull.Container{}, nil, err
+	}
+	img, err := e.images.Resolve(ctx, s.Image, s.Platform)
+	if err != nil {
+		return hull.Container{}, nil, err
+	}
+	res, err := resolve(s, img.Config)
+	if err != nil {
+		return hull.Container{}, nil, err
+	}
+	c := hull.Container{
+		ID: newID(), Created: time.Now().UTC(), Spec: s, Resolved: res,
+		Image:  hull.ImageRef{Name: s.Image, ID: img.ID, Manifest: img.Manifest, Platform: path.Join(img.OS, img.Architecture, img.Variant)},
+		Status: hull.Status{Phase: hull.Created},
+	}
+	c.PodID = c.ID
+	if c.Name, err = e.chooseName(name); err != nil {
+		return hull.Container{}, nil, err
+	}
+
+	var back undo.Stack
+	defer back.OnError(ctx, undoLimit, &err)
+
+	if err := e.images.Prepare(ctx, c.ID, img, s.StorageOpt); err != nil {
+		return hull.Container{}, nil, fmt.Errorf("prepare root file system: %w", err)
+	}
+	back.Add("discard root file system", func(ctx context.Context) error { return e.images.Discard(ctx, c.ID) })
+
+	wanted, err := e.wantedMounts(s, res)
+	if err != nil {
+		return hull.Container{}, nil, err
+	}
+	if c.Mounts, err = e.volumes.Resolve(ctx, c.ID, wanted); err != nil {
+		return hull.Container{}, nil, err
+	}
+	back.Add("drop volumes", func(ctx context.Context) error { return e.volumes.Drop(ctx, c.ID, c.Mounts, true) })
+
+	if err := e.record(&c, name == ""); err != nil {
+		return hull.Container{}, nil, err
+	}
+	e.publish("create", c, nil)
+	return c, append(warnings, e.warnings(s, drv.Info().Abilities)...), nil
+}
+
+// record stores a new container; a chosen name that is taken meanwhile is
+// chosen again.
+func (e *Engine) record(c *hull.Container, chosen bool) error {
+	for {
+		err := e.store.PutContainer(*c, !c.Spec.AutoRemove)
+		var taken *hull.NameTakenError
+		if err == nil || !chosen || !errors.As(err, &taken) {
+			return err
+		}
+		c.Name = randomName()
+	}
+}
+
+func newID() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails: crypto/rand
+	return hex.EncodeToString(b)
+}
+
+var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) //nolint:gochecknoglobals // compiled once
+
+func (e *Engine) chooseName(name string) (string, error) {
+	name = strings.TrimPrefix(name, "/")
+	if name == "" {
+		return randomName(), nil
+	}
+	if !nameRule.MatchString(name) {
+		return "", fmt.Errorf("invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: %w", name, errdefs.ErrInvalidArgument)
+	}
+	for _, c := range e.store.Containers() {
+		if c.Name == name {
+			return "", &hull.NameTakenError{Name: name, ID: c.ID}
+		}
+	}
+	return name, nil
+}
+
+// wantedMounts is the user's mounts, those of --volumes-from, and the image's
+// volumes that nothing else covers.
+func (e *Engine) wantedMounts(s hull.Spec, res hull.Resolved) ([]hull.Mount, error) {
+	out := slices.Clone(s.Mounts)
+	has := func(target string) bool {
+		return slices.ContainsFunc(out, func(m hull.Mount) bool { return path.Clean(m.Target) == path.Clean(target) })
+	}
+	for i, m := range out {
+		if slices.ContainsFunc(out[:i], func(o hull.Mount) bool { return path.Clean(o.Target) == path.Clean(m.Target) }) {
+			return nil, fmt.Errorf("duplicate mount point: %s: %w", m.Target, errdefs.ErrInvalidArgument)
+		}
+	}
+	for _, from := range s.VolumesFrom {
+		ref, mode, _ := strings.Cut(from, ":")
+		if mode != "" && mode != "ro" && mode != "rw" && mode != "z" && mode != "Z" {
+			return nil, fmt.Errorf("invalid mode %q for volumes-from: %w", mode, errdefs.ErrInvalidArgument)
+		}
+		o, err := e.store.Container(ref)
+		if err != nil {
+			return nil, err
+		}
+		for _, mp := range o.Mounts {
+			if has(mp.Target) || mp.Type == hull.MountTmpfs {
+				continue
+			}
+			m := mp.Spec
+			m.Source = firstOf(mp.Name, m.Source)
+			m.ReadOnly = m.ReadOnly || mode == "ro"
+			m.FromImage = false
+			out = append(out, m)
+		}
+	}
+	for _, v := range res.Volumes {
+		if !has(v) {
+			out = append(out, hull.Mount{Type: hull.MountVolume, Target: path.Clean(v), FromImage: true})
+		}
+	}
+	return out, nil
+}
+
+// resolveShared replaces container:NAME in namespace and network modes by the
+// full id, so that a rename does not break it.
+func (e *Engine) resolveShared(s hull.Spec) (hull.Spec, error) {
+	for _, mode := range []*string{&s.Network.Mode, &s.Namespaces.PID, &s.Namespaces.IPC, &s.Namespaces.UTS} {
+		ref, ok := strings.CutPrefix(*mode, "container:")
+		if !ok {
+			continue
+		}
+		o, err := e.store.Container(ref)
+		if err != nil {
+			return s, err
+		}
+		*mode = "container:" + o.ID
+	}
+	if strings.HasPrefix(s.Network.Mode, "container:") {
+		switch n := s.Network; {
+		case s.Hostname != "":
+			return s, conflict("hostname and the network mode")
+		case len(n.Ports) > 0 || n.PublishAll:
+			return s, conflict("port publishing and the container type network mode")
+		case len(n.Exposed) > 0:
+			return s, conflict("port exposing and the container type network mode")
+		case len(n.DNS) > 0:
+			return s, conflict("dns and the network mode")
+		case len(n.ExtraHosts) > 0:
+			return s, conflict("custom host-to-IP mapping and the network mode")
+		}
+	}
+	return s, nil
+}
+
+func conflict(what string) error {
+	return fmt.Errorf("conflicting options: %s: %w", what, errdefs.ErrInvalidArgument)
+}
+
+// warnings tells the user what this host will not do.
+func (e *Engine) warnings(s hull.Spec, abilities []string) []string {
+	var w []string
+	if s.Resources.OomKillDisable != nil && *s.Resources.OomKillDisable && s.Resources.Memory == 0 {
+		w = append(w, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+	}
+	if s.Health != nil && !slices.Contains(abilities, "exec") {
+		w = append(w, "This isolation cannot run health checks; the check is ignored.")
+	}
+	if s.Network.Mode == "host" && (len(s.Network.Ports) > 0 || s.Network.PublishAll) {
+		w = append(w, "Published ports are discarded when using host network mode")
+	}
+	return w
+}

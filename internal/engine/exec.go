@@ -1,0 +1,174 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
+)
+
+// ExecCreate notes a process to be run in a running container.
+func (e *Engine) ExecCreate(_ context.Context, ref string, s hull.ExecSpec) (string, error) {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return "", err
+	}
+	if err := execable(c); err != nil {
+		return "", err
+	}
+	if len(s.Args) == 0 {
+		return "", fmt.Errorf("no exec command specified: %w", errdefs.ErrInvalidArgument)
+	}
+	x := &execRun{info: hull.Exec{ID: newID(), ContainerID: c.ID, Spec: s}}
+	e.runs.addExec(x)
+	e.publish("exec_create: "+strings.Join(s.Args, " "), c, map[string]string{"execID": x.info.ID})
+	return x.info.ID, nil
+}
+
+func execable(c hull.Container) error {
+	switch {
+	case c.Status.Phase == hull.Paused:
+		return fmt.Errorf("container %s is paused, unpause the container before exec: %w", c.Name, errdefs.ErrConflict)
+	case c.Status.Restarting:
+		return fmt.Errorf("container %s is restarting, wait until the container is running: %w", c.Name, errdefs.ErrConflict)
+	case c.Status.Phase != hull.Running:
+		return fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrConflict)
+	}
+	return nil
+}
+
+// ExecStart runs it. It returns when the process runs. a nil = detached.
+func (e *Engine) ExecStart(ctx context.Context, id string, a *hull.Attach, rows, cols uint16) error {
+	x, err := e.runs.exec(id)
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.info.Started {
+		return fmt.Errorf("exec %s has already run: %w", id, errdefs.ErrConflict)
+	}
+	c, err := e.store.Container(x.info.ContainerID)
+	if err != nil {
+		return err
+	}
+	if err := execable(c); err != nil {
+		return err
+	}
+	pod := e.runs.pod(c.PodID)
+	if pod == nil {
+		return fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrConflict)
+	}
+	spec, err := e.execSpec(c, x.info)
+	if err != nil {
+		return err
+	}
+	s := x.info.Spec
+	io := hull.IO{TTY: s.TTY, Stdin: s.Stdin, StdinOnce: true, Rows: rows, Cols: cols, Attach: a}
+	if rows == 0 && cols == 0 {
+		io.Rows, io.Cols = uint16(s.ConsoleSize[0]), uint16(s.ConsoleSize[1]) //nolint:gosec // a terminal this large does not exist
+	}
+	x.info.Started = true
+	proc, err := pod.box.Exec(ctx, c.ID, spec, io)
+	if err != nil {
+		x.end(126)
+		return fmt.Errorf("exec in %s: %w", c.Name, err)
+	}
+	e.publish("exec_start: "+strings.Join(s.Args, " "), c, map[string]string{"execID": id})
+	if err := proc.Start(ctx); err != nil {
+		x.end(execCode(err))
+		return fmt.Errorf("exec in %s: %w", c.Name, err)
+	}
+	x.proc, x.info.Running, x.info.Pid = proc, true, proc.Pid()
+	e.watchExec(context.WithoutCancel(ctx), c, x, proc)
+	return nil
+}
+
+func (e *Engine) watchExec(ctx context.Context, c hull.Container, x *execRun, proc driver.Process) {
+	e.runs.wg.Go(func() {
+		exit, err := proc.Wait(ctx)
+		if err != nil {
+			exit.Code = 137 // its container, or its monitor, is gone
+		}
+		x.mu.Lock()
+		x.end(exit.Code)
+		x.mu.Unlock()
+		e.publish("exec_die", c, map[string]string{"execID": x.info.ID, "exitCode": fmt.Sprint(exit.Code)})
+	})
+}
+
+// end records the exit code; x.mu is held.
+func (x *execRun) end(code int) {
+	x.info.Running, x.info.ExitCode, x.info.Pid, x.info.CanRemove = false, &code, 0, true
+}
+
+// execSpec is the OCI process: the container's environment and rights, the
+// user's changes on top.
+func (e *Engine) execSpec(c hull.Container, x hull.Exec) (driver.ExecSpec, error) {
+	s := x.Spec
+	sec := c.Spec.Security
+	sec.Privileged = sec.Privileged || s.Privileged
+	caps, err := capabilities(sec)
+	if err != nil {
+		return driver.ExecSpec{}, err
+	}
+	opt, err := parseSecurity(sec)
+	if err != nil {
+		return driver.ExecSpec{}, err
+	}
+	filter, err := seccompFor(sec, opt, caps, e.profiles.load)
+	if err != nil {
+		return driver.ExecSpec{}, err
+	}
+	env := processEnv(mergeEnv(c.Resolved.Env, s.Env), hostnameOf(c), s.TTY)
+	return driver.ExecSpec{
+		ID: x.ID,
+		Process: &specs.Process{
+			Terminal: s.TTY, Args: slices.Clone(s.Args), Env: env, Cwd: firstOf(s.WorkDir, c.Resolved.WorkDir),
+			Capabilities: capSet(caps), NoNewPrivileges: opt.noNewPrivileges, Rlimits: rlimits(c.Spec.Resources.Ulimits),
+		},
+		User: firstOf(s.User, c.Resolved.User), Groups: c.Spec.Process.Groups, Seccomp: filter,
+	}, nil
+}
+
+// ExecResize sets the terminal size of an exec.
+func (e *Engine) ExecResize(ctx context.Context, id string, rows, cols uint16) error {
+	x, err := e.runs.exec(id)
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	proc := x.proc
+	x.mu.Unlock()
+	if proc == nil {
+		return fmt.Errorf("exec process is not started: %w", errdefs.ErrConflict)
+	}
+	return driver.Resize(ctx, proc, rows, cols)
+}
+
+// Exec is an exec's present state.
+func (e *Engine) Exec(_ context.Context, id string) (hull.Exec, error) {
+	x, err := e.runs.exec(id)
+	if err != nil {
+		return hull.Exec{}, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.info, nil
+}
+
+// execCode is the exit code of a process that could not be started.
+func execCode(err error) int {
+	var x *hull.ExecError
+	if errors.As(err, &x) {
+		return x.Code
+	}
+	return 126
+}

@@ -1,0 +1,155 @@
+package engine
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"hull/internal/hull"
+)
+
+// watch owns a run from its start to its end.
+func (e *Engine) watch(ctx context.Context, x *run) {
+	ctx = context.WithoutCancel(ctx)
+	e.runs.add(x)
+	e.startHealth(ctx, x)
+	e.runs.wg.Go(func() {
+		exit, err := x.proc.Wait(ctx)
+		if err != nil { // the engine is going away, not the process
+			e.log.Info("stopped watching", "container", x.id, "error", err)
+			return
+		}
+		close(x.exited)
+		e.exit(ctx, x, exit)
+	})
+}
+
+// exit ends a run: what Start acquired is released, the end is recorded, and
+// the restart policy decides what comes next.
+func (e *Engine) exit(ctx context.Context, x *run, exit hull.Exit) {
+	unlock, err := e.locks.Lock(ctx, x.pod)
+	if err != nil {
+		return
+	}
+	if x.health != nil {
+		x.health()
+	}
+	if err := x.release.Run(ctx, undoLimit); err != nil {
+		e.log.Error("release after exit", "container", x.id, "error", err)
+	}
+	e.runs.drop(x.id)
+	c, err := e.store.Container(x.id)
+	if err != nil {
+		unlock()
+		close(x.done)
+		return
+	}
+	ran := time.Since(x.started)
+	again := restartAfter(c, exit, x.unhealthy.Load()) && !e.runs.stopping()
+	err = e.store.UpdateStatus(x.id, func(s *hull.Status) error {
+		ended(s, exit, again)
+		c.Status = *s
+		return nil
+	})
+	if err != nil {
+		e.log.Error("record exit", "container", x.id, "error", err)
+	}
+	if exit.OOMKilled {
+		e.publish("oom", c, nil)
+	}
+	e.publish("die", c, map[string]string{
+		"exitCode": strconv.Itoa(exit.Code), "execDuration": strconv.Itoa(int(ran.Seconds())),
+	})
+	gone := c.Spec.AutoRemove && !again
+	if gone {
+		if err := e.remove(ctx, c, hull.RemoveRequest{Volumes: true}); err != nil {
+			e.log.Error("remove after exit", "container", x.id, "error", err)
+		}
+	}
+	unlock()
+	close(x.done)
+	e.runs.notify(x.id, gone, exit)
+	if again {
+		e.restartLater(ctx, c, ran)
+	}
+}
+
+func ended(s *hull.Status, exit hull.Exit, restarting bool) {
+	s.Phase, s.Pid, s.Restarting = hull.Stopped, 0, restarting
+	s.ExitCode, s.OOMKilled, s.Error = exit.Code, exit.OOMKilled, exit.Error
+	s.FinishedAt = exit.At.UTC()
+	if s.Health != nil {
+		h := *s.Health // records are shared: never write through a pointer in one
+		h.Status = "unhealthy"
+		s.Health = &h
+	}
+}
+
+// restartAfter is the restart policy's answer to an exit.
+func restartAfter(c hull.Container, exit hull.Exit, unhealthy bool) bool {
+	if c.Status.StopRequested {
+		return false
+	}
+	p := c.Spec.Restart
+	switch p.Name {
+	case "always", "unless-stopped":
+		return true
+	case "unhealthy":
+		return (exit.Code != 0 || unhealthy) && (p.MaxRetries == 0 || c.Status.RestartCount < p.MaxRetries)
+	case "on-failure":
+		return exit.Code != 0 && (p.MaxRetries == 0 || c.Status.RestartCount < p.MaxRetries)
+	}
+	return false
+}
+
+// Restart delays double from 100 ms to a minute; a run of 10 s starts afresh
+// (moby restartmanager).
+const (
+	firstRestartDelay = 100 * time.Millisecond
+	lastRestartDelay  = time.Minute
+	steadyRun         = 10 * time.Second
+)
+
+// restartLater starts the container again after its delay, unless someone stops
+// or removes it before.
+func (e *Engine) restartLater(ctx context.Context, c hull.Container, ran time.Duration) {
+	delay, wait := e.runs.nextDelay(ctx, c.ID, ran)
+	e.runs.wg.Go(func() {
+		timer := time.NewTimer(delay)
+		defer timer.Stop()
+		select {
+		case <-wait.Done():
+			return
+		case <-timer.C:
+		}
+		if err := e.startAgain(ctx, c.ID); err != nil {
+			e.log.Error("restart", "container", c.ID, "error", err)
+		}
+	})
+}
+
+// startAgain is the restart policy's start: only a container that still waits
+// for it is started.
+func (e *Engine) startAgain(ctx context.Context, id string) error {
+	c, err := e.store.Container(id)
+	if err != nil {
+		return err
+	}
+	unlock, err := e.locks.Lock(ctx, c.PodID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c, err = e.store.Container(id); err != nil || !c.Status.Restarting {
+		return err
+	}
+	if err := e.store.UpdateStatus(id, func(s *hull.Status) error { s.RestartCount++; return nil }); err != nil {
+		return err
+	}
+	err = e.start(ctx, id)
+	if err != nil && restartAfter(c, hull.Exit{Code: 128}, false) {
+		_ = e.store.UpdateStatus(id, func(s *hull.Status) error { s.Restarting = true; return nil })
+		e.restartLater(ctx, c, 0)
+	}
+	return err
+}

@@ -1,0 +1,229 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
+)
+
+// opener opens the image's root for copying content up into a volume.
+func (e *Engine) opener(ctx context.Context, id string) func() (*os.File, error) {
+	return func() (*os.File, error) { return e.images.Open(ctx, id) }
+}
+
+// rootOf opens a container's root directory: the running one with its mounts,
+// else a detached mount of its layers.
+func (e *Engine) rootOf(ctx context.Context, c hull.Container) (*os.File, error) {
+	if pod := e.runs.pod(c.PodID); pod != nil && c.Status.Phase.Live() {
+		return driver.Root(ctx, pod.box, c.ID)
+	}
+	return e.images.Open(ctx, c.ID)
+}
+
+// place is where a path of a container is: below which directory, by what name,
+// and whether it may be written. In a container that does not run, a path
+// inside a volume is looked up in the volume.
+type place struct {
+	root     *os.File
+	path     string
+	readOnly bool
+}
+
+func (e *Engine) place(ctx context.Context, c hull.Container, p string) (place, error) {
+	clean := path.Join("/", p)
+	live := c.Status.Phase.Live()
+	best := hull.MountPoint{}
+	for _, m := range c.Mounts {
+		t := path.Clean(m.Target)
+		if (clean == t || strings.HasPrefix(clean, t+"/")) && len(t) > len(best.Target) {
+			best = m
+		}
+	}
+	slash := ""
+	if strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") {
+		slash = "/."
+	}
+	if best.Target != "" && !live {
+		if best.Type == hull.MountTmpfs {
+			return place{}, fmt.Errorf("%s is a tmpfs, which exists only while container %s runs: %w", best.Target, c.Name, errdefs.ErrNotFound)
+		}
+		st, err := os.Stat(best.Source)
+		if err != nil {
+			return place{}, fmt.Errorf("open volume at %s: %w", best.Target, err)
+		}
+		if st.IsDir() {
+			f, err := os.Open(best.Source)
+			if err != nil {
+				return place{}, fmt.Errorf("open volume at %s: %w", best.Target, err)
+			}
+			return place{f, path.Join("/", strings.TrimPrefix(clean, path.Clean(best.Target))) + slash, !best.RW}, nil
+		}
+	}
+	root, err := e.rootOf(ctx, c)
+	if err != nil {
+		return place{}, fmt.Errorf("open root of %s: %w", c.Name, err)
+	}
+	ro := c.Spec.Security.ReadOnlyRootfs
+	if best.Target != "" {
+		ro = !best.RW
+	}
+	return place{root, clean + slash, ro}, nil
+}
+
+// noSuch adds the container to a path that is not there.
+func noSuch(err error, c hull.Container, p string) error {
+	if errdefs.IsNotFound(err) || os.IsNotExist(err) {
+		return fmt.Errorf("could not find the file %s in container %s: %w", p, c.Name, errdefs.ErrNotFound)
+	}
+	return err
+}
+
+// StatPath describes a file in a container.
+func (e *Engine) StatPath(ctx context.Context, ref, p string) (hull.PathStat, error) {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return hull.PathStat{}, err
+	}
+	at, err := e.place(ctx, c, p)
+	if err != nil {
+		return hull.PathStat{}, err
+	}
+	defer at.root.Close()
+	st, err := e.files.Stat(at.root, at.path)
+	return st, noSuch(err, c, p)
+}
+
+// CopyFrom packs a path of a container as a tar. The reader must be closed.
+func (e *Engine) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, hull.PathStat, error) {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return nil, hull.PathStat{}, err
+	}
+	at, err := e.place(ctx, c, p)
+	if err != nil {
+		return nil, hull.PathStat{}, err
+	}
+	st, err := e.files.Stat(at.root, at.path)
+	if err != nil {
+		at.root.Close()
+		return nil, st, noSuch(err, c, p)
+	}
+	r, w := io.Pipe()
+	e.runs.wg.Go(func() {
+		defer at.root.Close()
+		w.CloseWithError(e.files.Pack(ctx, at.root, at.path, w))
+	})
+	e.publish("archive-path", c, nil)
+	return r, st, nil
+}
+
+// CopyTo unpacks a tar below a directory of a container.
+func (e *Engine) CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, tar io.Reader) error {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return err
+	}
+	at, err := e.place(ctx, c, r.Path)
+	if err != nil {
+		return err
+	}
+	defer at.root.Close()
+	st, err := e.files.Stat(at.root, at.path)
+	if err != nil {
+		return noSuch(err, c, r.Path)
+	}
+	if !st.Mode.IsDir() && st.LinkTarget == "" {
+		return fmt.Errorf("extraction point %s is not a directory: %w", r.Path, errdefs.ErrInvalidArgument)
+	}
+	if at.readOnly {
+		return fmt.Errorf("container rootfs is marked read-only: %w", errdefs.ErrPermissionDenied)
+	}
+	r.Path = at.path
+	if err := e.files.Unpack(ctx, at.root, r, tar); err != nil {
+		return fmt.Errorf("copy to %s: %w", c.Name, err)
+	}
+	e.publish("extract-to-dir", c, nil)
+	return nil
+}
+
+// Changes lists what differs from the image.
+func (e *Engine) Changes(ctx context.Context, ref string) ([]hull.Change, error) {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return nil, err
+	}
+	return e.images.Changes(ctx, c.ID)
+}
+
+// Export writes the root file system, without volumes, as a tar.
+func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return err
+	}
+	root, err := e.images.Open(ctx, c.ID)
+	if err != nil {
+		return fmt.Errorf("open root of %s: %w", c.Name, err)
+	}
+	defer root.Close()
+	if err := e.images.Export(ctx, root, w); err != nil {
+		return fmt.Errorf("export %s: %w", c.Name, err)
+	}
+	e.publish("export", c, nil)
+	return nil
+}
+
+// Commit makes an image of a container's writable layer. The configuration is
+// the one the container ran with; r.Changes is applied on top by the image service.
+func (e *Engine) Commit(ctx context.Context, ref string, r hull.CommitRequest) (_ string, err error) {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return "", err
+	}
+	if r.Pause && c.Status.Phase == hull.Running {
+		if err := e.Pause(ctx, c.ID); err != nil {
+			return "", fmt.Errorf("pause for commit: %w", err)
+		}
+		defer func() {
+			if uerr := e.Unpause(context.WithoutCancel(ctx), c.ID); err == nil {
+				err = uerr
+			}
+		}()
+	}
+	id, err := e.images.Commit(ctx, c.ID, r, commitConfig(c))
+	if err != nil {
+		return "", fmt.Errorf("commit %s: %w", c.Name, err)
+	}
+	e.publish("commit", c, map[string]string{"comment": r.Comment, "imageID": id, "imageRef": r.Ref})
+	return id, nil
+}
+
+func commitConfig(c hull.Container) hull.ImageConfig {
+	r := c.Resolved
+	conf := hull.ImageConfig{
+		User: r.User, Env: r.Env, Entrypoint: r.Entrypoint, Cmd: r.Cmd, WorkingDir: r.WorkDir, Labels: r.Labels,
+		StopSignal: r.StopSignal, Healthcheck: r.Health, OnBuild: r.OnBuild, Shell: r.Shell,
+		ExposedPorts: map[string]struct{}{}, Volumes: map[string]struct{}{},
+	}
+	if conf.WorkingDir == "/" {
+		conf.WorkingDir = ""
+	}
+	if conf.StopSignal == "SIGTERM" {
+		conf.StopSignal = ""
+	}
+	for _, p := range r.Exposed {
+		conf.ExposedPorts[p] = struct{}{}
+	}
+	for _, v := range r.Volumes {
+		conf.Volumes[v] = struct{}{}
+	}
+	return conf
+}

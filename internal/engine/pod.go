@@ -1,0 +1,155 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/hull"
+)
+
+// podOf is the pod of one that a Docker container is.
+func (e *Engine) podOf(c hull.Container) (hull.Pod, error) {
+	s := c.Spec
+	return hull.Pod{
+		ID: c.PodID, Name: c.Name, Created: c.Created, Isolation: s.Isolation, Runtime: s.Runtime, Implicit: true,
+		Hostname: hostnameOf(c), Domainname: s.Domainname, Labels: c.Resolved.Labels,
+		Network: networkOf(c), Namespaces: s.Namespaces, Resources: s.Resources, Sysctls: s.Security.Sysctls,
+	}, e.checkShared(s)
+}
+
+// networkOf is the network request with the image's exposed ports.
+func networkOf(c hull.Container) hull.NetworkSpec {
+	n := c.Spec.Network
+	n.Exposed = c.Resolved.Exposed
+	if n.Disabled {
+		n.Mode = "none"
+	}
+	return n
+}
+
+// checkShared reports a joined container that does not run.
+func (e *Engine) checkShared(s hull.Spec) error {
+	for _, mode := range []string{s.Network.Mode, s.Namespaces.PID, s.Namespaces.IPC} {
+		if _, err := e.sharedPid(mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sharedPid is the main process of container:ID, 0 for any other mode.
+func (e *Engine) sharedPid(mode string) (int, error) {
+	id, ok := strings.CutPrefix(mode, "container:")
+	if !ok {
+		return 0, nil
+	}
+	o, err := e.store.Container(id)
+	if err != nil {
+		return 0, err
+	}
+	if !o.Status.Phase.Live() || o.Status.Pid == 0 {
+		return 0, fmt.Errorf("cannot join the namespace of a non running container: %s: %w", o.Name, errdefs.ErrConflict)
+	}
+	return o.Status.Pid, nil
+}
+
+// oci builds the specification of a run.
+func (e *Engine) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
+	in := ociInput{
+		c: c, mounts: c.Mounts, endpoint: ep, hostname: hostnameOf(c), cgroupPath: c.ID,
+		hostDevices: hostDevices, device: deviceAt, seccomp: e.profiles.load, appArmor: hostHasAppArmor(),
+	}
+	if p := c.Spec.Resources.CgroupParent; p != "" {
+		in.cgroupPath = p + "/" + c.ID
+	}
+	var err error
+	if in.join.pid, err = e.sharedPid(c.Spec.Namespaces.PID); err != nil {
+		return nil, err
+	}
+	if in.join.ipc, err = e.sharedPid(c.Spec.Namespaces.IPC); err != nil {
+		return nil, err
+	}
+	if in.join.uts, err = e.sharedPid(c.Spec.Namespaces.UTS); err != nil {
+		return nil, err
+	}
+	spec, err := ociSpec(in)
+	if err != nil {
+		return nil, err
+	}
+	return spec, setLimits(spec.Linux.Resources, c.Spec.Resources, deviceAt)
+}
+
+// CreatePod records a pod that several containers will share. Its containers
+// are made by CreateIn.
+func (e *Engine) CreatePod(_ context.Context, p hull.Pod) (hull.Pod, error) {
+	p.ID, p.Created, p.Implicit, p.Status = newID(), time.Now().UTC(), false, hull.PodStatus{}
+	if p.Isolation == "" {
+		p.Isolation = e.cfg.DefaultIsolation
+	}
+	if _, err := e.driver(p.Isolation); err != nil {
+		return p, err
+	}
+	return p, e.store.PutPod(p, true)
+}
+
+// StartPod makes the boundary and the network; containers are started into it
+// by Start. StopPod is its reverse.
+func (e *Engine) StartPod(ctx context.Context, id string) error {
+	unlock, err := e.locks.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, err := e.store.Pod(id)
+	if err != nil {
+		return err
+	}
+	if e.runs.pod(id) != nil {
+		return fmt.Errorf("pod %s is already running: %w", p.Name, hull.ErrNotModified)
+	}
+	drv, err := e.driver(p.Isolation)
+	if err != nil {
+		return err
+	}
+	_, _, err = e.openPod(ctx, p, drv)
+	return err
+}
+
+// StopPod ends every container of a pod, then its boundary and network.
+func (e *Engine) StopPod(ctx context.Context, id string, r hull.StopRequest) error {
+	for _, c := range e.store.Containers() {
+		if c.PodID != id {
+			continue
+		}
+		if err := e.Stop(ctx, c.ID, r); err != nil && !isNotModified(err) {
+			return err
+		}
+	}
+	unlock, err := e.locks.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return e.closePod(ctx, id)
+}
+
+// RemovePod removes a pod that does not run, with its containers.
+func (e *Engine) RemovePod(ctx context.Context, id string) error {
+	if e.runs.pod(id) != nil {
+		return fmt.Errorf("pod %s is running; stop it first: %w", id, errdefs.ErrConflict)
+	}
+	for _, c := range e.store.Containers() {
+		if c.PodID != id {
+			continue
+		}
+		if err := e.Remove(ctx, c.ID, hull.RemoveRequest{Volumes: true}); err != nil {
+			return err
+		}
+	}
+	return e.store.DeletePod(id)
+}

@@ -1,0 +1,118 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
+)
+
+func isNotModified(err error) bool { return errors.Is(err, hull.ErrNotModified) }
+
+// Remove ends a container's keeping: its record, writable layer, logs and (when
+// asked) anonymous volumes.
+func (e *Engine) Remove(ctx context.Context, ref string, r hull.RemoveRequest) error {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return err
+	}
+	if x := e.runs.run(c.ID); x != nil || c.Status.Restarting {
+		if !r.Force {
+			return fmt.Errorf("cannot remove container %q: container is %s: stop the container before removing or force remove: %w",
+				c.Name, stateText(c), errdefs.ErrConflict)
+		}
+		if _, _, err := e.requestStop(ctx, c.ID); err != nil && !isNotModified(err) {
+			return err
+		}
+		if x != nil {
+			if err := e.endRun(ctx, c, x, syscall.SIGKILL, 0); err != nil {
+				return err
+			}
+		}
+	}
+	unlock, err := e.locks.Lock(ctx, c.PodID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c, err = e.store.Container(c.ID); err != nil {
+		if errdefs.IsNotFound(err) && r.Force {
+			return nil // --rm was quicker
+		}
+		return err
+	}
+	if c.Status.Phase.Live() || c.Status.Phase == hull.Starting {
+		return fmt.Errorf("cannot remove container %q: it was started meanwhile: %w", c.Name, errdefs.ErrConflict)
+	}
+	return e.remove(context.WithoutCancel(ctx), c, r)
+}
+
+// remove is Remove of a container that does not run, with the pod's lock held.
+// Each step may be repeated: a crash or an error leaves a record from which
+// removal goes on.
+func (e *Engine) remove(ctx context.Context, c hull.Container, r hull.RemoveRequest) error {
+	e.runs.forget(c.ID)
+	if !c.Spec.AutoRemove { // those with --rm are removed by recovery anyway
+		if err := e.store.UpdateStatus(c.ID, func(s *hull.Status) error { s.Phase = hull.Removing; return nil }); err != nil {
+			return err
+		}
+	}
+	fail := func(what string, err error) error {
+		_ = e.store.UpdateStatus(c.ID, func(s *hull.Status) error { s.Phase, s.Error = hull.Dead, err.Error(); return nil })
+		return fmt.Errorf("%s of %s: %w", what, c.Name, err)
+	}
+	if err := e.volumes.Drop(ctx, c.ID, c.Mounts, r.Volumes); err != nil {
+		return fail("remove volumes", err)
+	}
+	if err := e.logs.Remove(c); err != nil {
+		return fail("remove log", err)
+	}
+	if err := e.images.Discard(ctx, c.ID); err != nil {
+		return fail("remove writable layer", err)
+	}
+	if err := e.store.DeleteContainer(c.ID); err != nil {
+		return fail("remove record", err)
+	}
+	e.publish("destroy", c, nil)
+	e.runs.notify(c.ID, true, hull.Exit{Code: c.Status.ExitCode, OOMKilled: c.Status.OOMKilled, At: c.Status.FinishedAt})
+	return nil
+}
+
+// stateText is the state as Docker's messages have it.
+func stateText(c hull.Container) string {
+	switch {
+	case c.Status.Restarting:
+		return "restarting"
+	case c.Status.Phase == hull.Paused:
+		return "paused"
+	}
+	return "running"
+}
+
+// Prune removes every container that does not run and that keep does not keep.
+func (e *Engine) Prune(ctx context.Context, keep func(hull.Container) bool) (hull.PruneReport, error) {
+	var rep hull.PruneReport
+	for _, c := range e.store.Containers() {
+		if err := ctx.Err(); err != nil {
+			return rep, err
+		}
+		if c.Status.Phase.Live() || c.Status.Phase == hull.Starting || c.Status.Restarting || keep(c) {
+			continue
+		}
+		size, _, err := e.images.Size(ctx, c.ID)
+		if err != nil {
+			size = 0
+		}
+		if err := e.Remove(ctx, c.ID, hull.RemoveRequest{}); err != nil {
+			e.log.Warn("prune", "container", c.ID, "error", err)
+			continue
+		}
+		rep.Deleted = append(rep.Deleted, c.ID)
+		rep.Reclaimed += size
+	}
+	return rep, nil
+}

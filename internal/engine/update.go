@@ -1,0 +1,109 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
+)
+
+// Update changes limits and the restart policy, of a running container at once.
+func (e *Engine) Update(ctx context.Context, ref string, r hull.UpdateRequest) ([]string, error) {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := e.locks.Lock(ctx, c.PodID)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if c, err = e.store.Container(c.ID); err != nil {
+		return nil, err
+	}
+	if c.Status.Phase == hull.Removing || c.Status.Phase == hull.Dead {
+		return nil, fmt.Errorf("container is marked for removal and cannot be \"update\": %w", errdefs.ErrConflict)
+	}
+	next := c.Spec
+	if r.Restart != nil && r.Restart.Name != "" {
+		next.Restart = *r.Restart
+	}
+	if r.Resources != nil {
+		next.Resources = overlay(c.Spec.Resources, *r.Resources)
+	}
+	if err := validate(next); err != nil {
+		return nil, err
+	}
+	if pod := e.runs.pod(c.PodID); pod != nil && r.Resources != nil && c.Status.Phase.Live() {
+		if err := driver.Update(ctx, pod.box, c.ID, next.Resources); err != nil {
+			return nil, fmt.Errorf("cannot update container %s: %w", c.ID, err)
+		}
+	}
+	err = e.store.UpdateSpec(c.ID, func(s *hull.Spec) error { *s = next; return nil })
+	if err != nil {
+		return nil, err
+	}
+	e.publish("update", c, nil)
+	return nil, nil
+}
+
+// overlay sets the limits that with names.
+func overlay(r, with hull.Resources) hull.Resources {
+	if with.NanoCPUs > 0 { // replaces the other way to say it
+		r.CPUPeriod, r.CPUQuota = 0, 0
+	}
+	if with.CPUPeriod > 0 || with.CPUQuota != 0 {
+		r.NanoCPUs = 0
+	}
+	r.NanoCPUs = firstNonZero(with.NanoCPUs, r.NanoCPUs)
+	r.CPUShares = firstNonZero(with.CPUShares, r.CPUShares)
+	r.CPUPeriod = firstNonZero(with.CPUPeriod, r.CPUPeriod)
+	r.CPUQuota = firstNonZero(with.CPUQuota, r.CPUQuota)
+	r.CPURealtimePeriod = firstNonZero(with.CPURealtimePeriod, r.CPURealtimePeriod)
+	r.CPURealtimeRun = firstNonZero(with.CPURealtimeRun, r.CPURealtimeRun)
+	r.CpusetCpus = firstOf(with.CpusetCpus, r.CpusetCpus)
+	r.CpusetMems = firstOf(with.CpusetMems, r.CpusetMems)
+	if with.Memory > 0 && with.MemorySwap == 0 && r.MemorySwap > 0 && with.Memory > r.MemorySwap {
+		r.MemorySwap = 2 * with.Memory
+	}
+	r.Memory = firstNonZero(with.Memory, r.Memory)
+	r.MemoryReservation = firstNonZero(with.MemoryReservation, r.MemoryReservation)
+	r.MemorySwap = firstNonZero(with.MemorySwap, r.MemorySwap)
+	r.Blkio.Weight = firstNonZero(with.Blkio.Weight, r.Blkio.Weight)
+	if with.PidsLimit != nil {
+		r.PidsLimit = with.PidsLimit
+	}
+	return r
+}
+
+// Rename gives a container another name.
+func (e *Engine) Rename(ctx context.Context, ref, name string) error {
+	if name == "" {
+		return fmt.Errorf("neither old nor new names may be empty: %w", errdefs.ErrInvalidArgument)
+	}
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return err
+	}
+	unlock, err := e.locks.Lock(ctx, c.PodID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.Name == name || "/"+c.Name == name {
+		return fmt.Errorf("renaming a container with the same name as its current name: %w", errdefs.ErrInvalidArgument)
+	}
+	if name, err = e.chooseName(name); err != nil {
+		return err
+	}
+	if err := e.store.Rename(c.ID, name); err != nil {
+		return err
+	}
+	old := c.Name
+	c.Name = name
+	e.publish("rename", c, map[string]string{"oldName": "/" + old})
+	return nil
+}
