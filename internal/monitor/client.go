@@ -1,0 +1,340 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/runtime"
+)
+
+// socketFd is where a spawned monitor finds its socket.
+const socketFd = 3
+
+// Events is where a client delivers notifications, one at a time.
+type Events struct {
+	Exited func(id string, x hull.Exit)
+	Warned func(id, text string)
+}
+
+// Client is the engine's end of a monitor. Its methods may be called by many.
+type Client struct {
+	c     *conn
+	pid   int
+	child *os.Process // of a monitor that this process started
+	lost  chan struct{}
+
+	mu    sync.Mutex
+	next  uint32
+	calls map[uint32]chan<- frame // nil after the connection's end
+}
+
+// Spawn starts a monitor from the binary at path: in a session of its own, in /,
+// with no descriptor but its socket. It waits for a pod, and exits when the
+// client is closed before it has one. Call Listen once.
+func Spawn(path string) (*Client, error) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	theirs := os.NewFile(uintptr(p[1]), "monitor's end")
+	defer theirs.Close()
+	c, err := newConn(p[0])
+	if err != nil {
+		return nil, err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	defer null.Close()
+	child, err := os.StartProcess(path, []string{"hull-monitor"}, &os.ProcAttr{
+		Dir: "/",
+		// A small heap, few threads: see the memory budget. Nothing else of the
+		// engine's environment is a container's or a monitor's business.
+		Env:   []string{"GOMAXPROCS=2", "GOGC=20", "GOMEMLIMIT=16MiB", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		Files: []*os.File{null, null, null, theirs},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("start monitor: %w", err)
+	}
+	return &Client{c: c, pid: child.Pid, child: child, lost: make(chan struct{}), calls: map[uint32]chan<- frame{}}, nil
+}
+
+// Dial connects to the monitor of the pod whose run directory is dir. Call
+// Listen once.
+func Dial(dir string) (*Client, error) {
+	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(d)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: viaFd(d, SocketName)}); err != nil {
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "connect", Path: filepath.Join(dir, SocketName), Err: err}
+	}
+	c, err := newConn(fd)
+	if err != nil {
+		return nil, err
+	}
+	u, err := c.peer()
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return &Client{c: c, pid: int(u.Pid), lost: make(chan struct{}), calls: map[uint32]chan<- frame{}}, nil
+}
+
+// Listen starts delivering replies and events.
+func (c *Client) Listen(ev Events) { go c.receive(ev) }
+
+// Pid is the monitor's process id.
+func (c *Client) Pid() int { return c.pid }
+
+// Lost is closed when the connection has ended, other than by Close: the
+// monitor has died or cannot be talked to.
+func (c *Client) Lost() <-chan struct{} { return c.lost }
+
+// Close ends the conversation; the monitor and its pod live on, unless it has
+// not got a pod yet.
+func (c *Client) Close() { c.c.close() }
+
+func (c *Client) receive(ev Events) {
+	err := c.dispatch(ev)
+	c.c.close()
+	c.mu.Lock()
+	calls := c.calls
+	c.calls = nil
+	c.mu.Unlock()
+	for _, ch := range calls {
+		close(ch)
+	}
+	if !errors.Is(err, os.ErrClosed) {
+		close(c.lost)
+	}
+	if c.child == nil {
+		return
+	}
+	if errors.Is(err, os.ErrClosed) {
+		c.child.Release() // it lives on; init reaps it, or whoever is this process's parent
+		return
+	}
+	c.child.Wait()
+}
+
+func (c *Client) dispatch(ev Events) error {
+	for {
+		f, err := c.c.recv()
+		if err != nil {
+			return err
+		}
+		f.closeFiles() // nothing is ever sent this way
+		d := dec{b: f.body}
+		switch f.kind {
+		case kindExited:
+			id, x := d.str(), getExit(&d)
+			if !d.done() {
+				return errFrame
+			}
+			if ev.Exited != nil {
+				ev.Exited(id, x)
+			}
+		case kindWarn:
+			id, text := d.str(), d.str()
+			if !d.done() {
+				return errFrame
+			}
+			if ev.Warned != nil {
+				ev.Warned(id, text)
+			}
+		default:
+			c.mu.Lock()
+			ch := c.calls[f.id]
+			delete(c.calls, f.id)
+			c.mu.Unlock()
+			if ch != nil {
+				ch <- f
+			}
+		}
+	}
+}
+
+// errLost is what a call gives when the monitor has died meanwhile.
+var errLost = fmt.Errorf("the pod's monitor has died: %w", errdefs.ErrUnavailable)
+
+// call sends a request and waits for its reply. When ctx ends first the request
+// may still be carried out.
+func (c *Client) call(ctx context.Context, kind uint8, body []byte, files ...*os.File) ([]byte, error) {
+	ch := make(chan frame, 1)
+	c.mu.Lock()
+	if c.calls == nil {
+		c.mu.Unlock()
+		return nil, errLost
+	}
+	c.next++
+	id := c.next
+	c.calls[id] = ch
+	c.mu.Unlock()
+	if err := c.c.send(kind, id, body, files...); err != nil {
+		c.mu.Lock()
+		delete(c.calls, id)
+		c.mu.Unlock()
+		if errors.Is(err, errFrame) {
+			return nil, fmt.Errorf("request of %d bytes is too large for the monitor: %w", len(body), errdefs.ErrInvalidArgument)
+		}
+		return nil, errLost
+	}
+	select {
+	case f, ok := <-ch:
+		switch {
+		case !ok:
+			return nil, errLost
+		case f.kind == kindDone:
+			return f.body, nil
+		case f.kind == kindFail:
+			return nil, decodeErr(f.body)
+		}
+		return nil, errFrame
+	case <-ctx.Done():
+		c.mu.Lock()
+		delete(c.calls, id)
+		c.mu.Unlock()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Pod gives a ready monitor its pod. There is no reply: the next call has it.
+func (c *Client) Pod(id, dir string) error {
+	var e enc
+	e.u8(version)
+	e.str(id)
+	e.str(dir)
+	return c.c.send(kindPod, 0, e.b)
+}
+
+// AddRequest is a container's main process, or an exec in Container.
+type AddRequest struct {
+	ID        string
+	Container string // "" = a main process
+	Plan      []byte // runtime.Plan or runtime.ExecPlan, encoded
+	Cgroup    runtime.Cgroup
+	IO        hull.IO
+}
+
+// Add makes a process ready and returns its pid.
+func (c *Client) Add(ctx context.Context, r AddRequest) (pid int, err error) {
+	m := addMsg{id: r.ID, container: r.Container, plan: r.Plan, cgroup: r.Cgroup, io: r.IO}
+	var files []*os.File
+	if a := r.IO.Attach; a != nil {
+		am := toAttachMsg(a)
+		m.attach = &am
+		files = []*os.File{a.Conn}
+	}
+	kind := kindAdd
+	if r.Container != "" {
+		kind = kindExec
+	}
+	b, err := c.call(ctx, kind, m.encode(), files...)
+	if err != nil {
+		return 0, err
+	}
+	d := dec{b: b}
+	pid = int(d.u32())
+	if !d.done() {
+		return 0, errFrame
+	}
+	return pid, nil
+}
+
+// Start runs a process. *hull.ExecError when the executable cannot be run.
+func (c *Client) Start(ctx context.Context, id string) error {
+	var e enc
+	e.str(id)
+	_, err := c.call(ctx, kindStart, e.b)
+	return err
+}
+
+// Signal sends sig to a process. errdefs.ErrNotFound when it has ended. Signal 0
+// only asks whether it has.
+func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) error {
+	if sig < 0 || sig > 64 {
+		return fmt.Errorf("signal %d: %w", int(sig), errdefs.ErrInvalidArgument)
+	}
+	var e enc
+	e.str(id)
+	e.u8(uint8(sig))
+	_, err := c.call(ctx, kindSignal, e.b)
+	return err
+}
+
+// Resize sets the size of a process's terminal.
+func (c *Client) Resize(ctx context.Context, id string, rows, cols uint16) error {
+	var e enc
+	e.str(id)
+	e.u16(rows)
+	e.u16(cols)
+	_, err := c.call(ctx, kindResize, e.b)
+	return err
+}
+
+// Attach connects a client to a process.
+func (c *Client) Attach(ctx context.Context, id string, a hull.Attach) error {
+	var e enc
+	e.str(id)
+	m := toAttachMsg(&a)
+	m.put(&e)
+	_, err := c.call(ctx, kindAttach, e.b, a.Conn)
+	return err
+}
+
+// CloseStdin gives a process end of file.
+func (c *Client) CloseStdin(ctx context.Context, id string) error {
+	var e enc
+	e.str(id)
+	_, err := c.call(ctx, kindCloseStdin, e.b)
+	return err
+}
+
+// List is what the monitor holds: main processes, and execs that live or ended
+// not long ago.
+func (c *Client) List(ctx context.Context) (pod string, procs []Proc, err error) {
+	b, err := c.call(ctx, kindList, nil)
+	if err != nil {
+		return "", nil, err
+	}
+	d := dec{b: b}
+	if v := d.u8(); v != version {
+		return "", nil, fmt.Errorf("monitor speaks version %d: %w", v, errdefs.ErrNotImplemented)
+	}
+	pod = d.str()
+	procs = make([]Proc, d.count(15))
+	for i := range procs {
+		procs[i].get(&d)
+	}
+	if !d.done() {
+		return "", nil, errFrame
+	}
+	return pod, procs, nil
+}
+
+// Destroy kills the pod's processes; the monitor answers when they have ended,
+// and exits when its clients have their output.
+func (c *Client) Destroy(ctx context.Context) error {
+	_, err := c.call(ctx, kindDestroy, nil)
+	return err
+}

@@ -1,0 +1,636 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/monitor/stdio"
+	"hull/internal/runtime"
+)
+
+const (
+	// SocketName is the monitor's socket in the pod's run directory.
+	SocketName = "monitor.sock"
+	// keepExecs is how many ended execs are remembered for a hulld that restarts;
+	// health checks alone make thousands a day.
+	keepExecs = 32
+	// maxBusy is how many slow requests (add, start, exec) run at a time.
+	maxBusy = 32
+	// killLimit bounds the wait for killed processes. One in uninterruptible sleep
+	// (a dead NFS server) may take longer; then destroy says so.
+	killLimit = 10 * time.Second
+)
+
+// Process is what the server needs of runtime.Process; its contract is there.
+type Process interface {
+	Pid() int
+	Pidfd() int
+	Console() *os.File
+	Start(ctx context.Context) error
+	Signal(sig syscall.Signal) error
+	Wait(ctx context.Context) (syscall.WaitStatus, error)
+	Resize(rows, cols uint16) error
+	Close() error
+}
+
+// Container is what the server needs of runtime.Container.
+type Container interface {
+	Main() Process
+	Exec(ctx context.Context, plan []byte, s runtime.Stdio, cg runtime.Cgroup) (Process, error)
+	Destroy() error
+}
+
+// Config is what a server is made of.
+type Config struct {
+	// Create carries out a plan (runtime.Create).
+	Create func(ctx context.Context, plan []byte, s runtime.Stdio, cg runtime.Cgroup) (Container, error)
+	// OpenLog opens a container's log; a nil writer = none.
+	OpenLog func(t hull.LogTarget) (stdio.LogWriter, error)
+	// OnIdle is called when output has stopped flowing; may be nil.
+	OnIdle func()
+}
+
+// proc is one process.
+type proc struct {
+	id, container string
+	tty           bool
+	cgroup        runtime.Cgroup
+	run           Process
+	box           Container // main processes only
+	streams       *stdio.Streams
+	done          chan struct{} // closed when exit is set
+
+	startMu sync.Mutex // held during start
+	tried   bool
+	started bool
+	code    int // of a start that failed, else -1
+
+	exit hull.Exit // valid after done
+}
+
+func (p *proc) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// server is a monitor.
+type server struct {
+	cfg  Config
+	pool *stdio.Buffers
+	busy chan struct{}
+	quit chan struct{} // closed by destroy, after its answer
+
+	mu       sync.Mutex
+	pod, dir string
+	podErr   error
+	listener *os.File
+	conns    map[*conn]struct{}
+	procs    map[string]*proc // nil values are ids being made
+	endedEx  []string         // ended execs, oldest first
+	closing  bool
+}
+
+// Serve is a monitor's life, from the first frame on fd to the end; it takes fd
+// over. It returns without error when the engine never gave it a pod.
+func Serve(fd int, cfg Config) error {
+	c, err := newConn(fd)
+	if err != nil {
+		return fmt.Errorf("open engine's socket: %w", err)
+	}
+	s := &server{
+		cfg: cfg, pool: stdio.NewBuffers(cfg.OnIdle), busy: make(chan struct{}, maxBusy), quit: make(chan struct{}),
+		conns: map[*conn]struct{}{}, procs: map[string]*proc{},
+	}
+	f, err := c.recv()
+	if errors.Is(err, errClosed) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f.closeFiles()
+	if f.kind != kindPod {
+		return errFrame
+	}
+	if err := s.setPod(f.body); err != nil {
+		s.podErr = fmt.Errorf("set up monitor: %w", err)
+	}
+	s.serve(c)
+	<-s.quit
+	s.linger()
+	return nil
+}
+
+func (s *server) setPod(body []byte) error {
+	d := dec{b: body}
+	v := d.u8()
+	s.pod, s.dir = d.str(), d.str()
+	if v != version || !d.done() || !filepath.IsAbs(s.dir) {
+		return errFrame
+	}
+	l, err := listen(filepath.Join(s.dir, SocketName))
+	if err != nil {
+		return err
+	}
+	s.listener = l
+	rc, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	go s.accept(rc)
+	return nil
+}
+
+// listen makes the socket. Paths longer than sun_path go through the directory's
+// descriptor. The mode is set before anyone can connect.
+func listen(path string) (*os.File, error) {
+	dir, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: filepath.Dir(path), Err: err}
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Fchmod(fd, 0o600); err == nil {
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: viaFd(dir, filepath.Base(path))})
+		if err == nil {
+			err = unix.Listen(fd, 16)
+		}
+		if err == nil {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "listen", Path: path, Err: err}
+	}
+	unix.Close(fd)
+	return nil, &os.PathError{Op: "chmod", Path: path, Err: err}
+}
+
+func (s *server) accept(rc syscall.RawConn) {
+	for {
+		fd := -1
+		var err error
+		if e := rc.Read(func(l uintptr) bool {
+			fd, _, err = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			return err != unix.EAGAIN && err != unix.EINTR && err != unix.ECONNABORTED
+		}); e != nil {
+			return // closed
+		}
+		if err != nil { // out of descriptors, most likely: others must go first
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		c, err := newConn(fd)
+		if err != nil {
+			continue
+		}
+		u, err := c.peer()
+		if err != nil || u.Uid != 0 && int(u.Uid) != os.Getuid() {
+			c.close()
+			continue
+		}
+		s.serve(c)
+	}
+}
+
+func (s *server) serve(c *conn) {
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	go s.receive(c)
+}
+
+func (s *server) receive(c *conn) {
+	defer s.drop(c)
+	for {
+		f, err := c.recv()
+		if err != nil {
+			return
+		}
+		s.busy <- struct{}{}
+		go func() {
+			defer func() { <-s.busy }()
+			s.answer(c, f)
+		}()
+	}
+}
+
+func (s *server) drop(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	c.close()
+}
+
+// answer handles one request. A bug in here must not take a pod's containers
+// with it, so a panic becomes an answer.
+func (s *server) answer(c *conn, f frame) {
+	var body []byte
+	var err error
+	func() {
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("monitor: panic: %v", r)
+			}
+		}()
+		body, err = s.handle(&f)
+	}()
+	f.closeFiles()
+	kind := kindDone
+	if err != nil {
+		kind, body = kindFail, encodeErr(err)
+	}
+	if e := c.send(kind, f.id, body); e != nil {
+		s.drop(c)
+	}
+	if f.kind == kindDestroy && err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.closing {
+			s.closing = true
+			close(s.quit)
+		}
+	}
+}
+
+func (s *server) handle(f *frame) ([]byte, error) {
+	if s.podErr != nil && f.kind != kindDestroy {
+		return nil, s.podErr
+	}
+	switch f.kind {
+	case kindAdd, kindExec:
+		return s.add(f)
+	case kindList:
+		return s.list(), nil
+	case kindDestroy:
+		return nil, s.destroy()
+	}
+	d := dec{b: f.body}
+	p, err := s.find(d.str())
+	if err != nil {
+		return nil, err
+	}
+	switch f.kind {
+	case kindStart:
+		return nil, s.start(p)
+	case kindSignal:
+		sig := syscall.Signal(d.u8())
+		if !d.done() {
+			return nil, errFrame
+		}
+		if p.ended() {
+			return nil, stdio.ErrEnded
+		}
+		return nil, p.run.Signal(sig)
+	case kindResize:
+		rows, cols := d.u16(), d.u16()
+		if !d.done() {
+			return nil, errFrame
+		}
+		if p.ended() {
+			return nil, stdio.ErrEnded
+		}
+		return nil, p.run.Resize(rows, cols)
+	case kindAttach:
+		var m attachMsg
+		if m.get(&d); !d.done() {
+			return nil, errFrame
+		}
+		return nil, s.attach(p, f, &m)
+	case kindCloseStdin:
+		p.streams.CloseStdin()
+		return nil, nil
+	}
+	return nil, errFrame
+}
+
+func (s *server) find(id string) (*proc, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.procs[id]; p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("process %s: %w", id, errdefs.ErrNotFound)
+}
+
+// add makes a container's main process, or an exec, ready.
+func (s *server) add(f *frame) (_ []byte, err error) {
+	var m addMsg
+	if err := m.decode(f.body); err != nil {
+		return nil, err
+	}
+	if (f.kind == kindExec) != (m.container != "") {
+		return nil, errFrame
+	}
+	p := &proc{id: m.id, container: m.container, tty: m.io.TTY, cgroup: m.cgroup, code: -1, done: make(chan struct{})}
+	if err := s.reserve(m.id); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.mu.Lock()
+			delete(s.procs, m.id)
+			s.mu.Unlock()
+		}
+	}()
+
+	var log stdio.LogWriter
+	if f.kind == kindAdd {
+		if log, err = s.cfg.OpenLog(m.io.Log); err != nil {
+			return nil, fmt.Errorf("open log: %w", err)
+		}
+	}
+	streams, child, err := stdio.New(m.io, log, s.pool, func(text string) { s.warn(m.id, text) })
+	if err != nil {
+		if log != nil {
+			log.Close()
+		}
+		return nil, fmt.Errorf("open standard streams: %w", err)
+	}
+	p.streams = streams
+	err = s.create(p, f.kind, &m, child)
+	child.Close()
+	if err == nil && m.io.TTY {
+		if console := p.run.Console(); console == nil {
+			err = errors.New("the process has no terminal")
+		} else {
+			err = streams.SetConsole(console)
+		}
+	}
+	if err == nil && m.attach != nil {
+		err = s.attach(p, f, m.attach)
+	}
+	if err != nil {
+		s.discard(p)
+		return nil, err
+	}
+	streams.Run()
+	s.mu.Lock()
+	s.procs[m.id] = p
+	s.mu.Unlock()
+	go s.watch(p)
+	var e enc
+	e.u32(uint32(p.run.Pid()))
+	return e.b, nil
+}
+
+// reserve takes an id, unless the monitor is on its way out.
+func (s *server) reserve(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return fmt.Errorf("the pod is being destroyed: %w", errdefs.ErrFailedPrecondition)
+	}
+	if _, taken := s.procs[id]; taken {
+		return fmt.Errorf("process %s exists: %w", id, errdefs.ErrAlreadyExists)
+	}
+	s.procs[id] = nil
+	return nil
+}
+
+func (s *server) create(p *proc, kind uint8, m *addMsg, child stdio.Child) (err error) {
+	ctx := context.Background() // a process outlives the request that made it
+	std := runtime.Stdio{In: child.In, Out: child.Out, Err: child.Err, Rows: m.io.Rows, Cols: m.io.Cols}
+	if kind == kindAdd {
+		if p.box, err = s.cfg.Create(ctx, m.plan, std, m.cgroup); err != nil {
+			return err
+		}
+		p.run = p.box.Main()
+		return nil
+	}
+	c, err := s.find(m.container)
+	if err != nil {
+		return err
+	}
+	if c.box == nil || c.ended() {
+		return fmt.Errorf("container %s is not running: %w", m.container, errdefs.ErrNotFound)
+	}
+	p.run, err = c.box.Exec(ctx, m.plan, std, m.cgroup)
+	return err
+}
+
+// discard undoes an add that failed half way.
+func (s *server) discard(p *proc) {
+	if p.run != nil {
+		p.run.Close()
+	}
+	if p.box != nil {
+		p.box.Destroy()
+	}
+	p.streams.Ended()
+}
+
+// start runs a process.
+func (s *server) start(p *proc) error {
+	p.startMu.Lock()
+	defer p.startMu.Unlock()
+	if p.tried {
+		return fmt.Errorf("process %s was started before: %w", p.id, errdefs.ErrConflict)
+	}
+	if p.ended() {
+		return stdio.ErrEnded
+	}
+	p.tried = true
+	err := p.run.Start(context.Background())
+	var x *runtime.ExecError
+	if errors.As(err, &x) {
+		p.code = x.Code()
+	}
+	if err == nil {
+		p.started = true
+		p.streams.Started()
+	}
+	return err
+}
+
+// watch waits for the end of a process and tells about it.
+func (s *server) watch(p *proc) {
+	waitReadable(p.run.Pidfd())
+	st, err := p.run.Wait(context.Background())
+	x := hull.Exit{At: time.Now(), Code: exitCode(st)}
+	if err != nil {
+		x.Code, x.Error = 255, "wait: "+err.Error()
+	}
+	main := p.box != nil
+	if main {
+		// What shares the host's or another container's pid namespace has not died
+		// with its main process; and it may hold the output open.
+		killCgroup(p.cgroup)
+		x.OOMKilled = oomKilled(p.cgroup)
+	}
+	p.startMu.Lock() // a start under way knows better how it ended
+	if p.code >= 0 {
+		x.Code = p.code
+	}
+	p.startMu.Unlock()
+	p.streams.Ended()
+	if main {
+		if err := writeExit(s.dir, p.id, x, st); err != nil {
+			s.warn(p.id, "write exit file: "+err.Error())
+		}
+	}
+	p.exit = x
+	close(p.done)
+	var e enc
+	e.str(p.id)
+	putExit(&e, x)
+	s.tell(kindExited, e.b)
+
+	p.run.Close()
+	if main {
+		p.box.Destroy()
+	} else {
+		s.forget(p.id)
+	}
+}
+
+// forget drops the oldest of too many ended execs.
+func (s *server) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endedEx = append(s.endedEx, id)
+	if len(s.endedEx) > keepExecs {
+		delete(s.procs, s.endedEx[0])
+		s.endedEx = slices.Delete(s.endedEx, 0, 1)
+	}
+}
+
+// exitCode is what shells make of a wait status.
+func exitCode(st syscall.WaitStatus) int {
+	if st.Signaled() {
+		return 128 + int(st.Signal())
+	}
+	return st.ExitStatus()
+}
+
+func (s *server) attach(p *proc, f *frame, m *attachMsg) error {
+	if len(f.files) != 1 {
+		return errFrame
+	}
+	c := f.files[0]
+	f.files = nil
+	a := hull.Attach{Stdin: m.stdin, Stdout: m.stdout, Stderr: m.stderr, Mux: m.mux, Prelude: m.prelude}
+	if m.keysSet {
+		a.DetachKeys = m.keys
+		if a.DetachKeys == nil {
+			a.DetachKeys = []byte{}
+		}
+	}
+	return p.streams.Attach(c, a, p.container != "")
+}
+
+func (s *server) list() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var e enc
+	e.u8(version)
+	e.str(s.pod)
+	at := len(e.b)
+	e.u32(0)
+	n := 0
+	for _, p := range s.procs {
+		if p == nil {
+			continue
+		}
+		n++
+		x := Proc{ID: p.id, Container: p.container, Pid: p.run.Pid(), TTY: p.tty, Started: true}
+		if p.ended() {
+			x.Exit = &p.exit
+		} else if p.startMu.TryLock() { // else it is being started right now
+			x.Started = p.started
+			p.startMu.Unlock()
+		}
+		x.put(&e)
+	}
+	e.b[at], e.b[at+1] = byte(n), byte(n>>8)
+	return e.b
+}
+
+// tell sends a notification to every hulld. One that does not read is dropped:
+// it will list when it comes back.
+func (s *server) tell(kind uint8, body []byte) {
+	s.mu.Lock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		if c.send(kind, 0, body) != nil {
+			s.drop(c)
+		}
+	}
+}
+
+func (s *server) warn(id, text string) {
+	var e enc
+	e.str(id)
+	e.str(text)
+	go s.tell(kindWarn, e.b) // the caller holds up output
+}
+
+// destroy kills every process and waits until they are gone and drained.
+func (s *server) destroy() error {
+	s.mu.Lock()
+	procs := make([]*proc, 0, len(s.procs))
+	for id, p := range s.procs {
+		if p == nil {
+			s.mu.Unlock()
+			return fmt.Errorf("process %s is being created: %w", id, errdefs.ErrUnavailable)
+		}
+		procs = append(procs, p)
+	}
+	s.mu.Unlock()
+	for _, p := range procs {
+		if p.ended() {
+			continue
+		}
+		p.run.Signal(syscall.SIGKILL)
+		if p.box != nil {
+			killCgroup(p.cgroup)
+		}
+	}
+	limit := time.After(killLimit)
+	for _, p := range procs {
+		select {
+		case <-p.done:
+		case <-limit:
+			return fmt.Errorf("process %s (pid %d) did not die of SIGKILL: %w", p.id, p.run.Pid(), errdefs.ErrUnavailable)
+		}
+	}
+	return nil
+}
+
+// linger lets clients take the rest of their output.
+func (s *server) linger() {
+	s.mu.Lock()
+	procs := s.procs
+	s.procs = nil
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	s.mu.Unlock()
+	os.Remove(filepath.Join(s.dir, SocketName))
+	for _, p := range procs {
+		if p != nil {
+			p.streams.Linger()
+		}
+	}
+}
