@@ -63,7 +63,7 @@ func Rules() []Rule {
 		},
 		{
 			Package: "internal/driver/fake/...",
-			May:     []string{"internal/driver", "internal/driver/fake/...", "internal/hull"},
+			May:     []string{"internal/driver", "internal/driver/fake/...", "internal/hull", "internal/monitor/stdio"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/linux/..."},
 		},
 
