@@ -9,16 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/cli/cli"
+	dockerversion "github.com/docker/cli/cli/version"
 )
 
-// version and commit are set by the linker.
-var (
-	version = "dev"
-	commit  = "unknown"
-)
+// version is set by the linker.
+var version = "dev" //nolint:gochecknoglobals // see above
 
 func main() {
 	ctx, stop := notifyContext(context.Background())
@@ -51,4 +50,22 @@ func exitCode(err error) int {
 		return st.StatusCode
 	}
 	return 1
+}
+
+// describe tells docker/cli what it prints as this client's version; commit and
+// time are what the Go tool recorded.
+func describe(version string) {
+	dockerversion.PlatformName, dockerversion.Version = "hull", version
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			dockerversion.GitCommit = s.Value[:min(len(s.Value), 7)]
+		case "vcs.time":
+			dockerversion.BuildTime = s.Value
+		}
+	}
 }

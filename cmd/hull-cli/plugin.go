@@ -13,10 +13,10 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/cli/cli"
 	pluginmanager "github.com/docker/cli/cli-plugins/manager"
 	"github.com/docker/cli/cli-plugins/metadata"
 	"github.com/docker/cli/cli-plugins/socket"
-	"github.com/docker/cli/cli"
 
 	"hull/cmd/internal/endpoint"
 )
@@ -73,7 +73,7 @@ func (p *program) ensure(ctx context.Context) error {
 	if !p.to.Own {
 		return nil
 	}
-	c, err := p.dial(ctx, "unix", p.to.Socket)
+	c, err := p.dial(ctx, "", "")
 	if err != nil {
 		return err
 	}

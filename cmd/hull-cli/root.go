@@ -10,8 +10,8 @@ import (
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
-	pluginmanager "github.com/docker/cli/cli-plugins/manager"
 	"github.com/docker/cli/cli"
+	pluginmanager "github.com/docker/cli/cli-plugins/manager"
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/command/commands"
 	"github.com/docker/cli/cli/config"
@@ -38,11 +38,10 @@ type program struct {
 
 // run is main without the process.
 func run(ctx context.Context, args []string, getenv func(string) string) error {
-	dockerversion.Version, dockerversion.GitCommit = version, commit
-	dockerversion.PlatformName = "hull"
+	describe(version)
 	p := &program{}
 	var err error
-	p.cli, err = command.NewDockerCli(command.WithBaseContext(ctx), command.WithAPIClientOptions(client.WithDialContext(p.dial)))
+	p.cli, err = command.NewDockerCli(command.WithBaseContext(ctx))
 	if err != nil {
 		return err
 	}
@@ -56,7 +55,11 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	if err := p.choose(getenv); err != nil {
 		return err
 	}
-	if err := top.Initialize(); err != nil {
+	var ops []command.CLIOption
+	if p.to.Own { // any other host has its own way to connect (ssh, TLS)
+		ops = append(ops, command.WithAPIClientOptions(client.WithDialContext(p.dial)))
+	}
+	if err := top.Initialize(ops...); err != nil {
 		return err
 	}
 	root.SetArgs(args)
@@ -104,7 +107,7 @@ func (p *program) newRoot() *cli.TopLevelCommand {
 			return fmt.Errorf("hull: unknown command: hull %s\n\nRun 'hull --help' for more information", args[0])
 		},
 		PersistentPreRunE:     func(cmd *cobra.Command, _ []string) error { return supported(cmd, p.cli) },
-		Version:               version + ", build " + commit,
+		Version:               dockerversion.Version + ", build " + dockerversion.GitCommit,
 		DisableFlagsInUseLine: true,
 		CompletionOptions: cobra.CompletionOptions{
 			HiddenDefaultCmd:    true,
@@ -167,20 +170,20 @@ func (p *program) choose(getenv func(string) string) error {
 	return flags.Set("host", p.to.Host)
 }
 
-// dial connects to the engine and starts the user's own when it is not there.
-// network and addr come from the endpoint that docker/cli resolved.
-func (p *program) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// dial connects to the own engine, and starts it when it is not there.
+func (p *program) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	var d net.Dialer
-	c, err := d.DialContext(ctx, network, addr)
-	if err == nil || network != "unix" || !launch.Dead(err) || !p.to.Own || addr != p.to.Socket || p.passive.Load() {
+	c, err := d.DialContext(ctx, "unix", p.to.Socket)
+	if err == nil || !launch.Dead(err) || p.passive.Load() {
 		return c, err
 	}
 	// Not bound to ctx: the first request is a ping with a two-second limit, the
 	// one after it needs this very engine.
-	if err := p.start(context.WithoutCancel(ctx)); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	if err := p.start(ctx); err != nil {
 		return nil, err
 	}
-	return d.DialContext(context.WithoutCancel(ctx), network, addr)
+	return d.DialContext(ctx, "unix", p.to.Socket)
 }
 
 // start makes the one attempt to start the engine.
@@ -238,4 +241,3 @@ func (p *program) setHelp(help *cobra.Command) {
 		show(cmd, args)
 	})
 }
-

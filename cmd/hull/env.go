@@ -1,0 +1,68 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const maxEnvLine = 64 << 10 // docker's limit
+
+// environment is the variables of the files, then the given ones. A name without
+// "=" takes its value from this process: in a file it is left out when there is
+// none, given with -e it stays a bare name (which unsets the image's).
+func environment(files, given []string) ([]string, bool) {
+	var env []string
+	for _, path := range files {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, false
+		}
+		vars, ok := parseEnvFile(b, os.LookupEnv)
+		if !ok {
+			return nil, false
+		}
+		env = append(env, vars...)
+	}
+	for _, v := range given {
+		name, _, has := strings.Cut(v, "=")
+		if name == "" {
+			return nil, false
+		}
+		if !has {
+			if value, ok := os.LookupEnv(name); ok {
+				v = name + "=" + value
+			}
+		}
+		env = append(env, v)
+	}
+	return env, true
+}
+
+// parseEnvFile reads NAME=VALUE lines; blank ones and those with # are comments,
+// nothing is quoted or expanded. false = an error that hull-cli explains.
+func parseEnvFile(b []byte, lookup func(string) (string, bool)) ([]string, bool) {
+	var vars []string
+	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	for raw := range bytes.SplitSeq(b, []byte{'\n'}) {
+		if len(raw) >= maxEnvLine-1 || !utf8.Valid(raw) {
+			return nil, false
+		}
+		line := strings.TrimLeftFunc(strings.TrimSuffix(string(raw), "\r"), unicode.IsSpace)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, _, has := strings.Cut(line, "=")
+		if name == "" || strings.ContainsAny(name, " \t") {
+			return nil, false
+		}
+		if has {
+			vars = append(vars, line)
+		} else if value, ok := lookup(name); ok {
+			vars = append(vars, name+"="+value)
+		}
+	}
+	return vars, true
+}
