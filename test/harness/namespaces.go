@@ -1,0 +1,284 @@
+package harness
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hull/internal/require"
+)
+
+// namespaces is a mount and a network namespace, held by a sleeping process.
+type namespaces struct{ holder *exec.Cmd }
+
+func newNamespaces(t testing.TB) *namespaces {
+	t.Helper()
+	require.Program(t, "nsenter")
+	// The holder says when the loopback is up, and ends with its standard input.
+	holder := exec.Command("unshare", "--net", "--mount", "--propagation", "private",
+		"sh", "-c", "ip link set lo up && echo ready && exec cat")
+	stdin, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder.Stderr = os.Stderr
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+		t.Fatalf("make namespaces: %q, %v", line, err)
+	}
+	return &namespaces{holder: holder}
+}
+
+func (n *namespaces) path(kind string) string {
+	return fmt.Sprintf("/proc/%d/ns/%s", n.holder.Process.Pid, kind)
+}
+
+// flags are nsenter's.
+func (n *namespaces) flags() []string {
+	return []string{"--net=" + n.path("net"), "--mount=" + n.path("mnt")}
+}
+
+// processes lists the pids in the mount namespace, except the holder.
+func (n *namespaces) processes(t testing.TB) []string {
+	t.Helper()
+	own, err := os.Readlink(n.path("mnt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, err := filepath.Glob("/proc/[0-9]*/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, link := range links {
+		pid := strings.Split(link, "/")[2]
+		if ns, err := os.Readlink(link); err != nil || ns != own || pid == strconv.Itoa(n.holder.Process.Pid) {
+			continue // gone meanwhile, or not ours
+		}
+		cmdline, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+		found = append(found, pid+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
+	}
+	return found
+}
+
+// mounts counts the mount points of the namespace.
+func (n *namespaces) mounts(t testing.TB) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", n.holder.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(b), "\n")
+}
+
+// links lists the network interfaces by kind prefix of ip(8), e.g. veth.
+func (n *namespaces) links(t testing.TB, kind string) []string {
+	t.Helper()
+	out, err := exec.Command("nsenter", append(n.flags(), "ip", "-o", "link", "show", "type", kind)...).Output() // #nosec: a test
+	if err != nil {
+		t.Fatalf("list links: %v", err)
+	}
+	var names []string
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 1 {
+			names = append(names, strings.TrimSuffix(f[1], ":"))
+		}
+	}
+	return names
+}
+
+// end asserts that nothing lives in the namespaces any more.
+func (n *namespaces) end(t testing.TB) {
+	t.Helper()
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if left = n.processes(t); len(left) == 0 {
+			return
+		}
+	}
+	t.Errorf("processes left after the engine was stopped:\n%s", strings.Join(left, "\n"))
+	for _, p := range left {
+		pid, err := strconv.Atoi(strings.Fields(p)[0])
+		if err == nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+// inside runs fn on a thread in the network namespace. Sockets that fn makes
+// belong to it.
+func (n *namespaces) inside(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		// The thread is not unlocked: it ends with the goroutine, so it cannot be
+		// reused in the wrong namespace.
+		runtime.LockOSThread()
+		f, err := os.Open(n.path("net"))
+		if err != nil {
+			done <- err
+			return
+		}
+		defer f.Close()
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
+
+// Dial connects from the engine's host network: what a user of a published port does.
+func (e *Engine) Dial(network, address string) (net.Conn, error) {
+	if e.ns == nil {
+		return net.DialTimeout(network, address, 5*time.Second)
+	}
+	var conn net.Conn
+	err := e.ns.inside(func() (err error) {
+		conn, err = net.DialTimeout(network, address, 5*time.Second)
+		return err
+	})
+	return conn, err
+}
+
+// Listen opens a TCP port on the engine's host.
+func (e *Engine) Listen(address string) (net.Listener, error) {
+	if e.ns == nil {
+		return net.Listen("tcp", address)
+	}
+	var l net.Listener
+	err := e.ns.inside(func() (err error) {
+		l, err = net.Listen("tcp", address)
+		return err
+	})
+	return l, err
+}
+
+// Get fetches a URL from the engine's host network, and returns status and body.
+func (e *Engine) Get(url string) (int, string, error) {
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(_ context.Context, network, address string) (net.Conn, error) { return e.Dial(network, address) },
+	}}
+	resp, err := client.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
+}
+
+// Host runs a program of this machine in the engine's network.
+func (e *Engine) HostCommand(argv ...string) *exec.Cmd {
+	if e.ns != nil {
+		argv = append(append([]string{"nsenter"}, e.ns.flags()...), argv...)
+	}
+	return exec.CommandContext(e.t.Context(), argv[0], argv[1:]...) // #nosec: a test
+}
+
+// CheckLeaks asserts that no container has left anything: to be called when none
+// exists. Some of it goes asynchronously, so it waits a little.
+func (e *Engine) CheckLeaks() {
+	e.t.Helper()
+	if e.ns == nil {
+		return
+	}
+	var err error
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if err = e.leaks(); err == nil {
+			return
+		}
+	}
+	e.t.Errorf("leaked: %v\nhulld's log:\n%s", err, e.Log())
+}
+
+// Slack: a pool of ready monitors and namespaces, and connections that come and go.
+const (
+	poolMax = 6
+	fdSlack = 24
+)
+
+func (e *Engine) leaks() error {
+	var errs []error
+	check := func(what string, n, most int) {
+		if n > most {
+			errs = append(errs, fmt.Errorf("%s: %d, at most %d", what, n, most))
+		}
+	}
+	check("mounts", e.ns.mounts(e.t), e.mounts)
+	check("processes", len(e.ns.processes(e.t)), 1+poolMax)
+	check("veth interfaces", len(e.ns.links(e.t, "veth")), poolMax)
+	check("open files of hulld", e.openFiles(), e.fds+fdSlack)
+	if pods, err := os.ReadDir(filepath.Join(e.Run, "pods")); err == nil {
+		check("run directories of pods", len(pods), poolMax)
+	}
+	check("cgroups with processes", len(e.busyCgroups()), 0)
+	if out, err := e.HostCommand("nft", "list", "ruleset").Output(); err == nil {
+		check("published ports", strings.Count(string(out), "dnat to"), 0)
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Engine) openFiles() int {
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", e.Pid()))
+	if err != nil {
+		return 0
+	}
+	return len(fds)
+}
+
+// busyCgroups lists cgroups of this engine's containers: those that hold a
+// process which is in no namespace of ours but has our run directory open are not
+// findable, so it goes by the parent that the engine names after itself.
+func (e *Engine) busyCgroups() []string {
+	parent := e.cgroupParent()
+	if parent == "" {
+		return nil
+	}
+	var found []string
+	for _, pattern := range []string{"/sys/fs/cgroup" + parent + "/*", "/sys/fs/cgroup/*" + parent + "/*"} {
+		dirs, _ := filepath.Glob(pattern)
+		for _, d := range dirs {
+			if info, err := os.Stat(d); err == nil && info.IsDir() && len(filepath.Base(d)) == 64 {
+				found = append(found, d)
+			}
+		}
+	}
+	return found
+}
+
+// cgroupParent is the cgroup below which this engine puts its containers,
+// learned from the first container that ran ("" before).
+func (e *Engine) cgroupParent() string {
+	b, err := os.ReadFile(filepath.Join(e.dir, "cgroup-parent"))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}

@@ -1,0 +1,44 @@
+package harness
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+
+	"github.com/distribution/distribution/v3/configuration"
+	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+)
+
+// Registry serves an image registry on the engine's loopback until the test
+// ends, and returns its address. The middleware, if any, sees every request.
+func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Handler) string {
+	e.t.Helper()
+	conf := &configuration.Configuration{
+		Version: "0.1",
+		Storage: configuration.Storage{
+			"filesystem": configuration.Parameters{"rootdirectory": e.Dir("registry")},
+			"delete":     configuration.Parameters{"enabled": true},
+		},
+	}
+	conf.Log.AccessLog.Disabled = true
+	conf.Log.Level = "error"
+	conf.HTTP.Secret = "tests"
+	if htpasswd != "" {
+		conf.Auth = configuration.Auth{"htpasswd": configuration.Parameters{"realm": "tests", "path": htpasswd}}
+	}
+	l, err := e.Listen("127.0.0.1:0")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	var handler http.Handler = handlers.NewApp(context.Background(), conf)
+	if middleware != nil {
+		handler = middleware(handler)
+	}
+	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)} // #nosec: a test
+	go func() { _ = server.Serve(l) }()
+	e.t.Cleanup(func() { _ = server.Close() })
+	return l.Addr().String()
+}
