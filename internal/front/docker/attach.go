@@ -1,0 +1,149 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/coder/websocket"
+	"github.com/moby/moby/api/types/container"
+
+	"hull/internal/hull"
+)
+
+// attachRequest is the query of attach.
+type attachRequest struct {
+	logs, stream          bool
+	stdin, stdout, stderr bool
+	keys                  []byte
+}
+
+func toAttach(r *http.Request) (attachRequest, error) {
+	keys, err := detachKeys(r.FormValue("detachKeys"))
+	return attachRequest{
+		logs: boolQuery(r, "logs"), stream: boolQuery(r, "stream"),
+		stdin: boolQuery(r, "stdin"), stdout: boolQuery(r, "stdout"), stderr: boolQuery(r, "stderr"),
+		keys: keys,
+	}, err
+}
+
+// attachable finds a container that one may attach to in its present state.
+func (a *containerAPI) attachable(ctx context.Context, id string) (hull.Container, error) {
+	c, err := a.find(ctx, id)
+	if err != nil {
+		return c, err
+	}
+	switch stateOf(c.Status) {
+	case container.StatePaused:
+		return c, conflict("container %s is paused, unpause the container before attach", id)
+	case container.StateRestarting:
+		return c, conflict("container %s is restarting, wait until the container is running", id)
+	case container.StateCreated, container.StateRunning, container.StateRemoving, container.StateExited, container.StateDead:
+	}
+	return c, nil
+}
+
+func (a *containerAPI) attach(w http.ResponseWriter, r *http.Request) error {
+	q, err := toAttach(r)
+	if err != nil {
+		return err
+	}
+	c, err := a.attachable(r.Context(), ref(r))
+	if err != nil {
+		return err
+	}
+	mux := !c.Spec.Process.TTY
+	s, err := hijack(w, r, mux)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := a.join(r.Context(), c, q, s, mux); err != nil {
+		_, _ = frames{s.conn, mux}.write("stderr", []byte(messageOf(err)+"\r\n"))
+		return err
+	}
+	return nil
+}
+
+// attachWS is attach over a websocket: binary messages, never multiplexed.
+// Before 1.42 the streams could not be chosen.
+func (a *containerAPI) attachWS(w http.ResponseWriter, r *http.Request) error {
+	q, err := toAttach(r)
+	if err != nil {
+		return err
+	}
+	if versionOf(r) < 42 {
+		q.stdin, q.stdout, q.stderr = true, true, true
+	}
+	c, err := a.attachable(r.Context(), ref(r))
+	if err != nil {
+		return err
+	}
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		// No web page can reach a unix socket; elsewhere the origin must match.
+		InsecureSkipVerify: onUnixSocket(r),
+	})
+	if err != nil {
+		return fmt.Errorf("upgrade to websocket: %w", err)
+	}
+	ws.SetReadLimit(-1)
+	// The copy outlives this request.
+	s := &stream{conn: websocket.NetConn(context.WithoutCancel(r.Context()), ws, websocket.MessageBinary)}
+	defer s.close()
+	return a.join(r.Context(), c, q, s, false)
+}
+
+func onUnixSocket(r *http.Request) bool {
+	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && addr.Network() == "unix"
+}
+
+// join replays the log when asked, then hands the connection over.
+func (a *containerAPI) join(ctx context.Context, c hull.Container, q attachRequest, s *stream, mux bool) error {
+	if q.logs {
+		past := hull.LogsRequest{Stdout: q.stdout, Stderr: q.stderr, Tail: -1}
+		if err := a.copyLogs(ctx, c.ID, past, logFormat{}, frames{s.conn, mux}); err != nil {
+			return err
+		}
+	}
+	if !q.stream {
+		return nil
+	}
+	f, err := s.file()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	return a.engine.Attach(ctx, c.ID, hull.Attach{ //nolint:wrapcheck // the engine names the object
+		Conn: f, Stdin: q.stdin && c.Spec.Process.OpenStdin, Stdout: q.stdout, Stderr: q.stderr,
+		Mux: mux, Prelude: s.prelude, DetachKeys: q.keys,
+	})
+}
+
+// frames writes output as Docker's stdcopy does, or raw.
+type frames struct {
+	w   io.Writer
+	mux bool
+}
+
+// frameHead is the length of a frame's header: stream, three zeroes, size.
+const frameHead = 8
+
+func (f frames) write(stream string, data []byte) (int, error) {
+	if !f.mux || f.w == nil {
+		if f.w == nil {
+			return 0, io.ErrClosedPipe
+		}
+		return f.w.Write(data) //nolint:wrapcheck // transparent
+	}
+	n := len(data)
+	buf := make([]byte, frameHead, frameHead+n)
+	buf[0] = 1
+	if stream == "stderr" {
+		buf[0] = 2
+	}
+	buf[4], buf[5], buf[6], buf[7] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
+	return f.w.Write(append(buf, data...)) //nolint:wrapcheck // transparent
+}

@@ -1,0 +1,358 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+
+	"hull/internal/hull"
+)
+
+// containerAPI are the routes below /containers.
+type containerAPI struct {
+	engine  Containers
+	images  Images
+	maxBody int64
+}
+
+// missing words "not found" as Docker does when it is the container that is
+// missing, and leaves other missing things (a file, a network) alone.
+func (a *containerAPI) missing(ctx context.Context, id string, err error) error {
+	if err == nil || !errdefs.IsNotFound(err) {
+		return err
+	}
+	if _, e := a.engine.Container(ctx, id); errdefs.IsNotFound(e) {
+		return notFound("No such container: %s", id)
+	}
+	return err
+}
+
+// find is the record, or Docker's 404.
+func (a *containerAPI) find(ctx context.Context, id string) (hull.Container, error) {
+	c, err := a.engine.Container(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return c, notFound("No such container: %s", id)
+	}
+	return c, err //nolint:wrapcheck // the engine names the object
+}
+
+func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
+	name, err := checkName(r.FormValue("name"))
+	if err != nil {
+		return err
+	}
+	var body createBody
+	if err := readJSON(r, a.maxBody, false, &body); err != nil {
+		return err
+	}
+	spec, warnings, err := toSpec(createFor(versionOf(r), body), r.FormValue("platform"))
+	if err != nil {
+		return err
+	}
+	c, more, err := a.engine.Create(r.Context(), name, spec)
+	if err != nil {
+		return a.createError(r.Context(), err, spec)
+	}
+	writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: orEmpty(append(warnings, more...))})
+	return nil
+}
+
+// createError words a missing image so that clients pull it: they look at the
+// status, and people at the text. Other things may be missing, too.
+func (a *containerAPI) createError(ctx context.Context, err error, spec hull.Spec) error {
+	if errdefs.IsNotFound(err) {
+		if _, e := a.images.Resolve(ctx, spec.Image, spec.Platform); errdefs.IsNotFound(e) {
+			return notFound("No such image: %s", withTag(spec.Image))
+		}
+	}
+	return nameTaken(err)
+}
+
+// nameTaken is Docker's text for a name that is in use.
+func nameTaken(err error) error {
+	if taken, ok := errors.AsType[*hull.NameTakenError](err); ok {
+		return conflict("Conflict. The container name \"/%s\" is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.", taken.Name, taken.ID)
+	}
+	return err
+}
+
+func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.find(r.Context(), ref(r))
+	if err != nil {
+		return err
+	}
+	out := toInspect(c)
+	if boolQuery(r, "size") {
+		rw, root, err := a.engine.Size(r.Context(), c.ID)
+		if err != nil {
+			return fmt.Errorf("size of container %s: %w", c.Name, err)
+		}
+		out.SizeRw, out.SizeRootFs = &rw, &root
+	}
+	return reply(w, inspectFor(versionOf(r), c, out))
+}
+
+func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
+	limit, err := intQuery(r, "limit")
+	if err != nil {
+		return err
+	}
+	f, err := parseFilters(r.FormValue("filters"), containerFilters)
+	if err != nil {
+		return err
+	}
+	all, err := a.engine.List(r.Context())
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	pick, err := a.selector(r.Context(), f, all, boolQuery(r, "all"), limit)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	out := []container.Summary{}
+	for _, c := range pick(all) {
+		s := toSummary(c, now)
+		if boolQuery(r, "size") {
+			if s.SizeRw, s.SizeRootFs, err = a.engine.Size(r.Context(), c.ID); err != nil && !errdefs.IsNotFound(err) {
+				return fmt.Errorf("size of container %s: %w", c.Name, err)
+			}
+		}
+		out = append(out, s)
+	}
+	return reply(w, summariesFor(versionOf(r), out))
+}
+
+func (a *containerAPI) start(w http.ResponseWriter, r *http.Request) error {
+	if err := a.engine.Start(r.Context(), ref(r)); err != nil {
+		return startError(a.missing(r.Context(), ref(r), err))
+	}
+	return noContent(w)
+}
+
+// stopRequest reads t and signal; before 1.42 there was no signal.
+func stopRequest(r *http.Request) (hull.StopRequest, error) {
+	t, err := intQuery(r, "t")
+	if err != nil {
+		return hull.StopRequest{}, err
+	}
+	out := hull.StopRequest{Timeout: t}
+	if versionOf(r) >= 42 {
+		out.Signal = r.FormValue("signal")
+	}
+	return out, checkSignal(out.Signal)
+}
+
+func (a *containerAPI) stop(w http.ResponseWriter, r *http.Request) error {
+	q, err := stopRequest(r)
+	if err != nil {
+		return err
+	}
+	if err := a.engine.Stop(r.Context(), ref(r), q); err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	return noContent(w)
+}
+
+func (a *containerAPI) restart(w http.ResponseWriter, r *http.Request) error {
+	q, err := stopRequest(r)
+	if err != nil {
+		return err
+	}
+	if err := a.engine.Restart(r.Context(), ref(r), q); err != nil {
+		return startError(a.missing(r.Context(), ref(r), err))
+	}
+	return noContent(w)
+}
+
+func (a *containerAPI) kill(w http.ResponseWriter, r *http.Request) error {
+	sig := r.FormValue("signal")
+	if err := checkSignal(sig); err != nil {
+		return err
+	}
+	if err := a.engine.Kill(r.Context(), ref(r), sig); err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	return noContent(w)
+}
+
+func (a *containerAPI) pause(w http.ResponseWriter, r *http.Request) error {
+	if err := a.engine.Pause(r.Context(), ref(r)); err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	return noContent(w)
+}
+
+func (a *containerAPI) unpause(w http.ResponseWriter, r *http.Request) error {
+	if err := a.engine.Unpause(r.Context(), ref(r)); err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	return noContent(w)
+}
+
+func (a *containerAPI) rename(w http.ResponseWriter, r *http.Request) error {
+	name, err := checkName(r.FormValue("name"))
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		return invalid("Neither old nor new names may be empty")
+	}
+	if err := a.engine.Rename(r.Context(), ref(r), name); err != nil {
+		return nameTaken(a.missing(r.Context(), ref(r), err))
+	}
+	return noContent(w)
+}
+
+func (a *containerAPI) update(w http.ResponseWriter, r *http.Request) error {
+	var body container.UpdateConfig
+	if err := readJSON(r, a.maxBody, false, &body); err != nil {
+		return err
+	}
+	warnings, err := a.engine.Update(r.Context(), ref(r), toUpdate(body))
+	if err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	return reply(w, container.UpdateResponse{Warnings: orEmpty(warnings)})
+}
+
+func toUpdate(b container.UpdateConfig) hull.UpdateRequest {
+	res := toResources(b.Resources, 0, 0)
+	out := hull.UpdateRequest{Resources: &res}
+	if b.RestartPolicy.Name != "" {
+		out.Restart = &hull.RestartPolicy{Name: string(b.RestartPolicy.Name), MaxRetries: b.RestartPolicy.MaximumRetryCount}
+	}
+	return out
+}
+
+func (a *containerAPI) remove(w http.ResponseWriter, r *http.Request) error {
+	if boolQuery(r, "link") {
+		return invalid("links between containers are not supported: use a network of your own")
+	}
+	q := hull.RemoveRequest{Force: boolQuery(r, "force"), Volumes: boolQuery(r, "v")}
+	if err := a.engine.Remove(r.Context(), ref(r), q); err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	return noContent(w)
+}
+
+// wait sends its header as soon as the wait is registered: clients start the
+// container only then.
+func (a *containerAPI) wait(w http.ResponseWriter, r *http.Request) error {
+	cond, err := waitCondition(r.FormValue("condition"))
+	if err != nil {
+		return err
+	}
+	wait, err := a.engine.Wait(r.Context(), ref(r), cond)
+	if err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush()
+	exit, err := wait(r.Context())
+	out := container.WaitResponse{StatusCode: int64(exit.Code)}
+	if err != nil {
+		exit.Error, out.StatusCode = messageOf(err), 125
+	}
+	if exit.Error != "" {
+		out.Error = &container.WaitExitError{Message: exit.Error}
+	}
+	return encode(w, out)
+}
+
+func waitCondition(text string) (hull.WaitCondition, error) {
+	switch c := hull.WaitCondition(text); c {
+	case "":
+		return hull.WaitNotRunning, nil
+	case hull.WaitNotRunning, hull.WaitNextExit, hull.WaitRemoved:
+		return c, nil
+	}
+	return "", invalid("invalid condition: %q", text)
+}
+
+func (a *containerAPI) top(w http.ResponseWriter, r *http.Request) error {
+	args := r.FormValue("ps_args")
+	if args == "" {
+		args = "-ef"
+	}
+	titles, rows, err := a.engine.Top(r.Context(), ref(r), args)
+	if err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	return reply(w, container.TopResponse{Titles: orEmpty(titles), Processes: orEmpty(rows)})
+}
+
+func (a *containerAPI) resize(w http.ResponseWriter, r *http.Request) error {
+	rows, cols, err := sizeQuery(r)
+	if err != nil {
+		return err
+	}
+	if err := a.engine.Resize(r.Context(), ref(r), rows, cols); err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (a *containerAPI) changes(w http.ResponseWriter, r *http.Request) error {
+	changes, err := a.engine.Changes(r.Context(), ref(r))
+	if err != nil {
+		return a.missing(r.Context(), ref(r), err)
+	}
+	var out []container.FilesystemChange // null when nothing changed, as Docker
+	for _, c := range changes {
+		out = append(out, container.FilesystemChange{Kind: container.ChangeType(c.Kind), Path: c.Path}) //nolint:gosec // 0..2
+	}
+	return reply(w, out)
+}
+
+func (a *containerAPI) export(w http.ResponseWriter, r *http.Request) error {
+	if _, err := a.find(r.Context(), ref(r)); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	return a.engine.Export(r.Context(), ref(r), w) //nolint:wrapcheck // the engine names the object
+}
+
+func (a *containerAPI) prune(w http.ResponseWriter, r *http.Request) error {
+	f, err := parseFilters(r.FormValue("filters"), pruneFilters)
+	if err != nil {
+		return err
+	}
+	until, err := f.until(time.Now())
+	if err != nil {
+		return err
+	}
+	report, err := a.engine.Prune(r.Context(), func(c hull.Container) bool {
+		return !until.IsZero() && !c.Created.Before(until) || !f.labels(c.Resolved.Labels)
+	})
+	if err != nil {
+		return fmt.Errorf("prune containers: %w", err)
+	}
+	return reply(w, container.PruneReport{ContainersDeleted: orEmpty(report.Deleted), SpaceReclaimed: uint64(report.Reclaimed)}) //nolint:gosec // not negative
+}
+
+func (a *containerAPI) commit(w http.ResponseWriter, r *http.Request) error {
+	var body commitBody
+	if err := readJSON(r, a.maxBody, true, &body); err != nil {
+		return err
+	}
+	q, err := toCommit(r, body)
+	if err != nil {
+		return err
+	}
+	id := strings.TrimPrefix(r.FormValue("container"), "/")
+	image, err := a.engine.Commit(r.Context(), id, q)
+	if err != nil {
+		return a.missing(r.Context(), id, err)
+	}
+	writeJSON(w, http.StatusCreated, container.CommitResponse{ID: image})
+	return nil
+}

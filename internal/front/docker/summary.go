@@ -1,0 +1,78 @@
+package docker
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"hull/internal/hull"
+)
+
+// toSummary is a container's line in a list.
+func toSummary(c hull.Container, now time.Time) container.Summary {
+	out := container.Summary{
+		ID: c.ID, Names: []string{"/" + c.Name},
+		Image: imageText(c), ImageID: c.Image.ID, ImageManifestDescriptor: manifestOf(c.Image),
+		Command: command(c.Resolved), Created: c.Created.Unix(),
+		Ports: toPortSummaries(c), Labels: orEmptyMap(c.Resolved.Labels),
+		State: stateOf(c.Status), Status: statusText(c.Status, now),
+		Health:          healthSummary(c.Status.Health),
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: toNetworks(c)},
+		Mounts:          toMountPoints(c.Mounts),
+	}
+	out.HostConfig.NetworkMode = firstOf(c.Spec.Network.Mode, "bridge")
+	out.HostConfig.Annotations = c.Spec.Annotations
+	return out
+}
+
+func imageText(c hull.Container) string {
+	return firstOf(c.Spec.Image, c.Image.Name, c.Image.ID)
+}
+
+// command is the COMMAND column: as moby, arguments with spaces are quoted.
+func command(r hull.Resolved) string {
+	var parts []string
+	for _, a := range r.Args {
+		if strings.Contains(a, " ") {
+			a = "'" + a + "'"
+		}
+		parts = append(parts, a)
+	}
+	return strings.Join(append([]string{r.Path}, parts...), " ")
+}
+
+func healthSummary(h *hull.Health) *container.HealthSummary {
+	if h == nil {
+		return &container.HealthSummary{Status: container.NoHealthcheck}
+	}
+	return &container.HealthSummary{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak}
+}
+
+func toPortSummaries(c hull.Container) []container.PortSummary {
+	out := []container.PortSummary{}
+	if !c.Status.Phase.Live() {
+		return out
+	}
+	bound := map[network.Port]bool{}
+	for _, p := range published(c.Status.Endpoint.Ports) {
+		ip, _ := netip.ParseAddr(p.HostIP)
+		out = append(out, container.PortSummary{IP: ip, PrivatePort: p.ContainerPort, PublicPort: p.HostPort, Type: p.Proto})
+		if port, ok := network.PortFrom(p.ContainerPort, network.IPProtocol(p.Proto)); ok {
+			bound[port] = true
+		}
+	}
+	for _, e := range c.Resolved.Exposed {
+		if p, err := network.ParsePort(e); err == nil && !bound[p] {
+			out = append(out, container.PortSummary{PrivatePort: p.Num(), Type: string(p.Proto())})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b container.PortSummary) int {
+		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), a.IP.Compare(b.IP))
+	})
+	return out
+}

@@ -1,0 +1,36 @@
+package docker
+
+import "net/http"
+
+// errNotManager is what an engine outside a swarm says to everything about one.
+func errNotManager() error {
+	return &statusError{http.StatusServiceUnavailable, `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`}
+}
+
+func notManager(http.ResponseWriter, *http.Request) error { return errNotManager() }
+
+func notInSwarm(http.ResponseWriter, *http.Request) error {
+	return &statusError{http.StatusServiceUnavailable, "This node is not part of a swarm"}
+}
+
+func noSwarm(http.ResponseWriter, *http.Request) error {
+	return notImplemented("swarm mode is not supported: hull runs containers on this machine; use Kubernetes to schedule over several")
+}
+
+func noBuild(http.ResponseWriter, *http.Request) error {
+	return notImplemented("building images is not supported by this version")
+}
+
+func noPlugins(http.ResponseWriter, *http.Request) error {
+	return notImplemented("plugins are not supported")
+}
+
+func noPlugin(_ http.ResponseWriter, r *http.Request) error {
+	return notFound("plugin %q not found", r.PathValue("name"))
+}
+
+func noCheckpoint(http.ResponseWriter, *http.Request) error {
+	return notImplemented("checkpoints are not supported")
+}
+
+func emptyList(w http.ResponseWriter, _ *http.Request) error { return reply(w, []struct{}{}) }

@@ -1,0 +1,61 @@
+package docker
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// apiVersion is the minor number of a Docker Engine API version (the major one
+// is 1 for ever): 44 is "1.44".
+type apiVersion int
+
+// The versions served.
+const (
+	minVersion apiVersion = 40
+	maxVersion apiVersion = 55
+)
+
+// versionKey is the path value that holds the version of a request.
+const versionKey = "hull-api-version"
+
+func (v apiVersion) String() string { return "1." + strconv.Itoa(int(v)) }
+
+// versionOf is the version a request was made in.
+func versionOf(r *http.Request) apiVersion {
+	_, minor, _ := strings.Cut(r.PathValue(versionKey), ".")
+	n, err := strconv.Atoi(minor)
+	if err != nil {
+		return maxVersion
+	}
+	return apiVersion(n)
+}
+
+// splitVersion takes "/v1.44" off a path. No prefix means the newest version.
+func splitVersion(path string) (string, apiVersion, error) {
+	rest, ok := strings.CutPrefix(path, "/v")
+	if !ok {
+		return path, maxVersion, nil
+	}
+	text, tail, ok := strings.Cut(rest, "/")
+	major, minor, dot := strings.Cut(text, ".")
+	if !ok || !dot {
+		return path, maxVersion, nil // "/version", "/volumes"
+	}
+	ma, err1 := strconv.ParseUint(major, 10, 16)
+	mi, err2 := strconv.ParseUint(minor, 10, 16)
+	if err1 != nil || err2 != nil {
+		return path, maxVersion, nil
+	}
+	v := apiVersion(mi) //nolint:gosec // 16 bits
+	switch {
+	case ma < 1 || ma == 1 && v < minVersion:
+		return "", 0, fmt.Errorf("client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version: %w", text, minVersion, errdefs.ErrInvalidArgument)
+	case ma > 1 || v > maxVersion:
+		return "", 0, fmt.Errorf("client version %s is too new. Maximum supported API version is %s: %w", text, maxVersion, errdefs.ErrInvalidArgument)
+	}
+	return "/" + tail, v, nil
+}
