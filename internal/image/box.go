@@ -1,0 +1,220 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+
+	"hull/internal/hull"
+)
+
+// box is a container's writable layer: ROOT/containers/ID/{upper,work}, and an
+// empty file whose name holds what it stands on. A name needs no fsync of its
+// own: it is in the file system's journal together with the directory.
+type box struct {
+	chain    digest.Digest // top of the chain, "" = an image without layers
+	manifest digest.Digest
+}
+
+const boxPrefix = "base,"
+
+func (b box) file() string { return boxPrefix + b.chain.String() + "," + b.manifest.String() }
+
+func parseBox(name string) (box, bool) {
+	rest, ok := strings.CutPrefix(name, boxPrefix)
+	if !ok {
+		return box{}, false
+	}
+	chain, manifest, ok := strings.Cut(rest, ",")
+	b := box{chain: digest.Digest(chain), manifest: digest.Digest(manifest)}
+	if !ok || (b.chain != "" && b.chain.Validate() != nil) || (b.manifest != "" && b.manifest.Validate() != nil) {
+		return box{}, false
+	}
+	return b, true
+}
+
+func (s *Service) boxDir(id string) string { return filepath.Join(s.cfg.Root, "containers", id) }
+
+// validID keeps container ids from being paths.
+func validID(id string) error {
+	if id == "" || len(id) > 128 || strings.ContainsAny(id, "/\x00") || id == "." || id == ".." {
+		return fmt.Errorf("container id %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// loadBoxes reads what containers stand on.
+func (s *Service) loadBoxes() error {
+	list, err := os.ReadDir(filepath.Join(s.cfg.Root, "containers"))
+	if err != nil {
+		return fmt.Errorf("read writable layers: %w", err)
+	}
+	for _, e := range list {
+		files, err := os.ReadDir(s.boxDir(e.Name()))
+		if err != nil {
+			return fmt.Errorf("read writable layer %s: %w", e.Name(), err)
+		}
+		for _, f := range files {
+			if b, ok := parseBox(f.Name()); ok {
+				s.boxes[e.Name()] = b
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Service) box(id string) (box, error) {
+	s.boxMu.Lock()
+	defer s.boxMu.Unlock()
+	b, ok := s.boxes[id]
+	if !ok {
+		return b, fmt.Errorf("writable layer of container %s: %w", id, errdefs.ErrNotFound)
+	}
+	return b, nil
+}
+
+// Prepare gives container id a writable layer on top of img: two directories and
+// one empty file.
+func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storageOpt map[string]string) error {
+	if err := validID(id); err != nil {
+		return err
+	}
+	for k := range storageOpt {
+		return fmt.Errorf("storage option %q is not supported on this file system: %w", k, errdefs.ErrNotImplemented)
+	}
+	leave := s.gate.enter()
+	defer leave()
+	b := box{chain: chainOf(img.Layers), manifest: digest.Digest(img.Manifest)}
+	if b.chain != "" && !s.layers.Has(b.chain) {
+		if err := s.restore(ctx, img); err != nil {
+			return fmt.Errorf("unpack image %s again: %w", img.ID, err)
+		}
+	}
+	dir := s.boxDir(id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("writable layer of container %s: %w", id, errdefs.ErrAlreadyExists)
+		}
+		return fmt.Errorf("make writable layer: %w", err)
+	}
+	if err := makeBox(dir, b); err != nil {
+		return errors.Join(fmt.Errorf("make writable layer: %w", err), os.RemoveAll(dir))
+	}
+	s.boxMu.Lock()
+	s.boxes[id] = b
+	s.boxMu.Unlock()
+	if b.chain != "" {
+		s.layers.Used(b.chain)
+	}
+	return nil
+}
+
+func makeBox(dir string, b box) error {
+	f, err := os.OpenFile(filepath.Join(dir, b.file()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	for _, d := range []string{"upper", "work"} {
+		p := filepath.Join(dir, d)
+		if err := os.Mkdir(p, 0o755); err != nil {
+			return err
+		}
+		// The upper directory's mode is that of the container's "/".
+		if err := os.Chmod(p, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chainOf is the chain id of all layers together.
+func chainOf(diffs []string) digest.Digest {
+	ids := make([]digest.Digest, len(diffs))
+	for i, d := range diffs {
+		ids[i] = digest.Digest(d)
+	}
+	if len(ids) == 0 {
+		return ""
+	}
+	return identity.ChainID(ids)
+}
+
+// Discard removes what Prepare made. An unknown id is no error.
+func (s *Service) Discard(_ context.Context, id string) error {
+	if err := validID(id); err != nil {
+		return err
+	}
+	dir := s.boxDir(id)
+	s.boxMu.Lock()
+	delete(s.boxes, id)
+	s.boxMu.Unlock()
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove writable layer of container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Mount describes the root file system of container id. Nothing is mounted; the
+// layers are held by the writable layer's existence.
+func (s *Service) Mount(_ context.Context, id string, want []hull.RootfsKind) (hull.Rootfs, hull.Release, error) {
+	if !slices.Contains(want, hull.RootfsOverlay) {
+		return hull.Rootfs{}, nil, fmt.Errorf("root file system of kind %v: %w", want, errdefs.ErrNotImplemented)
+	}
+	b, err := s.box(id)
+	if err != nil {
+		return hull.Rootfs{}, nil, err
+	}
+	lower, err := s.lower(b)
+	if err != nil {
+		return hull.Rootfs{}, nil, err
+	}
+	dir := s.boxDir(id)
+	return hull.Rootfs{
+		Kind: hull.RootfsOverlay, Lower: lower,
+		Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
+	}, func(context.Context) error { return nil }, nil
+}
+
+// lower lists the directories below a writable layer, topmost first.
+func (s *Service) lower(b box) ([]string, error) {
+	if b.chain == "" {
+		return []string{filepath.Join(s.cfg.Root, "empty")}, nil
+	}
+	var dirs []string
+	for c := b.chain; c != ""; {
+		i, err := s.layers.Info(c)
+		if err != nil {
+			return nil, fmt.Errorf("root file system is incomplete: %w", err)
+		}
+		dirs = append(dirs, s.layers.Path(c))
+		c = i.Parent
+	}
+	return dirs, nil
+}
+
+// Sweep discards the writable layers of containers that keep denies.
+func (s *Service) Sweep(ctx context.Context, keep func(containerID string) bool) error {
+	list, err := os.ReadDir(filepath.Join(s.cfg.Root, "containers"))
+	if err != nil {
+		return fmt.Errorf("list writable layers: %w", err)
+	}
+	var errs []error
+	for _, e := range list {
+		if !keep(e.Name()) {
+			errs = append(errs, s.Discard(ctx, e.Name()))
+		}
+	}
+	return errors.Join(errs...)
+}

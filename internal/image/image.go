@@ -1,0 +1,171 @@
+// Package image is the image service: it pulls, pushes, loads, saves, names and
+// removes images, unpacks their layers, and gives containers their writable ones.
+//
+// containerd's libraries keep the content in this process: blobs in its local
+// content store, names and labels in its bbolt metadata, which also says what is
+// garbage. Unpacked layers are our own (package layers), known to the same
+// garbage collection as a resource of its own kind; docs/adr tells why.
+//
+//	ROOT/meta.db       names, labels            ROOT/content/    blobs, downloads under way
+//	ROOT/layers/ ...   unpacked layers          ROOT/containers/ID/{upper,work,base...}
+//
+// The run path (Resolve, Prepare, Mount, Discard) reads memory and makes plain
+// directories: no transaction, no fsync.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+
+	"hull/internal/hull"
+	"hull/internal/image/archive"
+	"hull/internal/image/layers"
+)
+
+// namespace is the containerd namespace of everything we store.
+const namespace = "hull"
+
+// Config is the image service's own configuration. Zero values are defaults.
+type Config struct {
+	Root         string         // state directory of the service
+	HostsDir     string         // containerd's hosts.toml tree; "" = none
+	DockerConfig string         // directory of a config.json with credentials; "" = none
+	Insecure     []string       // registries to reach by plain HTTP or unverified TLS: host[:port] or CIDR
+	Mirrors      []string       // URLs to ask before docker.io
+	Platform     string         // default platform, "" = the host's
+	Limits       archive.Limits // of one layer
+	Downloads    int            // layers at a time, per pull; default 8
+	Stall        time.Duration  // a transfer that stands still for so long is retried; default 20 s
+	Retries      int            // in a row without progress; default 5
+	SkipOwner    bool           // files get our own owner: for an engine that is not root
+	UserXattr    bool           // whiteouts as an overlay in a user namespace reads them
+	Events       func(hull.Event)
+	Log          *slog.Logger
+}
+
+// Service is the image service. Its methods may be called concurrently.
+type Service struct {
+	cfg     Config
+	log     *slog.Logger
+	bolt    *bolt.DB
+	db      *metadata.DB
+	content content.Store
+	names   images.Store
+	layers  *layers.Store
+	host    ocispec.Platform
+	gate    gate
+	flights flights
+
+	view     atomic.Pointer[view]
+	reloadMu sync.Mutex
+	parsed   map[digest.Digest]*parsed // by manifest digest; guarded by reloadMu
+
+	boxMu sync.Mutex
+	boxes map[string]box // containers' writable layers
+}
+
+// New opens the service's state below cfg.Root, and clears what an earlier
+// process left half done.
+func New(ctx context.Context, cfg Config) (_ *Service, err error) {
+	if cfg.Downloads == 0 {
+		cfg.Downloads = 8
+	}
+	if cfg.Stall == 0 {
+		cfg.Stall = 20 * time.Second
+	}
+	if cfg.Retries == 0 {
+		cfg.Retries = 5
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	host := platforms.DefaultSpec()
+	if cfg.Platform != "" {
+		if host, err = platforms.Parse(cfg.Platform); err != nil {
+			return nil, fmt.Errorf("default platform: %w", err)
+		}
+	}
+	for _, d := range []string{"", "containers", "empty"} {
+		if err := os.MkdirAll(filepath.Join(cfg.Root, d), 0o700); err != nil {
+			return nil, fmt.Errorf("make image state: %w", err)
+		}
+	}
+	cs, err := local.NewStore(filepath.Join(cfg.Root, "content"))
+	if err != nil {
+		return nil, fmt.Errorf("open content store: %w", err)
+	}
+	ls, err := layers.Open(cfg.Root)
+	if err != nil {
+		return nil, err
+	}
+	bdb, err := bolt.Open(filepath.Join(cfg.Root, "meta.db"), 0o600, &bolt.Options{
+		Timeout: 5 * time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open image database (is another hulld using %s?): %w", cfg.Root, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, bdb.Close())
+		}
+	}()
+	s := &Service{
+		cfg: cfg, log: cfg.Log, bolt: bdb, layers: ls, host: platforms.Normalize(host),
+		parsed: map[digest.Digest]*parsed{}, boxes: map[string]box{},
+	}
+	s.db = metadata.NewDB(bdb, cs, nil)
+	if err := s.db.Init(ctx); err != nil {
+		return nil, fmt.Errorf("open image database: %w", err)
+	}
+	s.db.RegisterCollectibleResource(resourceLayer, collector{s})
+	s.content, s.names = s.db.ContentStore(), metadata.NewImageStore(s.db)
+	if err := s.loadBoxes(); err != nil {
+		return nil, err
+	}
+	if err := s.reload(s.ns(ctx)); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close ends the service. Calls under way must have ended.
+func (s *Service) Close() error {
+	if err := s.bolt.Close(); err != nil {
+		return fmt.Errorf("close image database: %w", err)
+	}
+	return nil
+}
+
+// ns puts the namespace into ctx, where containerd's libraries look for it.
+func (s *Service) ns(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, namespace)
+}
+
+// publish tells the world about an image.
+func (s *Service) publish(action, id, name string) {
+	if s.cfg.Events == nil {
+		return
+	}
+	e := hull.Event{Type: "image", Action: action, Actor: id, Scope: "local", Time: time.Now(), Attrs: map[string]string{}}
+	if name != "" {
+		e.Attrs["name"] = name
+	}
+	s.cfg.Events(e)
+}

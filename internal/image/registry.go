@@ -1,0 +1,239 @@
+package image
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	hosts "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/docker/cli/cli/config"
+
+	"hull/internal/hull"
+)
+
+const hubHost = "registry-1.docker.io"
+
+// registry reaches the registry of one repository for one caller.
+type registry struct {
+	remotes.Resolver
+	hosts docker.RegistryHosts
+}
+
+// registry makes a client with the caller's credentials, or those of the
+// configured config.json and its helpers when the caller sent none.
+func (s *Service) registry(ctx context.Context, a hull.Auth) registry {
+	opts := hosts.HostOptions{
+		Credentials: func(host string) (string, string, error) { return s.credentials(host, a) },
+	}
+	if a.RegistryToken != "" {
+		opts.AuthorizerOpts = append(opts.AuthorizerOpts, docker.WithAuthHeader(http.Header{"Authorization": {"Bearer " + a.RegistryToken}}))
+	}
+	if s.cfg.HostsDir != "" {
+		opts.HostDir = hosts.HostDirFromRoot(s.cfg.HostsDir)
+	}
+	base := hosts.ConfigureHosts(ctx, opts)
+	loose := opts
+	loose.DefaultScheme = "http"
+	loose.DefaultTLS = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // asked for: --insecure-registry
+	insecure := hosts.ConfigureHosts(ctx, loose)
+	all := func(host string) ([]docker.RegistryHost, error) {
+		from := base
+		if s.insecure(host) {
+			from = insecure
+		}
+		list, err := from(host)
+		if err != nil {
+			return nil, fmt.Errorf("configuration of registry %s: %w", host, err)
+		}
+		if host == "docker.io" {
+			list = append(s.mirrors(list), list...)
+		}
+		for i := range list {
+			c := *list[i].Client
+			c.Transport = userAgent{c.Transport}
+			list[i].Client = &c
+		}
+		return list, nil
+	}
+	return registry{docker.NewResolver(docker.ResolverOptions{Hosts: all}), all}
+}
+
+type userAgent struct{ next http.RoundTripper }
+
+func (u userAgent) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("User-Agent", "hull")
+	return u.next.RoundTrip(r)
+}
+
+// insecure says whether plain HTTP and unverified certificates were allowed for
+// host (with port). Loopback addresses are handled by the library: they may
+// speak plain HTTP.
+func (s *Service) insecure(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	for _, i := range s.cfg.Insecure {
+		if i == host || i == name {
+			return true
+		}
+		if _, n, err := net.ParseCIDR(i); err == nil {
+			if ip := net.ParseIP(name); ip != nil && n.Contains(ip) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mirrors are asked before the hub. like gives the client to use.
+func (s *Service) mirrors(like []docker.RegistryHost) []docker.RegistryHost {
+	var list []docker.RegistryHost
+	for _, m := range s.cfg.Mirrors {
+		u, err := url.Parse(m)
+		if err != nil || u.Host == "" || len(like) == 0 {
+			continue
+		}
+		if u.Scheme == "http" && !docker.IsLocalhost(u.Hostname()) && !s.insecure(u.Host) {
+			s.log.Warn("mirror is not used: plain HTTP is only for loopback and insecure registries", "mirror", m)
+			continue
+		}
+		h := like[len(like)-1]
+		h.Scheme, h.Host, h.Path = u.Scheme, u.Host, strings.TrimSuffix(u.Path, "/")+"/v2"
+		h.Capabilities = docker.HostCapabilityPull | docker.HostCapabilityResolve
+		list = append(list, h)
+	}
+	return list
+}
+
+// credentials for a host. What came with the request goes to the registry it was
+// sent for only: a mirror, or a registry that redirects, must not see it.
+func (s *Service) credentials(host string, a hull.Auth) (user, secret string, err error) {
+	if a != (hull.Auth{}) {
+		if a.ServerAddress != "" && hostKey(a.ServerAddress) != hostKey(host) {
+			return "", "", nil
+		}
+		if a.IdentityToken != "" {
+			return "", a.IdentityToken, nil
+		}
+		return a.Username, a.Password, nil
+	}
+	if s.cfg.DockerConfig == "" {
+		return "", "", nil
+	}
+	f, err := config.Load(s.cfg.DockerConfig)
+	if err != nil {
+		return "", "", fmt.Errorf("read registry credentials: %w", err)
+	}
+	key := host
+	if hostKey(host) == hubHost {
+		key = "https://index.docker.io/v1/"
+	}
+	c, err := f.GetAuthConfig(key)
+	if err != nil {
+		return "", "", fmt.Errorf("read registry credentials for %s: %w", host, err)
+	}
+	if c.IdentityToken != "" {
+		return "", c.IdentityToken, nil
+	}
+	return c.Username, c.Password, nil
+}
+
+// hostKey brings the ways to write a registry's address to one.
+func hostKey(addr string) string {
+	addr = strings.TrimPrefix(strings.TrimPrefix(addr, "https://"), "http://")
+	addr, _, _ = strings.Cut(addr, "/")
+	switch addr {
+	case "docker.io", "index.docker.io", hubHost:
+		return hubHost
+	}
+	return addr
+}
+
+// remoteError puts what a registry answered into Docker's words.
+func remoteError(n reference.Named, err error) error {
+	var status interface{ StatusCode() int }
+	name := reference.FamiliarName(n)
+	switch {
+	case errdefs.IsNotFound(err):
+		return say(errdefs.ErrNotFound, "manifest for %s not found: manifest unknown: manifest unknown", reference.FamiliarString(n))
+	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err), errors.Is(err, docker.ErrInvalidAuthorization),
+		errors.As(err, &status) && (status.StatusCode() == http.StatusUnauthorized || status.StatusCode() == http.StatusForbidden):
+		return say(errdefs.ErrNotFound, "pull access denied for %s, repository does not exist or may require 'docker login': denied: requested access to the resource is denied", name)
+	}
+	return fmt.Errorf("ask registry for %s: %w", reference.FamiliarString(n), err)
+}
+
+// tags lists a repository's tags.
+func (s *Service) tags(ctx context.Context, n reference.Named, a hull.Auth) ([]string, error) {
+	var list struct{ Tags []string }
+	err := s.registry(s.ns(ctx), a).get(ctx, n, "tags/list", &list)
+	if err != nil {
+		return nil, remoteError(n, err)
+	}
+	return list.Tags, nil
+}
+
+// get asks for a JSON document of a repository.
+func (r registry) get(ctx context.Context, n reference.Named, path string, into any) error {
+	list, err := r.hosts(reference.Domain(n))
+	if err != nil {
+		return err
+	}
+	err = fmt.Errorf("no host for %s: %w", n, errdefs.ErrNotFound)
+	for _, h := range list {
+		u := url.URL{Scheme: h.Scheme, Host: h.Host, Path: h.Path + "/" + reference.Path(n) + "/" + path}
+		if err = getJSON(ctx, h, n, u.String(), into); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// getJSON asks one host, with the authorization it demands.
+func getJSON(ctx context.Context, h docker.RegistryHost, n reference.Named, u string, into any) error {
+	ctx = docker.WithScope(ctx, "repository:"+reference.Path(n)+":pull")
+	var asked []*http.Response
+	for range 2 {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+		if err != nil {
+			return err
+		}
+		if h.Authorizer != nil {
+			if err := h.Authorizer.Authorize(ctx, req); err != nil {
+				return err
+			}
+		}
+		resp, err := h.Client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		switch {
+		case resp.StatusCode == http.StatusOK:
+			return json.NewDecoder(io.LimitReader(resp.Body, maxManifest)).Decode(into)
+		case resp.StatusCode == http.StatusUnauthorized && h.Authorizer != nil && len(asked) == 0:
+			asked = append(asked, resp)
+			if err := h.Authorizer.AddResponses(ctx, asked); err != nil {
+				return err
+			}
+		case resp.StatusCode == http.StatusNotFound:
+			return fmt.Errorf("%s: %w", u, errdefs.ErrNotFound)
+		default:
+			return fmt.Errorf("%s: %s: %w", u, resp.Status, errdefs.ErrUnauthenticated)
+		}
+	}
+	return fmt.Errorf("%s: %w", u, errdefs.ErrUnauthenticated)
+}
