@@ -30,11 +30,17 @@ type Client struct {
 	c     *conn
 	pid   int
 	child *os.Process // of a monitor that this process started
-	lost  chan struct{}
+	gone  chan struct{}
 
-	mu    sync.Mutex
-	next  uint32
-	calls map[uint32]chan<- frame // nil after the connection's end
+	mu        sync.Mutex
+	next      uint32
+	calls     map[uint32]chan<- frame // nil after the connection's end
+	listening bool
+	expected  bool // the end of the connection is
+}
+
+func newClient(c *conn, pid int, child *os.Process) *Client {
+	return &Client{c: c, pid: pid, child: child, gone: make(chan struct{}), calls: map[uint32]chan<- frame{}}
 }
 
 // Spawn starts a monitor from the binary at path: in a session of its own, in /,
@@ -69,7 +75,7 @@ func Spawn(path string) (*Client, error) {
 		c.close()
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
-	return &Client{c: c, pid: child.Pid, child: child, lost: make(chan struct{}), calls: map[uint32]chan<- frame{}}, nil
+	return newClient(c, child.Pid, child), nil
 }
 
 // Dial connects to the monitor of the pod whose run directory is dir. Call
@@ -97,25 +103,46 @@ func Dial(dir string) (*Client, error) {
 		c.close()
 		return nil, err
 	}
-	return &Client{c: c, pid: int(u.Pid), lost: make(chan struct{}), calls: map[uint32]chan<- frame{}}, nil
+	return newClient(c, int(u.Pid), nil), nil
 }
 
 // Listen starts delivering replies and events.
-func (c *Client) Listen(ev Events) { go c.receive(ev) }
+func (c *Client) Listen(ev Events) {
+	c.mu.Lock()
+	c.listening = true
+	c.mu.Unlock()
+	go c.receive(ev)
+}
 
 // Pid is the monitor's process id.
 func (c *Client) Pid() int { return c.pid }
 
-// Lost is closed when the connection has ended, other than by Close: the
-// monitor has died or cannot be talked to.
-func (c *Client) Lost() <-chan struct{} { return c.lost }
+// Gone is closed when the connection has ended; Died then says why.
+func (c *Client) Gone() <-chan struct{} { return c.gone }
+
+// Died reports, after Gone, whether the connection ended without Close or
+// Destroy: the monitor has died, or talks nonsense.
+func (c *Client) Died() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.expected
+}
 
 // Close ends the conversation; the monitor and its pod live on, unless it has
 // not got a pod yet.
-func (c *Client) Close() { c.c.close() }
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.expected = true
+	reap := !c.listening && c.child != nil
+	c.mu.Unlock()
+	c.c.close()
+	if reap {
+		go c.child.Wait()
+	}
+}
 
 func (c *Client) receive(ev Events) {
-	err := c.dispatch(ev)
+	c.dispatch(ev)
 	c.c.close()
 	c.mu.Lock()
 	calls := c.calls
@@ -124,24 +151,18 @@ func (c *Client) receive(ev Events) {
 	for _, ch := range calls {
 		close(ch)
 	}
-	if !errors.Is(err, os.ErrClosed) {
-		close(c.lost)
+	close(c.gone)
+	if c.child != nil {
+		c.child.Wait() // it ends when its connection does, or will be killed
 	}
-	if c.child == nil {
-		return
-	}
-	if errors.Is(err, os.ErrClosed) {
-		c.child.Release() // it lives on; init reaps it, or whoever is this process's parent
-		return
-	}
-	c.child.Wait()
 }
 
-func (c *Client) dispatch(ev Events) error {
+// dispatch receives until the connection ends.
+func (c *Client) dispatch(ev Events) {
 	for {
 		f, err := c.c.recv()
 		if err != nil {
-			return err
+			return
 		}
 		f.closeFiles() // nothing is ever sent this way
 		d := dec{b: f.body}
@@ -149,7 +170,7 @@ func (c *Client) dispatch(ev Events) error {
 		case kindExited:
 			id, x := d.str(), getExit(&d)
 			if !d.done() {
-				return errFrame
+				return
 			}
 			if ev.Exited != nil {
 				ev.Exited(id, x)
@@ -157,7 +178,7 @@ func (c *Client) dispatch(ev Events) error {
 		case kindWarn:
 			id, text := d.str(), d.str()
 			if !d.done() {
-				return errFrame
+				return
 			}
 			if ev.Warned != nil {
 				ev.Warned(id, text)
@@ -335,6 +356,16 @@ func (c *Client) List(ctx context.Context) (pod string, procs []Proc, err error)
 // Destroy kills the pod's processes; the monitor answers when they have ended,
 // and exits when its clients have their output.
 func (c *Client) Destroy(ctx context.Context) error {
+	c.expect(true)
 	_, err := c.call(ctx, kindDestroy, nil)
+	if err != nil && !errors.Is(err, errLost) {
+		c.expect(false)
+	}
 	return err
+}
+
+func (c *Client) expect(v bool) {
+	c.mu.Lock()
+	c.expected = v
+	c.mu.Unlock()
 }

@@ -1,19 +1,30 @@
 package monitor
 
 import (
-	"fmt"
-
-	"github.com/containerd/errdefs"
+	"time"
 
 	"hull/internal/hull"
+	"hull/internal/logs/logfile"
 	"hull/internal/monitor/stdio"
 )
 
-// openLog opens the writer for a target.
+// openLog opens the writer for a target; nil = none.
 func openLog(t hull.LogTarget) (stdio.LogWriter, error) {
-	switch t.Driver {
-	case "", "none":
+	if t.Driver == "" || t.Driver == logfile.None {
 		return nil, nil
 	}
-	return nil, fmt.Errorf("log driver %q: %w", t.Driver, errdefs.ErrNotImplemented)
+	w, err := logfile.Open(t)
+	if err != nil {
+		return nil, err
+	}
+	return logged{w}, nil
 }
+
+// logged fits logfile.Writer to stdio.LogWriter.
+type logged struct{ w logfile.Writer }
+
+func (l logged) Write(stream byte, p []byte, at time.Time) error {
+	return l.w.Write(logfile.Stream(stream), p, at)
+}
+
+func (l logged) Close() error { return l.w.Close() }

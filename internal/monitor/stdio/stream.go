@@ -38,7 +38,8 @@ const (
 // LogWriter takes a container's output. Calls come one at a time.
 type LogWriter interface {
 	// Write logs a chunk, which need not end with a line, of stream 1 (stdout) or 2
-	// (stderr). It does not keep p.
+	// (stderr). It does not keep p and never waits for whoever reads the log. An
+	// error says, once for each time it happens, that output is being lost.
 	Write(stream byte, p []byte, at time.Time) error
 	// Close logs unfinished lines and closes the log.
 	Close() error
@@ -60,8 +61,7 @@ type Streams struct {
 	log       LogWriter // nil = none
 	warn      func(string)
 
-	logMu    sync.Mutex // one chunk at a time is logged
-	logFails bool
+	logMu sync.Mutex // one chunk at a time is logged
 
 	inMu sync.Mutex // one chunk at a time is written to stdin
 
@@ -77,8 +77,7 @@ type Streams struct {
 }
 
 // New makes pipes unless io asks for a terminal, which SetConsole brings
-// later. The caller closes the child's ends when the process has them. log may be nil; warn is told, once, when it cannot be written, and when
-// it can again.
+// later. The caller closes the child's ends when the process has them. log may be nil; warn is told when it cannot be written.
 func New(hio hull.IO, log LogWriter, pool *Buffers, warn func(string)) (_ *Streams, child Child, err error) {
 	s := &Streams{tty: hio.TTY, once: hio.StdinOnce, log: log, pool: pool, warn: warn}
 	if s.tty {
@@ -249,19 +248,10 @@ func (s *Streams) emit(stream byte, p []byte) {
 	}
 }
 
-// logged tells about the first of a row of failures and about their end.
+// logged tells what the log says of a loss.
 func (s *Streams) logged(err error) {
-	if (err != nil) == s.logFails {
-		return
-	}
-	s.logFails = err != nil
-	if s.warn == nil {
-		return
-	}
-	if err != nil {
-		s.warn("write log: " + err.Error())
-	} else {
-		s.warn("the log can be written again; lines in between are lost")
+	if err != nil && s.warn != nil {
+		s.warn(err.Error())
 	}
 }
 

@@ -1,0 +1,177 @@
+// Package proc is the driver for isolation "container": namespaces, cgroups and
+// hull's own OCI runtime, with one hull-monitor per pod.
+//
+// hulld's share of a start is small: the specification is compiled to a plan
+// here (runtime.Prepare), the cgroup is made here, and a monitor that was ready
+// before carries the plan out. Two messages per container: add and start.
+//
+// What a pod has on the host, and how it is found again by name:
+//
+//	<cgroup parent>/<container>   limits and accounting; kill by name
+//	<run dir>/monitor.sock        the monitor, which holds everything else
+//	<run dir>/spec-<id>.json      what exec and recovery need to know of a container
+//	<run dir>/exit-<id>.json      how a main process ended (written by the monitor)
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
+	"hull/internal/linux/cgroup"
+)
+
+// undoLimit bounds the clean-up after a failure.
+const undoLimit = 15 * time.Second
+
+// Config is what a Driver needs.
+type Config struct {
+	MonitorPath  string // the hull-monitor binary
+	CgroupParent string // of this engine instance ("/hull-x"); made when missing, never removed
+	RunDir       string // pods' run directories are RunDir/pods/<id>
+	PoolSize     int    // monitors kept ready; 0 = 2
+	Log          *slog.Logger
+}
+
+// Driver isolates with namespaces and cgroups.
+type Driver struct {
+	cfg  Config
+	cg   *cgroup.System
+	pool *pool
+}
+
+var _ driver.Driver = (*Driver)(nil)
+
+// New makes a driver and begins to start its pool of monitors.
+func New(cfg Config) (*Driver, error) {
+	if cfg.MonitorPath == "" || !filepath.IsAbs(cfg.MonitorPath) {
+		return nil, fmt.Errorf("monitor path %q is not absolute: %w", cfg.MonitorPath, errdefs.ErrInvalidArgument)
+	}
+	if cfg.PoolSize == 0 {
+		cfg.PoolSize = 2
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	sys, err := cgroup.Detect()
+	if err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	return &Driver{cfg: cfg, cg: sys, pool: newPool(cfg.MonitorPath, cfg.PoolSize, cfg.Log)}, nil
+}
+
+// Close ends the monitors that have no pod. Pods live on.
+func (d *Driver) Close() error {
+	d.pool.close()
+	return nil
+}
+
+// Info implements driver.Driver.
+func (d *Driver) Info() driver.Info {
+	version := "1"
+	if d.cg.V2 {
+		version = "2"
+	}
+	return driver.Info{
+		Name:      hull.IsolationContainer,
+		Rootfs:    []hull.RootfsKind{hull.RootfsOverlay},
+		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "root", "stats", "update"},
+		Details:   map[string]string{"cgroup": version},
+	}
+}
+
+// Create implements driver.Driver. The boundary of a pod of containers is its
+// network namespace, which the network service has made, and its monitor.
+func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (driver.Sandbox, error) {
+	if s.ID == "" || !filepath.IsAbs(s.RunDir) {
+		return nil, fmt.Errorf("sandbox %q with run directory %q: %w", s.ID, s.RunDir, errdefs.ErrInvalidArgument)
+	}
+	m, err := d.pool.take(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("start monitor: %w", err)
+	}
+	h, err := newHandle(m.start, m.client.Pid(), s.RunDir)
+	if err == nil {
+		err = m.client.Pod(s.ID, s.RunDir)
+	}
+	if err != nil {
+		m.client.Close()
+		return nil, fmt.Errorf("give the monitor its pod: %w", err)
+	}
+	b := d.newSandbox(s.ID, s.RunDir, h, m.client)
+	b.netns = s.NetNS
+	b.run()
+	return b, nil
+}
+
+// Recover implements driver.Driver.
+func (d *Driver) Recover(ctx context.Context, id string, raw hull.Handle) (driver.Sandbox, error) {
+	h, err := parseHandle(raw)
+	if err != nil {
+		// Nothing but names is left to go by.
+		h = handle{Dir: filepath.Join(d.cfg.RunDir, "pods", id)}
+		d.cfg.Log.Warn("pod without a usable handle is destroyed", "pod", id, "error", err)
+		return nil, d.gone(ctx, id, h)
+	}
+	if !h.alive() {
+		return nil, d.gone(ctx, id, h)
+	}
+	b, err := d.reconnect(ctx, id, h, raw)
+	if err == nil {
+		return b, nil
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	// A monitor that cannot be talked to is as good as dead: its pod can be
+	// neither stopped nor watched.
+	d.cfg.Log.Warn("pod whose monitor does not answer is destroyed", "pod", id, "error", err)
+	return nil, d.gone(ctx, id, h)
+}
+
+// gone releases what is left of a pod and returns its *driver.GoneError.
+func (d *Driver) gone(ctx context.Context, id string, h handle) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	defer cancel()
+	g := &driver.GoneError{ID: id, Exits: map[string]hull.Exit{}}
+	metas, err := readMetas(h.Dir)
+	if err != nil {
+		d.cfg.Log.Warn("read what is known of a pod", "pod", id, "error", err)
+	}
+	errs := []error{h.kill()}
+	groups := []string{filepath.Join(d.cfg.CgroupParent, id)}
+	for cid, m := range metas {
+		groups = append(groups, m.Cgroup)
+		if x, err := readExit(h.Dir, cid); err == nil {
+			g.Exits[cid] = x
+		}
+	}
+	for _, p := range groups {
+		errs = append(errs, d.removeGroup(ctx, d.cg.Group(p)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("release sandbox %s: %w", id, err)
+	}
+	return g
+}
+
+// removeGroup kills what is in a cgroup and removes it.
+func (d *Driver) removeGroup(ctx context.Context, g *cgroup.Group) error {
+	if !g.Exists() {
+		return nil
+	}
+	if err := g.Kill(ctx); err != nil {
+		return fmt.Errorf("kill cgroup %s: %w", g.Path(), err)
+	}
+	if err := g.Destroy(ctx); err != nil {
+		return fmt.Errorf("remove cgroup %s: %w", g.Path(), err)
+	}
+	return nil
+}
