@@ -1,0 +1,502 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
+	"hull/internal/linux"
+	"hull/internal/network/firewall"
+	"hull/internal/undo"
+)
+
+// undoLimit bounds what a failed attach takes to clean up.
+const undoLimit = 10 * time.Second
+
+// attachment is a pod's place on its networks for one run.
+type attachment struct {
+	podID, name string
+	dir         string // of its namespace's pin, "" for the host's or another pod's
+	ends        []*end // first the one with the default route
+	claims      []*claim
+	forwards    []firewall.Forward
+	owner       *attachment // container:ID; nil when that pod has no namespace of its own
+	joined      int         // pods that share this one's namespace
+}
+
+var podIDForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.]{3,127}$`) //nolint:gochecknoglobals // constant
+
+// Attach gives pod p its network and writes hosts, resolv.conf and hostname into
+// runDir. The release may be called twice.
+func (s *Service) Attach(ctx context.Context, p hull.Pod, runDir string) (_ hull.Endpoint, _ hull.Release, err error) {
+	if !podIDForm.MatchString(p.ID) {
+		return hull.Endpoint{}, nil, fmt.Errorf("invalid pod id %q: %w", p.ID, errdefs.ErrInvalidArgument)
+	}
+	if err := s.Check(ctx, p.Network); err != nil {
+		return hull.Endpoint{}, nil, err
+	}
+	a := &attachment{podID: p.ID, name: p.Name}
+	var back undo.Stack
+	defer back.OnError(ctx, undoLimit, &err)
+
+	if err := s.enter(a); err != nil {
+		return hull.Endpoint{}, nil, err
+	}
+	back.Add("release network", func(context.Context) error { return s.release(a) })
+
+	var ep hull.Endpoint
+	switch mode := modeOf(p.Network); {
+	case strings.HasPrefix(mode, "container:"):
+		ep, err = s.join(a, strings.TrimPrefix(mode, "container:"))
+	case mode == Host:
+		ep, err = s.attachHost(a, p, runDir)
+	case mode == None:
+		ep, err = s.attachNone(a, p, runDir)
+	default:
+		ep, err = s.attachBridges(a, p, runDir)
+	}
+	if err != nil {
+		return hull.Endpoint{}, nil, err
+	}
+	back.Release()
+	for _, e := range a.ends {
+		s.publish(e.network, "connect", "container", p.ID)
+	}
+	return ep, func(context.Context) error { return s.release(a) }, nil
+}
+
+// modeOf is a request's mode with the defaults filled in.
+func modeOf(n hull.NetworkSpec) string {
+	switch {
+	case n.Disabled:
+		return None
+	case n.Mode == "" || n.Mode == "default":
+		return Bridge
+	}
+	return n.Mode
+}
+
+// enter registers an attachment, so that its network cannot be removed under it.
+func (s *Service) enter(a *attachment) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("the network service is closed: %w", errdefs.ErrUnavailable)
+	}
+	if s.pods[a.podID] != nil {
+		return fmt.Errorf("pod %s is attached already: %w", a.podID, errdefs.ErrConflict)
+	}
+	s.pods[a.podID] = a
+	return nil
+}
+
+// attachHost: no namespace, the host's own files.
+func (s *Service) attachHost(a *attachment, p hull.Pod, runDir string) (hull.Endpoint, error) {
+	n, err := s.addEnd(a, Host, &end{id: newID()})
+	if err != nil {
+		return hull.Endpoint{}, err
+	}
+	ep := hull.Endpoint{Networks: map[string]hull.NetworkEndpoint{Host: {NetworkID: n.rec.ID, EndpointID: a.ends[0].id}}}
+	return ep, s.writeFiles(&ep, p, a, runDir)
+}
+
+// attachNone: a namespace with a loopback.
+func (s *Service) attachNone(a *attachment, p hull.Pod, runDir string) (hull.Endpoint, error) {
+	sl, err := s.pool.takeBare()
+	if err != nil {
+		return hull.Endpoint{}, err
+	}
+	n, err := s.addEnd(a, None, &end{id: endID(sl.id)})
+	if err == nil {
+		err = s.own(a, sl)
+	}
+	if err != nil {
+		s.pool.discard(sl)
+		return hull.Endpoint{}, err
+	}
+	if err := podSysctls(sl.path(), p.Sysctls); err != nil {
+		return hull.Endpoint{}, err
+	}
+	ep := hull.Endpoint{NetNS: sl.path(), Networks: map[string]hull.NetworkEndpoint{None: {NetworkID: n.rec.ID, EndpointID: a.ends[0].id}}}
+	return ep, s.writeFiles(&ep, p, a, runDir)
+}
+
+// attachBridges: a namespace with an interface per network.
+func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.Endpoint, error) {
+	wanted, err := s.wantedEnds(p.Network)
+	if err != nil {
+		return hull.Endpoint{}, err
+	}
+	var sl *slot
+	if len(wanted) == 1 && wanted[0].plain {
+		if sl, err = s.attachReady(a, wanted[0].network); err != nil {
+			return hull.Endpoint{}, err
+		}
+	} else if sl, err = s.attachEach(a, wanted); err != nil {
+		return hull.Endpoint{}, err
+	}
+	if err := podSysctls(sl.path(), p.Sysctls); err != nil {
+		return hull.Endpoint{}, err
+	}
+	ep := hull.Endpoint{NetNS: sl.path(), Networks: map[string]hull.NetworkEndpoint{}}
+	for i, e := range a.ends {
+		ep.Networks[e.network.rec.Name] = e.record(wanted[i].spec, p)
+	}
+	if ep.Ports, err = s.publishPorts(a, p.Network); err != nil {
+		return hull.Endpoint{}, err
+	}
+	return ep, s.writeFiles(&ep, p, a, runDir)
+}
+
+// attachReady takes a namespace that is on the default bridge already.
+func (s *Service) attachReady(a *attachment, n *network) (*slot, error) {
+	if _, err := s.ensureBridge(n); err != nil {
+		return nil, err
+	}
+	sl, err := s.pool.takeReady(n)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.own(a, sl); err != nil {
+		s.pool.discard(sl)
+		return nil, err
+	}
+	s.mu.Lock()
+	a.ends = []*end{sl.end}
+	s.mu.Unlock()
+	return sl, nil
+}
+
+// attachEach takes a bare namespace and connects it to each network in turn.
+func (s *Service) attachEach(a *attachment, wanted []wantedEnd) (*slot, error) {
+	sl, err := s.pool.takeBare()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.own(a, sl); err != nil {
+		s.pool.discard(sl)
+		return nil, err
+	}
+	for i, w := range wanted {
+		prefix := sl.id // the first cable has the slot's name
+		if i > 0 {
+			prefix = ""
+		}
+		if _, err := s.ensureBridge(w.network); err != nil {
+			return nil, err
+		}
+		e, err := s.newEnd(w.network, prefix, i, w.spec, w.mac)
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		a.ends = append(a.ends, e)
+		s.mu.Unlock()
+		if err := s.connectSlot(sl, e, i == 0); err != nil {
+			return nil, err
+		}
+	}
+	return sl, nil
+}
+
+// connectSlot plugs e into the slot's namespace. Its name is on disk first, so
+// that Sweep can tell whose the cable is.
+func (s *Service) connectSlot(sl *slot, e *end, defaultRoute bool) error {
+	if name := e.id[:slotLen]; name != sl.id {
+		if err := linux.WriteFile(filepath.Join(sl.dir, name), nil, 0o400, false); err != nil {
+			return err
+		}
+	}
+	if err := s.plug(sl.path(), e, defaultRoute); err != nil {
+		return fmt.Errorf("connect to network %s: %w", e.network.rec.Name, err)
+	}
+	return nil
+}
+
+// own gives the slot to the attachment.
+func (s *Service) own(a *attachment, sl *slot) error {
+	if err := s.claim(sl, a.podID); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	a.dir = sl.dir
+	s.mu.Unlock()
+	s.pool.given(sl)
+	return nil
+}
+
+// addEnd puts a pod on a network that needs no cable.
+func (s *Service) addEnd(a *attachment, name string, e *end) (*network, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := s.find(name)
+	if err != nil {
+		return nil, err
+	}
+	e.network = n
+	a.ends = append(a.ends, e)
+	return n, nil
+}
+
+// newEnd takes addresses for an interface.
+func (s *Service) newEnd(n *network, prefix string, index int, spec hull.EndpointSpec, mac string) (_ *end, err error) {
+	e := &end{network: n, id: endID(prefix), ifname: ifname(index)}
+	e.veth = s.vethName(e.id)
+	defer func() {
+		if err != nil {
+			e.release()
+		}
+	}()
+	if e.v4, err = takeAddr(n.v4 != nil, n.v4, spec.IPv4); err != nil {
+		return nil, err
+	}
+	if e.v6, err = takeAddr(n.v6 != nil, n.v6, spec.IPv6); err != nil {
+		return nil, err
+	}
+	switch {
+	case spec.MacAddress != "":
+		mac = spec.MacAddress
+	case mac != "":
+	case e.v4.IsValid():
+		mac = macOf(e.v4)
+	default:
+		mac = macOf(e.v6)
+	}
+	hw, err := net.ParseMAC(mac)
+	if err != nil || len(hw) != 6 {
+		return nil, fmt.Errorf("invalid MAC address %q: %w", mac, errdefs.ErrInvalidArgument)
+	}
+	e.mac = hw.String()
+	return e, nil
+}
+
+func endID(prefix string) string { return prefix + newID()[len(prefix):] }
+
+// takeAddr takes the address asked for, or any.
+func takeAddr(enabled bool, pool addrPool, asked string) (netip.Addr, error) {
+	if !enabled {
+		if asked != "" {
+			return netip.Addr{}, fmt.Errorf("no configured subnet contains IP address %s: %w", asked, errdefs.ErrInvalidArgument)
+		}
+		return netip.Addr{}, nil
+	}
+	if asked == "" {
+		return pool.Next()
+	}
+	a, err := netip.ParseAddr(asked)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("invalid IP address %q: %w", asked, errdefs.ErrInvalidArgument)
+	}
+	if err := pool.Claim(a); err != nil {
+		return netip.Addr{}, err
+	}
+	return a.Unmap(), nil
+}
+
+type addrPool interface {
+	Next() (netip.Addr, error)
+	Claim(a netip.Addr) error
+}
+
+// record is what inspect shows.
+func (e *end) record(spec hull.EndpointSpec, p hull.Pod) hull.NetworkEndpoint {
+	r := hull.NetworkEndpoint{NetworkID: e.network.rec.ID, EndpointID: e.id, MacAddress: e.mac, Aliases: spec.Aliases}
+	if e.v4.IsValid() {
+		r.IPv4, r.Gateway4, r.PrefixLen4 = e.v4.String(), e.network.v4.Gateway().String(), e.network.v4.Subnet().Bits()
+	}
+	if e.v6.IsValid() {
+		r.IPv6, r.Gateway6, r.PrefixLen6 = e.v6.String(), e.network.v6.Gateway().String(), e.network.v6.Subnet().Bits()
+	}
+	if !predefined(e.network.rec.Name) {
+		r.DNSNames = dnsNames(spec, p)
+	}
+	return r
+}
+
+func dnsNames(spec hull.EndpointSpec, p hull.Pod) []string {
+	var out []string
+	for _, n := range slices.Concat([]string{p.Name}, spec.Aliases, []string{p.ID[:min(12, len(p.ID))], p.Hostname}) {
+		if n != "" && !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// wantedEnd is one network a pod asks for.
+type wantedEnd struct {
+	network *network
+	spec    hull.EndpointSpec
+	mac     string
+	plain   bool // the default bridge, and nothing asked that a ready namespace does not have
+}
+
+// wantedEnds are the networks of a request, the one with the default route first:
+// the highest gateway priority wins, then the mode's network.
+func (s *Service) wantedEnds(spec hull.NetworkSpec) ([]wantedEnd, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	mode, err := s.find(modeOf(spec))
+	if err != nil {
+		return nil, err
+	}
+	var out []wantedEnd
+	seen := map[*network]bool{}
+	for name, e := range spec.Endpoints {
+		n, err := s.find(name)
+		if err != nil {
+			return nil, err
+		}
+		if n.bridge != "" && !seen[n] {
+			out = append(out, wantedEnd{network: n, spec: e})
+			seen[n] = true
+		}
+	}
+	if !seen[mode] {
+		out = append(out, wantedEnd{network: mode})
+	}
+	slices.SortFunc(out, func(a, b wantedEnd) int {
+		switch {
+		case a.network.rec.Internal != b.network.rec.Internal && a.network.rec.Internal:
+			return 1
+		case a.network.rec.Internal != b.network.rec.Internal:
+			return -1
+		case a.spec.GwPriority != b.spec.GwPriority:
+			return b.spec.GwPriority - a.spec.GwPriority
+		case a.network == mode:
+			return -1
+		case b.network == mode:
+			return 1
+		}
+		return strings.Compare(a.network.rec.Name, b.network.rec.Name)
+	})
+	for i := range out {
+		w := &out[i]
+		if w.network == mode {
+			w.mac = spec.MacAddress
+		}
+		e := w.spec
+		w.plain = w.network.rec.ID == s.stableID(Bridge) && e.IPv4 == "" && e.IPv6 == "" && e.MacAddress == "" && w.mac == "" && len(e.LinkLocalIPs) == 0
+	}
+	return out, nil
+}
+
+// join shares another pod's network and files.
+func (s *Service) join(a *attachment, ref string) (hull.Endpoint, error) {
+	if s.cfg.Pod == nil {
+		return hull.Endpoint{}, fmt.Errorf("sharing another container's network is not possible here: %w", errdefs.ErrNotImplemented)
+	}
+	p, err := s.cfg.Pod(ref)
+	if err != nil {
+		return hull.Endpoint{}, err
+	}
+	if p.ID == a.podID {
+		return hull.Endpoint{}, fmt.Errorf("cannot join own network namespace: %w", errdefs.ErrInvalidArgument)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	owner := s.pods[p.ID]
+	if owner == nil || !p.Status.Running {
+		return hull.Endpoint{}, fmt.Errorf("cannot join network of a non running container: %s: %w", p.ID, errdefs.ErrConflict)
+	}
+	for owner.owner != nil {
+		owner = owner.owner
+	}
+	owner.joined++
+	a.owner = owner
+	ep := p.Status.Endpoint
+	return hull.Endpoint{NetNS: ep.NetNS, Hosts: ep.Hosts, ResolvConf: ep.ResolvConf, HostnameFile: ep.HostnameFile}, nil
+}
+
+// release gives back all that an attachment has. Nobody waits for the kernel to
+// take the namespace down.
+func (s *Service) release(a *attachment) error {
+	s.mu.Lock()
+	if s.pods[a.podID] != a {
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+
+	// Ports first: no packet may reach an address that is somebody else's soon. On
+	// an error the attachment stays, and the release can be tried again.
+	if len(a.forwards) > 0 {
+		if _, err := s.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
+			return fmt.Errorf("unpublish ports: %w", err)
+		}
+	}
+	s.ports.release(a.claims)
+
+	s.mu.Lock()
+	if s.pods[a.podID] != a {
+		s.mu.Unlock()
+		return nil
+	}
+	delete(s.pods, a.podID)
+	shared := a.joined > 0
+	if a.owner != nil {
+		a.owner.joined--
+	}
+	dead, err := s.setAside(a)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, e := range a.ends {
+		s.publish(e.network, "disconnect", "container", a.podID)
+	}
+	if dead != "" {
+		s.bury(dead, a.ends, shared, func() { s.forgetFlows(a) })
+	}
+	return nil
+}
+
+// setAside renames the directory of a's namespace, so that a new run of the same
+// pod can have its name.
+func (s *Service) setAside(a *attachment) (string, error) {
+	if a.dir == "" {
+		return "", nil
+	}
+	dead := filepath.Join(s.nsDir(), "dead-"+newID()[:slotLen])
+	if err := renameGone(a.dir, dead); err != nil {
+		return "", fmt.Errorf("give network namespace back: %w", err)
+	}
+	return dead, nil
+}
+
+// podSysctls sets a pod's own values in its namespace.
+func podSysctls(path string, values map[string]string) error {
+	var names []string
+	for name := range values {
+		if strings.HasPrefix(name, "net.") {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	return linux.InNetNS(path, func() error {
+		for _, name := range names {
+			// Dots separate, except that a slash stands for a dot in an interface name.
+			file := strings.NewReplacer(".", "/", "/", ".").Replace(name)
+			if strings.Contains("/"+file+"/", "/../") {
+				return fmt.Errorf("invalid sysctl %q: %w", name, errdefs.ErrInvalidArgument)
+			}
+			if err := setSysctl("/proc/sys/"+file, values[name]); err != nil {
+				return fmt.Errorf("sysctl %s: %w", name, errors.Join(errdefs.ErrInvalidArgument, err))
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,357 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"hull/internal/network/firewall"
+	"hull/internal/network/ipam"
+)
+
+// From linux/netlink.h and linux/rtnetlink.h.
+const (
+	netlinkRoute = 0
+	ifaFNoDAD    = 0x02
+	rtScopeLink  = 253
+)
+
+// ensureBridge makes the network's bridge and its rules, or what is missing of
+// them. When nothing is missing it costs one look into /proc and one netlink
+// message. It reports the bridge's interface index.
+func (s *Service) ensureBridge(n *network) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.index != 0 && !linkThere(n.bridge) {
+		s.log.Warn("bridge has vanished and is made again", "network", n.rec.Name, "bridge", n.bridge)
+		n.index = 0
+	}
+	if n.index == 0 {
+		if err := s.makeBridge(n); err != nil {
+			return 0, fmt.Errorf("make bridge %s: %w", n.bridge, err)
+		}
+	}
+	repaired, err := s.fw.Apply(firewall.Change{AddNetworks: []firewall.Network{n.rules()}})
+	if err != nil {
+		return 0, err
+	}
+	if repaired {
+		s.log.Warn("nftables table was damaged and is repaired", "instance", s.cfg.Instance)
+	}
+	return n.index, nil
+}
+
+// inspectBridge is the thorough look, for which the way of a start has no time:
+// down, without its address, made again by somebody else.
+func (s *Service) inspectBridge(n *network) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.index == 0 {
+		return
+	}
+	l, err := s.links.LinkByName(n.bridge)
+	if err == nil && l.Attrs().Index == n.index && l.Attrs().Flags&net.FlagUp != 0 {
+		if have, err := s.links.AddrList(l, netlink.FAMILY_ALL); err == nil && len(missingAddrs(n, have)) == 0 {
+			return
+		}
+	}
+	s.log.Warn("bridge was changed and is repaired", "network", n.rec.Name, "bridge", n.bridge)
+	if err := s.makeBridge(n); err != nil {
+		s.log.Error("bridge cannot be repaired", "network", n.rec.Name, "bridge", n.bridge, "error", err)
+		n.index = 0
+	}
+}
+
+// makeBridge needs n.mu. Every step may have been done before.
+func (s *Service) makeBridge(n *network) error {
+	if !n.stored {
+		if err := s.settle(n); err != nil {
+			return err
+		}
+	}
+	forwarded, err := enableForwarding(n.v6 != nil)
+	if err != nil {
+		return err
+	}
+	if forwarded {
+		if err := s.guardUplinks(); err != nil {
+			return err
+		}
+	}
+	if n.mac == "" {
+		n.mac = n.gatewayMAC()
+	}
+	link, err := s.links.LinkByName(n.bridge)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = n.bridge, n.linkMTU(s)
+		attrs.HardwareAddr, _ = net.ParseMAC(n.mac) // ours
+		if err := s.links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("add interface: %w", err)
+		}
+		link, err = s.links.LinkByName(n.bridge)
+	}
+	if err != nil {
+		return fmt.Errorf("look for interface: %w", err)
+	}
+	if link.Type() != "bridge" {
+		return fmt.Errorf("interface %s exists and is a %s", n.bridge, link.Type())
+	}
+	conf6 := "/proc/sys/net/ipv6/conf/" + n.bridge + "/"
+	for _, c := range []struct {
+		path, value string
+	}{
+		// For connections through 127.0.0.1; package firewall keeps it safe.
+		{"/proc/sys/net/ipv4/conf/" + n.bridge + "/route_localnet", "1"},
+		// A container's router advertisements are nothing for the host.
+		{conf6 + "accept_ra", "0"},
+		{conf6 + "accept_dad", "0"},
+	} {
+		if err := setSysctl(c.path, c.value); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	if n.v6 != nil {
+		if err := setSysctl(conf6+"disable_ipv6", "0"); err != nil {
+			return err
+		}
+	}
+	have, err := s.links.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, p := range missingAddrs(n, have) {
+		if err := s.links.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: ifaFNoDAD}); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("add address %s: %w", p, err)
+		}
+	}
+	if err := s.links.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	n.index = link.Attrs().Index
+	return s.replug(n)
+}
+
+func missingAddrs(n *network, have []netlink.Addr) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range []*ipam.Pool{n.v4, n.v6} {
+		if p == nil {
+			continue
+		}
+		want := netip.PrefixFrom(p.Gateway(), p.Subnet().Bits())
+		if !slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IPNet.String() == want.String() }) {
+			out = append(out, want)
+		}
+	}
+	return out
+}
+
+// replug puts the cables of pods and of the pool back into a bridge that was made
+// again.
+func (s *Service) replug(n *network) error {
+	for _, name := range s.cables(n) {
+		l, err := s.links.LinkByName(name)
+		if err != nil {
+			continue // its namespace is gone, or going
+		}
+		if l.Attrs().MasterIndex == n.index {
+			continue
+		}
+		if err := s.links.LinkSetMasterByIndex(l, n.index); err != nil {
+			return fmt.Errorf("put %s back: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// cables names the host ends of everything on a network.
+func (s *Service) cables(n *network) []string {
+	var out []string
+	s.mu.Lock()
+	for _, a := range s.pods {
+		for _, e := range a.ends {
+			if e.network == n && e.veth != "" {
+				out = append(out, e.veth)
+			}
+		}
+	}
+	s.mu.Unlock()
+	return append(out, s.pool.cables(n)...)
+}
+
+// unmakeBridge removes what makeBridge made.
+func (s *Service) unmakeBridge(n *network) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, err := s.fw.Apply(firewall.Change{DelNetworks: []string{n.bridge}})
+	if link, lerr := s.links.LinkByName(n.bridge); lerr == nil && link.Type() == "bridge" {
+		err = errors.Join(err, s.links.LinkDel(link))
+	}
+	n.index = 0
+	return err
+}
+
+// gatewayMAC is stable, so that neighbours' caches survive a repair.
+func (n *network) gatewayMAC() string {
+	if n.v4 != nil {
+		return macOf(n.v4.Gateway())
+	}
+	return macOf(n.v6.Gateway())
+}
+
+// macOf derives a locally administered address: 02:42 and the IPv4 address, as
+// Docker did, or the last four bytes of the IPv6 address.
+func macOf(a netip.Addr) string {
+	b := a.AsSlice()
+	b = b[len(b)-4:]
+	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}.String()
+}
+
+func (n *network) linkMTU(s *Service) int {
+	if n.mtu != 0 {
+		return n.mtu
+	}
+	return s.defaultMTU()
+}
+
+// defaultMTU is that of the interface with the default route, at most 1500:
+// larger packets than it carries would be lost where ICMP is filtered.
+func (s *Service) defaultMTU() int {
+	const ethernet = 1500
+	routes, err := s.links.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	if err != nil || len(routes) == 0 {
+		return ethernet
+	}
+	link, err := s.links.LinkByIndex(routes[0].LinkIndex)
+	if err != nil || link.Attrs().MTU < 576 {
+		return ethernet
+	}
+	return min(ethernet, link.Attrs().MTU)
+}
+
+// takenPrefixes are the subnets of the host's addresses and routes.
+func (s *Service) takenPrefixes() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	add := func(n *net.IPNet) {
+		if n == nil {
+			return
+		}
+		a, ok := netip.AddrFromSlice(n.IP)
+		ones, _ := n.Mask.Size()
+		if ok && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast() {
+			if a.Is4In6() {
+				a = a.Unmap()
+			}
+			out = append(out, netip.PrefixFrom(a, ones).Masked())
+		}
+	}
+	addrs, err := s.links.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		add(a.IPNet)
+	}
+	routes, err := s.links.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's routes: %w", err)
+	}
+	for _, r := range routes {
+		add(r.Dst)
+	}
+	return out, nil
+}
+
+func (s *Service) linkIndex(name string) int {
+	l, err := s.links.LinkByName(name)
+	if err != nil {
+		return 0
+	}
+	return l.Attrs().Index
+}
+
+// linkThere looks for an interface without the lock that all of rtnetlink shares,
+// which the kernel may hold for long while it takes namespaces down.
+func linkThere(name string) bool {
+	_, err := os.Stat("/proc/sys/net/ipv4/conf/" + name)
+	return err == nil
+}
+
+// enableForwarding reports whether IPv4 forwarding was off.
+func enableForwarding(v6 bool) (was bool, err error) {
+	const v4 = "/proc/sys/net/ipv4/ip_forward"
+	b, err := os.ReadFile(v4)
+	if err != nil {
+		return false, err
+	}
+	if was = strings.TrimSpace(string(b)) == "0"; was {
+		if err := setSysctl(v4, "1"); err != nil {
+			return false, err
+		}
+	}
+	if !v6 {
+		return was, nil
+	}
+	const all = "/proc/sys/net/ipv6/conf/all/forwarding"
+	b, err = os.ReadFile(all)
+	if os.IsNotExist(err) || strings.TrimSpace(string(b)) == "1" {
+		return was, nil
+	}
+	// A router ignores router advertisements, unless it is told to take them (2):
+	// without that a host that lives by them would lose its default route.
+	dirs, err := os.ReadDir("/proc/sys/net/ipv6/conf")
+	if err != nil {
+		return false, err
+	}
+	for _, d := range dirs {
+		ra := "/proc/sys/net/ipv6/conf/" + d.Name() + "/accept_ra"
+		if b, err := os.ReadFile(ra); err == nil && strings.TrimSpace(string(b)) == "1" && d.Name() != "all" {
+			if err := setSysctl(ra, "2"); err != nil {
+				return false, err
+			}
+		}
+	}
+	return was, setSysctl(all, "1")
+}
+
+// guardUplinks keeps the host from becoming a router between the networks it was
+// in before forwarding was turned on.
+func (s *Service) guardUplinks() error {
+	links, err := s.links.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	var names []string
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Flags&net.FlagLoopback == 0 && a.MasterIndex == 0 && l.Type() != "bridge" && !strings.HasPrefix(a.Name, s.vethPrefix()) {
+			names = append(names, a.Name)
+		}
+	}
+	_, err = s.fw.Apply(firewall.Change{AddUplinks: names})
+	return err
+}
+
+// setSysctl writes a file below /proc/sys in the network namespace of the thread.
+func setSysctl(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteString(value); err != nil {
+		return fmt.Errorf("set %s to %s: %w", path, strconv.Quote(value), err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

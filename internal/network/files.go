@@ -1,0 +1,280 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
+	"hull/internal/linux"
+)
+
+// Where the host's own files are. The second resolv.conf is systemd-resolved's
+// real one: its stub listens on a loopback that a container does not have.
+const (
+	hostResolvConf = "/etc/resolv.conf"
+	realResolvConf = "/run/systemd/resolve/resolv.conf"
+	hostHosts      = "/etc/hosts"
+)
+
+// hostGateway is how a user names the host's address in --add-host.
+const hostGateway = "host-gateway"
+
+// writeFiles writes hosts, resolv.conf and hostname for a pod into runDir.
+func (s *Service) writeFiles(ep *hull.Endpoint, p hull.Pod, a *attachment, runDir string) error {
+	hosts, err := s.hosts(p, a)
+	if err != nil {
+		return err
+	}
+	resolv, err := s.resolvConf(p.Network, ep.NetNS == "")
+	if err != nil {
+		return err
+	}
+	ep.Hosts, ep.ResolvConf, ep.HostnameFile = filepath.Join(runDir, "hosts"), filepath.Join(runDir, "resolv.conf"), filepath.Join(runDir, "hostname")
+	for _, f := range []struct {
+		path string
+		data string
+	}{
+		{ep.Hosts, hosts},
+		{ep.ResolvConf, resolv},
+		{ep.HostnameFile, hostname(p, ep.NetNS == "") + "\n"},
+	} {
+		if err := linux.WriteFile(f.path, []byte(f.data), 0o644, false); err != nil {
+			return fmt.Errorf("write %s: %w", filepath.Base(f.path), err)
+		}
+	}
+	return nil
+}
+
+func hostname(p hull.Pod, host bool) string {
+	if p.Hostname != "" {
+		return p.Hostname
+	}
+	if h, err := os.Hostname(); host && err == nil {
+		return h
+	}
+	return p.ID[:min(12, len(p.ID))]
+}
+
+// hosts is the pod's /etc/hosts.
+func (s *Service) hosts(p hull.Pod, a *attachment) (string, error) {
+	var b strings.Builder
+	onHost := modeOf(p.Network) == Host
+	if onHost {
+		own, err := os.ReadFile(hostHosts)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("read the host's hosts: %w", err)
+		}
+		b.Write(own)
+		if len(own) > 0 && own[len(own)-1] != '\n' {
+			b.WriteByte('\n')
+		}
+	} else {
+		b.WriteString("127.0.0.1\tlocalhost\n")
+		b.WriteString("::1\tlocalhost ip6-localhost ip6-loopback\n")
+		b.WriteString("fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	}
+	for _, h := range p.Network.ExtraHosts {
+		name, addr, err := extraHost(h)
+		if err != nil {
+			return "", err
+		}
+		if addr != hostGateway {
+			fmt.Fprintf(&b, "%s\t%s\n", addr, name)
+			continue
+		}
+		gws, err := s.hostAddrsFor(a)
+		if err != nil {
+			return "", fmt.Errorf("--add-host %s: %w", h, err)
+		}
+		for _, gw := range gws {
+			fmt.Fprintf(&b, "%s\t%s\n", gw, name)
+		}
+	}
+	links, err := s.linkHosts(p)
+	if err != nil {
+		return "", err
+	}
+	b.WriteString(links)
+	if !onHost {
+		name := hostname(p, false)
+		if p.Domainname != "" {
+			name = name + "." + p.Domainname + " " + name
+		}
+		for _, e := range a.ends {
+			for _, pre := range e.prefixes() {
+				fmt.Fprintf(&b, "%s\t%s\n", pre.Addr(), name)
+			}
+		}
+	}
+	return b.String(), nil
+}
+
+// hostAddrsFor are the host's addresses that the pod can reach: its gateways, or
+// those of the default bridge.
+func (s *Service) hostAddrsFor(a *attachment) ([]netip.Addr, error) {
+	for _, e := range a.ends {
+		if gws := e.gateways(); len(gws) > 0 && !e.network.rec.Internal {
+			return gws, nil
+		}
+	}
+	s.mu.Lock()
+	n := s.networks[s.stableID(Bridge)]
+	s.mu.Unlock()
+	if n == nil || n.v4 == nil {
+		return nil, fmt.Errorf("unable to derive the IP value for host-gateway: %w", errdefs.ErrInvalidArgument)
+	}
+	return []netip.Addr{n.v4.Gateway()}, nil
+}
+
+// extraHost splits "name:address". The address may be an IPv6 one, with or
+// without brackets, or host-gateway.
+func extraHost(s string) (name, addr string, err error) {
+	name, addr, ok := strings.Cut(s, ":")
+	if !ok || name == "" || strings.ContainsAny(name, " \t\r\n#") {
+		return "", "", invalid("bad format for add-host: %q", s)
+	}
+	if addr == hostGateway {
+		return name, addr, nil
+	}
+	addr = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")
+	if _, err := netip.ParseAddr(addr); err != nil {
+		return "", "", invalid("invalid IP address in add-host: %q", addr)
+	}
+	return name, addr, nil
+}
+
+// linkHosts are the lines of --link name[:alias], of which only the names are
+// left in Docker too.
+func (s *Service) linkHosts(p hull.Pod) (string, error) {
+	var b strings.Builder
+	for _, l := range p.Network.Links {
+		ref, alias, ok := strings.Cut(strings.TrimPrefix(l, "/"), ":")
+		if !ok {
+			alias = ref
+		}
+		alias = alias[strings.LastIndex(alias, "/")+1:]
+		if s.cfg.Pod == nil || ref == "" || alias == "" || strings.ContainsAny(alias, " \t\r\n#") {
+			return "", invalid("bad format for links: %s", l)
+		}
+		other, err := s.cfg.Pod(ref)
+		if err != nil {
+			return "", fmt.Errorf("could not get container for %s: %w", ref, err)
+		}
+		if !other.Status.Running {
+			return "", invalid("cannot link to a non running container: /%s AS /%s/%s", other.Name, p.Name, alias)
+		}
+		names := alias
+		for _, n := range []string{hostname(other, false), other.Name} {
+			if n != "" && !strings.Contains(" "+names+" ", " "+n+" ") {
+				names += " " + n
+			}
+		}
+		for _, e := range other.Status.Endpoint.Networks {
+			for _, a := range []string{e.IPv4, e.IPv6} {
+				if a != "" {
+					fmt.Fprintf(&b, "%s\t%s\n", a, names)
+				}
+			}
+		}
+	}
+	return b.String(), nil
+}
+
+// resolvConf is the pod's /etc/resolv.conf: the host's, without name servers on
+// loopback addresses that a container does not reach, and with what the user
+// asked for in its place.
+func (s *Service) resolvConf(n hull.NetworkSpec, onHost bool) (string, error) {
+	own, from, err := readResolvConf(onHost)
+	if err != nil {
+		return "", err
+	}
+	if onHost && len(n.DNS)+len(n.DNSSearch)+len(n.DNSOptions) == 0 {
+		return own, nil
+	}
+	servers, search, options := splitResolvConf(own)
+	if !onHost {
+		servers = reachable(servers)
+	}
+	if len(n.DNS) > 0 {
+		servers = n.DNS
+	}
+	if len(n.DNSSearch) > 0 {
+		search = n.DNSSearch
+		if len(search) == 1 && search[0] == "." {
+			search = nil
+		}
+	}
+	if len(n.DNSOptions) > 0 {
+		options = n.DNSOptions
+	}
+	if len(servers) == 0 {
+		// The host resolves by itself. As Docker: public servers are better than none.
+		s.log.Warn("the host's resolv.conf has no name server that a container reaches, using public ones; say --dns for others", "file", from)
+		servers = []string{"8.8.8.8", "8.8.4.4"}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Generated by hull from %s\n", from)
+	for _, a := range servers {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	if len(search) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
+	}
+	if len(options) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(options, " "))
+	}
+	return b.String(), nil
+}
+
+// readResolvConf reads the host's file; a missing one is empty.
+func readResolvConf(onHost bool) (text, from string, err error) {
+	b, err := os.ReadFile(hostResolvConf)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", "", fmt.Errorf("read the host's resolv.conf: %w", err)
+	}
+	if servers, _, _ := splitResolvConf(string(b)); !onHost && len(servers) > 0 && len(reachable(servers)) == 0 {
+		if r, err := os.ReadFile(realResolvConf); err == nil {
+			return string(r), realResolvConf, nil
+		}
+	}
+	return string(b), hostResolvConf, nil
+}
+
+func splitResolvConf(text string) (servers, search, options []string) {
+	for line := range strings.Lines(text) {
+		if i := strings.IndexAny(line, "#;"); i >= 0 {
+			line = line[:i]
+		}
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		switch f[0] {
+		case "nameserver":
+			servers = append(servers, f[1])
+		case "search", "domain":
+			search = f[1:]
+		case "options":
+			options = append(options, f[1:]...)
+		}
+	}
+	return servers, search, options
+}
+
+// reachable drops servers on the host's loopback, and with a zone, which names an
+// interface that is not the container's.
+func reachable(servers []string) []string {
+	var out []string
+	for _, s := range servers {
+		if a, err := netip.ParseAddr(s); err == nil && !a.IsLoopback() && a.Zone() == "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}

@@ -1,0 +1,362 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"hull/internal/linux"
+)
+
+const slotLen = 9 // hexadecimal digits of an endpoint's id in names
+
+// slot is a pinned network namespace.
+type slot struct {
+	dir string // nsDir/pool-<id>, then nsDir/<pod id>, then nsDir/dead-<id>
+	id  string
+	end *end // of a ready one: its place on the default bridge
+}
+
+func (n *slot) path() string { return filepath.Join(n.dir, n.id) }
+
+// end is a pod's end on one network.
+type end struct {
+	network *network
+	id      string // 64 hexadecimal digits
+	veth    string // host end's interface name; "" for none and host
+	ifname  string // in the pod
+	mac     string
+	v4, v6  netip.Addr
+}
+
+func (s *Service) vethPrefix() string { return "hv" + s.tag }
+
+func (s *Service) vethName(endID string) string { return s.vethPrefix() + endID[:slotLen] }
+
+// newSlot makes a network namespace with nothing but a loopback that is up. id
+// names it: the first digits of its first endpoint's id.
+func (s *Service) newSlot(id string) (_ *slot, err error) {
+	n := &slot{dir: filepath.Join(s.nsDir(), "pool-"+id), id: id}
+	if err := os.Mkdir(n.dir, 0o700); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.unpin())
+		}
+	}()
+	if err := linux.NewNetNS(n.path()); err != nil {
+		return nil, err
+	}
+	err = linux.InNetNS(n.path(), func() error {
+		for _, c := range []struct{ path, value string }{
+			// Any user of a container may listen on low ports and use ping, as with
+			// Docker; the namespace is the container's own.
+			{"ipv4/ip_unprivileged_port_start", "0"},
+			{"ipv4/ping_group_range", "0 2147483647"},
+			// Nobody on the bridge may reconfigure a container (CVE-2020-13401).
+			{"ipv6/conf/default/accept_ra", "0"},
+			{"ipv6/conf/all/accept_ra", "0"},
+			// Addresses are ours to give; looking for duplicates would take a second.
+			{"ipv6/conf/default/accept_dad", "0"},
+		} {
+			if err := setSysctl("/proc/sys/net/"+c.path, c.value); err != nil && !os.IsNotExist(err) {
+				return err
+			}
+		}
+		h, err := netlink.NewHandle(netlinkRoute)
+		if err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+		defer h.Close()
+		return h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("prepare network namespace: %w", err)
+	}
+	return n, nil
+}
+
+// claim gives the slot to a pod.
+func (s *Service) claim(n *slot, podID string) error {
+	dir := filepath.Join(s.nsDir(), podID)
+	err := os.Rename(n.dir, dir)
+	if errors.Is(err, os.ErrExist) { // also ENOTEMPTY: what a crash has left
+		if err := s.retire(dir); err != nil {
+			return err
+		}
+		err = os.Rename(n.dir, dir)
+	}
+	if err != nil {
+		return fmt.Errorf("name network namespace: %w", err)
+	}
+	n.dir = dir
+	return nil
+}
+
+// unpin lets the namespace go when its last process is gone.
+func (n *slot) unpin() error { return unpinDir(n.dir) }
+
+// unpinDir removes a directory of pins; nothing else is ever in it.
+func unpinDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		err = errors.Join(err, linux.Unpin(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(err, os.Remove(dir))
+}
+
+// retire takes a pod's directory out of the way and gives its namespace back.
+func (s *Service) retire(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	dead := filepath.Join(s.nsDir(), "dead-"+newID()[:slotLen])
+	if err := os.Rename(dir, dead); err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, s.vethPrefix()+e.Name())
+	}
+	err = unpinDir(dead)
+	for _, v := range names {
+		err = errors.Join(err, s.deleteLink(v))
+	}
+	return err
+}
+
+// bury gives a namespace and its addresses back, off everybody's way: the
+// kernel takes a namespace down slowly and in batches. The addresses are free
+// again when the cables are really gone; now says not to wait for the kernel,
+// because a pod that shared the namespace still holds it.
+func (s *Service) bury(dir string, ends []*end, now bool, then func()) {
+	work := func() {
+		if err := unpinDir(dir); err != nil {
+			s.log.Warn("network namespace is not given back", "path", dir, "error", err)
+		}
+		for _, e := range ends {
+			if e.veth != "" {
+				s.awaitGone(e.veth, now)
+			}
+			e.release()
+		}
+		if then != nil {
+			then()
+		}
+	}
+	if !s.background(work) {
+		work()
+	}
+}
+
+func (e *end) release() {
+	if e.v4.IsValid() && e.network.v4 != nil {
+		e.network.v4.Release(e.v4)
+	}
+	if e.v6.IsValid() && e.network.v6 != nil {
+		e.network.v6.Release(e.v6)
+	}
+}
+
+// awaitGone waits for the kernel to take a cable down with its namespace, and
+// does it itself when something still holds the namespace.
+func (s *Service) awaitGone(veth string, now bool) {
+	const first, longest = 10 * time.Millisecond, 320 * time.Millisecond
+	for wait := first; !now && wait <= longest && linkThere(veth); wait *= 2 {
+		if sleep(s.life, wait) != nil {
+			return // closing: nobody is going to have the address
+		}
+	}
+	if err := s.deleteLink(veth); err != nil {
+		s.log.Warn("interface is not removed", "interface", veth, "error", err)
+	}
+}
+
+func (s *Service) deleteLink(name string) error {
+	if !linkThere(name) {
+		return nil
+	}
+	l, err := s.links.LinkByName(name)
+	if err == nil {
+		err = s.links.LinkDel(l)
+	}
+	if err == nil || errors.As(err, new(netlink.LinkNotFoundError)) || !linkThere(name) {
+		return nil
+	}
+	return fmt.Errorf("remove interface %s: %w", name, err)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// plug connects the namespace at path to e's network. defaultRoute: traffic to
+// everywhere else goes there.
+func (s *Service) plug(path string, e *end, defaultRoute bool) (err error) {
+	index, err := s.ensureBridge(e.network)
+	if err != nil {
+		return err
+	}
+	mac, err := net.ParseMAC(e.mac)
+	if err != nil {
+		return fmt.Errorf("invalid MAC address %q: %w", e.mac, err)
+	}
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer ns.Close()
+	h, err := handleAt(path)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+
+	mtu := e.network.linkMTU(s)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.MasterIndex = e.veth, mtu, index
+	cable := netlink.NewVeth(attrs)
+	cable.PeerName, cable.PeerMTU, cable.PeerHardwareAddr = e.ifname, uint32(mtu), mac //nolint:gosec // checked
+	cable.PeerNamespace = netlink.NsFd(ns)
+	if err := s.links.LinkAdd(cable); err != nil {
+		return fmt.Errorf("add interface pair %s: %w", e.veth, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.deleteLink(e.veth))
+		}
+	}()
+	// A bridge port needs no address of its own.
+	if err := setSysctl("/proc/sys/net/ipv6/conf/"+e.veth+"/disable_ipv6", "1"); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if hairpinNeeded() {
+		if err := s.links.LinkSetHairpin(cable, true); err != nil {
+			return fmt.Errorf("set hairpin mode: %w", err)
+		}
+	}
+	if e.network.rules().Isolated {
+		if err := s.links.LinkSetIsolated(cable, true); err != nil {
+			return fmt.Errorf("isolate port: %w", err)
+		}
+	}
+	if err := s.links.LinkSetUp(cable); err != nil {
+		return fmt.Errorf("set %s up: %w", e.veth, err)
+	}
+	return configure(h, path, e, defaultRoute && !e.network.rec.Internal)
+}
+
+// hairpinNeeded: where bridged packets go through the firewall, a packet that
+// comes back to the port it came from stays on the bridge.
+func hairpinNeeded() bool {
+	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
+	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
+// configure gives the pod's interface its addresses and routes. h is a handle
+// inside the namespace.
+func configure(h *netlink.Handle, path string, e *end, defaultRoute bool) error {
+	link, err := h.LinkByName(e.ifname)
+	if err != nil {
+		return fmt.Errorf("look for %s: %w", e.ifname, err)
+	}
+	if !e.v6.IsValid() {
+		// No IPv6 where the user has none, not even link-local (CVE-2024-32473).
+		err := linux.InNetNS(path, func() error {
+			return setSysctl("/proc/sys/net/ipv6/conf/"+e.ifname+"/disable_ipv6", "1")
+		})
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	for _, p := range e.prefixes() {
+		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: ifaFNoDAD}); err != nil {
+			return fmt.Errorf("add address %s: %w", p, err)
+		}
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set %s up: %w", e.ifname, err)
+	}
+	if !defaultRoute {
+		return nil
+	}
+	return setDefaultRoute(h, link.Attrs().Index, e)
+}
+
+func setDefaultRoute(h *netlink.Handle, index int, e *end) error {
+	for _, gw := range e.gateways() {
+		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if gw.Is6() {
+			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		if err := h.RouteReplace(&netlink.Route{LinkIndex: index, Dst: ipNet(all), Gw: gw.AsSlice()}); err != nil {
+			return fmt.Errorf("add default route by %s: %w", gw, err)
+		}
+	}
+	return nil
+}
+
+func (e *end) prefixes() []netip.Prefix {
+	var out []netip.Prefix
+	if e.v4.IsValid() {
+		out = append(out, netip.PrefixFrom(e.v4, e.network.v4.Subnet().Bits()))
+	}
+	if e.v6.IsValid() {
+		out = append(out, netip.PrefixFrom(e.v6, e.network.v6.Subnet().Bits()))
+	}
+	return out
+}
+
+func (e *end) gateways() []netip.Addr {
+	var out []netip.Addr
+	if e.v4.IsValid() {
+		out = append(out, e.network.v4.Gateway())
+	}
+	if e.v6.IsValid() {
+		out = append(out, e.network.v6.Gateway())
+	}
+	return out
+}
+
+// handleAt opens netlink inside the namespace at path. No thread stays there.
+func handleAt(path string) (*netlink.Handle, error) {
+	var h *netlink.Handle
+	err := linux.InNetNS(path, func() (err error) {
+		h, err = netlink.NewHandle(netlinkRoute)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open netlink in %s: %w", path, err)
+	}
+	return h, nil
+}
+
+func ifname(i int) string { return "eth" + strconv.Itoa(i) }

@@ -1,0 +1,196 @@
+// Package network gives pods their network: namespaces, bridges, addresses,
+// published ports and the files of /etc that belong to them.
+//
+// Everything is done through netlink; no program is ever started. What costs
+// time (a namespace, a virtual cable, its place on the bridge, its addresses) is
+// done ahead for the default bridge and kept in a small pool, so that attaching
+// a container is a rename, three small files and, when it publishes ports, one
+// nftables transaction. See pool.go.
+//
+// # What is where
+//
+//	RunDir/netns/<pod id>/<slot>   bind mount of a pod's namespace
+//	RunDir/netns/pool-<slot>/...   one that is ready and has no pod yet
+//	RunDir/netns/dead-<slot>/...   one that is being given back
+//	hv<tag><slot>                  host end of the cable; tag is the instance's
+//	table inet hull-<instance>     see package firewall
+//
+// All names come from the instance and the slot, so that Sweep finds what no
+// record claims after a crash, and two engines on one machine never meet.
+//
+// # Published ports and the host's own programs
+//
+// A published port is an nftables element; no process forwards bytes. While the
+// engine runs it also keeps a bound socket for each published port, on which
+// nothing ever listens: it makes another program's (or another engine's) attempt
+// to take the port fail with "address already in use", as it would with Docker's
+// proxy. While the engine is down, containers and their ports go on, but that
+// reservation is missing: a program that binds the port then succeeds, and its
+// clients still reach the container.
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+
+	"hull/internal/hull"
+	"hull/internal/network/firewall"
+)
+
+// Names and drivers of the networks that always exist.
+const (
+	Bridge = "bridge"
+	Host   = "host"
+	None   = "none"
+
+	driverBridge = "bridge"
+	driverHost   = "host"
+	driverNull   = "null"
+)
+
+// Store keeps networks' records over a reboot. Writes are durable.
+type Store interface {
+	PutNetwork(n hull.Network) error
+	DeleteNetwork(id string) error
+	Networks() []hull.Network
+}
+
+// Config is the service's own configuration.
+type Config struct {
+	RunDir   string // namespaces are pinned in RunDir/netns
+	Instance string // short, unique among the engines of this machine; goes into names of host objects
+
+	Bridge  string       // interface name of the default bridge; "" or taken = derived from Instance
+	Subnet4 netip.Prefix // of the default bridge; zero = a free one
+	Subnet6 netip.Prefix
+	Pool    int // ready namespaces to keep; 0 = 4, negative = none
+
+	Store Store
+	// Pod finds a pod by id or name: the one whose network is to be shared, or
+	// linked to. errdefs.ErrNotFound.
+	Pod func(ref string) (hull.Pod, error)
+	// Update changes the recorded status of a running pod, for connect and
+	// disconnect. nil = they are not possible.
+	Update func(podID string, fn func(*hull.PodStatus) error) error
+
+	Events func(hull.Event) // nil = nobody listens
+	Log    *slog.Logger
+}
+
+// Service is the networks of one engine instance.
+type Service struct {
+	cfg   Config
+	tag   string // of the instance, in interface names
+	log   *slog.Logger
+	links *netlink.Handle // in the engine's network namespace
+	fw    *firewall.Table
+	ports *ports
+	pool  *pool
+	work  sync.WaitGroup // background work
+	stop  context.CancelFunc
+	life  context.Context //nolint:containedctx // the life of background work, ended by Close
+
+	mu       sync.Mutex
+	networks map[string]*network // by id
+	pods     map[string]*attachment
+	closed   bool
+}
+
+// New prepares the service in the network namespace of the calling process. It
+// makes nothing in the kernel; the first attach does.
+func New(cfg Config) (*Service, error) {
+	if cfg.Instance == "" || cfg.RunDir == "" || cfg.Store == nil || cfg.Log == nil {
+		return nil, fmt.Errorf("network service: instance, run directory, store and log are needed: %w", errdefs.ErrInvalidArgument)
+	}
+	sum := sha256.Sum256([]byte(cfg.Instance))
+	s := &Service{
+		cfg: cfg, tag: hex.EncodeToString(sum[:])[:4], log: cfg.Log,
+		networks: map[string]*network{}, pods: map[string]*attachment{},
+	}
+	if err := os.MkdirAll(s.nsDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("make directory of network namespaces: %w", err)
+	}
+	var err error
+	if s.ports, err = newPorts(); err != nil {
+		return nil, err
+	}
+	if s.links, err = netlink.NewHandle(netlinkRoute); err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	if s.fw, err = firewall.Open("hull-" + cfg.Instance); err != nil {
+		s.links.Close()
+		return nil, err
+	}
+	if err := s.load(); err != nil {
+		s.links.Close()
+		return nil, err
+	}
+	s.life, s.stop = context.WithCancel(context.Background())
+	s.pool = newPool(s, cfg.Pool)
+	return s, nil
+}
+
+// Close gives back what no pod uses and waits for background work. Pods keep
+// their network.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.stop()
+	s.work.Wait()
+	err := s.pool.drain()
+	s.ports.close()
+	s.links.Close()
+	if cerr := s.fw.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// background runs fn unless the service is closed; Close waits for it.
+func (s *Service) background(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.work.Go(fn)
+	return true
+}
+
+func (s *Service) nsDir() string { return filepath.Join(s.cfg.RunDir, "netns") }
+
+// publish tells the event log. attrs is name, value, ...
+func (s *Service) publish(n *network, action string, attrs ...string) {
+	if s.cfg.Events == nil {
+		return
+	}
+	a := map[string]string{"name": n.rec.Name, "type": n.rec.Driver}
+	for i := 0; i+1 < len(attrs); i += 2 {
+		a[attrs[i]] = attrs[i+1]
+	}
+	s.cfg.Events(hull.Event{Type: "network", Action: action, Actor: n.rec.ID, Attrs: a, Scope: "local", Time: time.Now()})
+}
+
+// newID is 64 random hexadecimal digits.
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}

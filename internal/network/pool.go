@@ -1,0 +1,217 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"hull/internal/hull"
+)
+
+// pool keeps network namespaces ready. A bare one has a loopback and nothing
+// else; a ready one is on the default bridge, with addresses and routes, and is
+// a pod's as it stands. Namespaces are never used twice: the kernel keeps too
+// much in them (connections, neighbours, rules, what a privileged container set)
+// to be sure that one is as new.
+//
+// Nothing is made before the first pod asks for its kind, and a kind that was
+// taken is made again in the background.
+type pool struct {
+	s    *Service
+	want int
+
+	mu      sync.Mutex
+	bare    []*slot
+	ready   []*slot
+	known   map[string]bool // ids of slots that have no pod yet, also while they are made
+	useBare bool            // somebody has asked for one
+	useDef  *network        // the default bridge, once somebody has asked for it
+	filling bool
+	closed  bool
+}
+
+func newPool(s *Service, want int) *pool {
+	const usual = 4
+	switch {
+	case want == 0:
+		want = usual
+	case want < 0:
+		want = 0
+	}
+	return &pool{s: s, want: want, known: map[string]bool{}}
+}
+
+// takeReady returns a namespace that is on n, the default bridge.
+func (p *pool) takeReady(n *network) (*slot, error) {
+	p.mu.Lock()
+	p.useDef = n
+	var sl *slot
+	if len(p.ready) > 0 {
+		sl, p.ready = p.ready[0], p.ready[1:]
+	}
+	p.mu.Unlock()
+	p.fill()
+	if sl != nil {
+		return sl, nil
+	}
+	return p.makeReady(n)
+}
+
+// takeBare returns a namespace with nothing in it. Its id is the slot's.
+func (p *pool) takeBare() (*slot, error) {
+	p.mu.Lock()
+	p.useBare = true
+	var sl *slot
+	if len(p.bare) > 0 {
+		sl, p.bare = p.bare[0], p.bare[1:]
+	}
+	p.mu.Unlock()
+	p.fill()
+	if sl != nil {
+		return sl, nil
+	}
+	return p.makeBare()
+}
+
+// given is called when a pod has the slot's directory.
+func (p *pool) given(sl *slot) {
+	p.mu.Lock()
+	delete(p.known, sl.id)
+	p.mu.Unlock()
+}
+
+// knows says whether a slot is being made or waits for a pod.
+func (p *pool) knows(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known[id]
+}
+
+func (p *pool) makeBare() (*slot, error) {
+	id := newID()[:slotLen]
+	p.mu.Lock()
+	p.known[id] = true
+	p.mu.Unlock()
+	sl, err := p.s.newSlot(id)
+	if err != nil {
+		p.mu.Lock()
+		delete(p.known, id)
+		p.mu.Unlock()
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	return sl, nil
+}
+
+func (p *pool) makeReady(n *network) (_ *slot, err error) {
+	sl, err := p.makeBare()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.discard(sl)
+		}
+	}()
+	e, err := p.s.newEnd(n, sl.id, 0, hull.EndpointSpec{}, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := p.s.plug(sl.path(), e, true); err != nil {
+		e.release()
+		return nil, err
+	}
+	sl.end = e
+	return sl, nil
+}
+
+// discard gives back a slot that no pod has.
+func (p *pool) discard(sl *slot) {
+	var ends []*end
+	if sl.end != nil {
+		ends = []*end{sl.end}
+	}
+	p.s.bury(sl.dir, ends, false, func() { p.given(sl) })
+}
+
+// fill starts to make what is missing, unless that is already being done.
+func (p *pool) fill() {
+	p.mu.Lock()
+	start := !p.filling && !p.closed && p.want > 0
+	p.filling = p.filling || start
+	p.mu.Unlock()
+	if start && !p.s.background(p.fillUp) {
+		p.mu.Lock()
+		p.filling = false
+		p.mu.Unlock()
+	}
+}
+
+// fillUp makes one after the other: what the pods are doing matters more.
+func (p *pool) fillUp() {
+	inspected := false
+	for {
+		p.mu.Lock()
+		bridge := p.useDef
+		wantReady := bridge != nil && len(p.ready) < p.want
+		wantBare := p.useBare && len(p.bare) < p.want
+		if p.s.life.Err() != nil || !wantReady && !wantBare {
+			p.filling = false
+			p.mu.Unlock()
+			return
+		}
+		p.mu.Unlock()
+		if wantReady && !inspected {
+			p.s.inspectBridge(bridge)
+			inspected = true
+		}
+		var sl *slot
+		var err error
+		if wantReady {
+			sl, err = p.makeReady(bridge)
+		} else {
+			sl, err = p.makeBare()
+		}
+		p.mu.Lock()
+		if err != nil {
+			p.filling = false
+			p.mu.Unlock()
+			p.s.log.Warn("no network namespace is kept ready", "error", err)
+			return
+		}
+		if sl.end != nil {
+			p.ready = append(p.ready, sl)
+		} else {
+			p.bare = append(p.bare, sl)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// cables names the host ends of the ready ones on n.
+func (p *pool) cables(n *network) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []string
+	for _, sl := range p.ready {
+		if sl.end.network == n {
+			out = append(out, sl.end.veth)
+		}
+	}
+	return out
+}
+
+// drain gives everything back; nothing is made afterwards.
+func (p *pool) drain() error {
+	p.mu.Lock()
+	all := append(p.bare, p.ready...)
+	p.bare, p.ready, p.closed = nil, nil, true
+	p.mu.Unlock()
+	var err error
+	for _, sl := range all {
+		err = errors.Join(err, sl.unpin())
+		if sl.end != nil {
+			err = errors.Join(err, p.s.deleteLink(sl.end.veth))
+		}
+	}
+	return err
+}

@@ -1,0 +1,477 @@
+package network
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
+	"hull/internal/network/firewall"
+	"hull/internal/network/ipam"
+)
+
+// Options of bridge networks, as Docker names them.
+const (
+	optName    = "com.docker.network.bridge.name"
+	optICC     = "com.docker.network.bridge.enable_icc"
+	optMasq    = "com.docker.network.bridge.enable_ip_masquerade"
+	optHostIP  = "com.docker.network.bridge.host_binding_ipv4"
+	optDefault = "com.docker.network.bridge.default_bridge"
+	optMTU     = "com.docker.network.driver.mtu"
+)
+
+// network is a record and what runs of it.
+type network struct {
+	rec    hull.Network // immutable once in Service.networks, but for the default bridge's IPAM
+	bridge string       // interface name; "" for host and none
+	v4, v6 *ipam.Pool   // nil = not enabled
+	mtu    int          // 0 = the default route's
+
+	stored bool // the record is in the store
+
+	mu    sync.Mutex // the bridge is made by one at a time
+	index int        // of the bridge's interface, 0 = not known to be right
+	mac   string
+}
+
+func (n *network) rules() firewall.Network {
+	on := func(opt string) bool { v, ok := n.rec.Options[opt]; return !ok || truth(v) }
+	f := firewall.Network{Bridge: n.bridge, Masquerade: on(optMasq) && !n.rec.Internal, Internal: n.rec.Internal, Isolated: !on(optICC)}
+	if n.v4 != nil {
+		f.Subnet4 = n.v4.Subnet()
+	}
+	if n.v6 != nil {
+		f.Subnet6 = n.v6.Subnet()
+	}
+	return f
+}
+
+func truth(v string) bool { b, err := strconv.ParseBool(v); return err == nil && b }
+
+// load reads the records and adds the networks that always exist.
+func (s *Service) load() error {
+	for _, rec := range s.cfg.Store.Networks() {
+		n, err := s.revive(rec)
+		if err != nil {
+			s.log.Error("network is unusable", "network", rec.Name, "error", err)
+			continue
+		}
+		n.stored = true
+		s.networks[rec.ID] = n
+	}
+	for _, p := range []struct{ name, driver string }{{Host, driverHost}, {None, driverNull}} {
+		id := s.stableID(p.name)
+		if s.networks[id] == nil {
+			s.networks[id] = &network{rec: hull.Network{ID: id, Name: p.name, Driver: p.driver, Created: time.Now(), Scope: "local", EnableIPv4: true, IPAM: hull.IPAM{Driver: "default"}}}
+		}
+	}
+	if id := s.stableID(Bridge); s.networks[id] == nil {
+		n, err := s.defaultBridge(id)
+		if err != nil {
+			return fmt.Errorf("default bridge: %w", err)
+		}
+		s.networks[id] = n
+	}
+	return nil
+}
+
+// stableID is the same for an instance's network at every start.
+func (s *Service) stableID(name string) string {
+	h := sha256.Sum256([]byte(s.cfg.Instance + "/" + name))
+	return hex.EncodeToString(h[:])
+}
+
+// defaultBridge describes it; its record is stored when it is first used, so that
+// an engine that never uses it claims no addresses.
+func (s *Service) defaultBridge(id string) (*network, error) {
+	taken, err := s.takenPrefixes()
+	if err != nil {
+		return nil, err
+	}
+	sub4, sub6 := s.cfg.Subnet4, s.cfg.Subnet6
+	if !sub4.IsValid() {
+		if sub4, err = ipam.Choose(taken); err != nil {
+			return nil, err
+		}
+	}
+	if !sub6.IsValid() {
+		if sub6, err = ipam.Choose6(id, taken); err != nil {
+			return nil, err
+		}
+	}
+	name := s.cfg.Bridge
+	if name == "" || s.linkIndex(name) != 0 {
+		name = s.bridgeName(id)
+	}
+	rec := hull.Network{
+		ID: id, Name: Bridge, Driver: driverBridge, Created: time.Now(), Scope: "local",
+		EnableIPv4: true, EnableIPv6: true,
+		IPAM: hull.IPAM{Driver: "default", Config: []hull.IPAMConfig{{Subnet: sub4.String()}, {Subnet: sub6.String()}}},
+		Options: map[string]string{
+			optDefault: "true", optICC: "true", optMasq: "true", optHostIP: "0.0.0.0", optName: name,
+			optMTU: strconv.Itoa(s.defaultMTU()),
+		},
+	}
+	return s.revive(rec)
+}
+
+// settle makes the default bridge's description a record, before anything is made
+// of it. What was free when the engine started may have been taken since.
+func (s *Service) settle(n *network) error {
+	fresh, err := s.defaultBridge(n.rec.ID)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Store.PutNetwork(fresh.rec); err != nil {
+		return fmt.Errorf("record network %s: %w", n.rec.Name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.rec, n.bridge, n.v4, n.v6, n.mtu, n.stored = fresh.rec, fresh.bridge, fresh.v4, fresh.v6, fresh.mtu, true
+	return nil
+}
+
+func (s *Service) bridgeName(id string) string { return "hb" + s.tag + id[:8] }
+
+// revive makes what runs of a record.
+func (s *Service) revive(rec hull.Network) (*network, error) {
+	n := &network{rec: rec}
+	if rec.Driver != driverBridge {
+		return n, nil
+	}
+	n.bridge = rec.Options[optName]
+	if n.bridge == "" {
+		n.bridge = s.bridgeName(rec.ID)
+	}
+	n.mtu, _ = strconv.Atoi(rec.Options[optMTU]) // checked when it was created
+	for i, c := range rec.IPAM.Config {
+		p, err := poolOf(c)
+		if err != nil {
+			return nil, err
+		}
+		if p.Subnet().Addr().Is4() && n.v4 == nil {
+			n.v4 = p
+		} else if p.Subnet().Addr().Is6() && n.v6 == nil {
+			n.v6 = p
+		}
+		if n.rec.IPAM.Config[i].Gateway == "" {
+			n.rec.IPAM.Config[i].Gateway = p.Gateway().String()
+		}
+	}
+	return n, nil
+}
+
+func poolOf(c hull.IPAMConfig) (*ipam.Pool, error) {
+	sub, err := netip.ParsePrefix(c.Subnet)
+	if err != nil {
+		return nil, fmt.Errorf("invalid subnet %s: %w", c.Subnet, errdefs.ErrInvalidArgument)
+	}
+	var rng netip.Prefix
+	if c.IPRange != "" {
+		if rng, err = netip.ParsePrefix(c.IPRange); err != nil {
+			return nil, fmt.Errorf("invalid ip-range %s: %w", c.IPRange, errdefs.ErrInvalidArgument)
+		}
+	}
+	var gw netip.Addr
+	if c.Gateway != "" {
+		if gw, err = parseAddr(c.Gateway); err != nil {
+			return nil, fmt.Errorf("invalid gateway %s: %w", c.Gateway, errdefs.ErrInvalidArgument)
+		}
+	}
+	p, err := ipam.New(sub, rng, gw)
+	if err != nil {
+		return nil, err
+	}
+	for name, a := range c.Reserved {
+		ip, err := parseAddr(a)
+		if err != nil {
+			return nil, fmt.Errorf("invalid auxiliary address %s=%s: %w", name, a, errdefs.ErrInvalidArgument)
+		}
+		if err := p.Claim(ip); err != nil {
+			return nil, fmt.Errorf("auxiliary address %s: %w", name, err)
+		}
+	}
+	return p, nil
+}
+
+// parseAddr reads an address; Docker's clients give gateways with and without a
+// prefix length.
+func parseAddr(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(strings.TrimSpace(strings.SplitN(s, "/", 2)[0]))
+	return a.Unmap(), err
+}
+
+var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) //nolint:gochecknoglobals // constant
+
+// Create makes a user's network. Its bridge is made when it is first used.
+func (s *Service) Create(_ context.Context, n hull.Network) (hull.Network, []string, error) {
+	switch {
+	case n.Name == Bridge || n.Name == Host || n.Name == None || n.Name == "default":
+		return hull.Network{}, nil, fmt.Errorf("operation is not permitted on predefined %s network: %w", n.Name, errdefs.ErrPermissionDenied)
+	case !nameForm.MatchString(n.Name):
+		return hull.Network{}, nil, fmt.Errorf("invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: %w", n.Name, errdefs.ErrInvalidArgument)
+	case n.Driver == driverHost || n.Driver == driverNull:
+		return hull.Network{}, nil, fmt.Errorf("only one instance of %q network is allowed: %w", n.Driver, errdefs.ErrPermissionDenied)
+	case n.Driver != "" && n.Driver != driverBridge:
+		return hull.Network{}, nil, fmt.Errorf("could not find plugin %s in v1 plugin registry: plugin %q not found: %w", n.Driver, n.Driver, errdefs.ErrNotFound)
+	case n.Ingress || n.Scope == "swarm":
+		return hull.Network{}, nil, fmt.Errorf("this node is not a swarm manager, swarm networks cannot be made: %w", errdefs.ErrPermissionDenied)
+	case n.IPAM.Driver != "" && n.IPAM.Driver != "default":
+		return hull.Network{}, nil, fmt.Errorf("could not find plugin %s in v1 plugin registry: %w", n.IPAM.Driver, errdefs.ErrNotFound)
+	}
+	n.ID, n.Driver, n.Scope, n.Created = newID(), driverBridge, "local", time.Now()
+	n.IPAM.Driver = "default"
+	n.Options, n.Labels = maps.Clone(n.Options), maps.Clone(n.Labels)
+	if n.Options == nil {
+		n.Options = map[string]string{}
+	}
+	if v, ok := n.Options[optMTU]; ok {
+		if mtu, err := strconv.Atoi(v); err != nil || mtu < 68 || mtu > 65535 {
+			return hull.Network{}, nil, fmt.Errorf("invalid MTU %q: %w", v, errdefs.ErrInvalidArgument)
+		}
+	}
+	if br, ok := n.Options[optName]; ok && (br == "" || len(br) > 15 || strings.ContainsAny(br, "/ \t\n") || br == "." || br == "..") {
+		return hull.Network{}, nil, fmt.Errorf("invalid bridge name %q: 1 to 15 characters without spaces and slashes: %w", br, errdefs.ErrInvalidArgument)
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.networks {
+		if o.rec.Name == n.Name {
+			return hull.Network{}, nil, fmt.Errorf("network with name %s already exists: %w", n.Name, errdefs.ErrConflict)
+		}
+		if br := n.Options[optName]; br != "" && o.bridge == br {
+			return hull.Network{}, nil, fmt.Errorf("bridge name %s is already used by network %s: %w", br, o.rec.Name, errdefs.ErrConflict)
+		}
+	}
+	if err := s.assignSubnets(&n); err != nil {
+		return hull.Network{}, nil, err
+	}
+	run, err := s.revive(n)
+	if err != nil {
+		return hull.Network{}, nil, err
+	}
+	if br := n.Options[optName]; br != "" && s.linkIndex(br) != 0 {
+		return hull.Network{}, nil, fmt.Errorf("interface %s exists already: %w", br, errdefs.ErrConflict)
+	}
+	if err := s.cfg.Store.PutNetwork(run.rec); err != nil {
+		return hull.Network{}, nil, fmt.Errorf("record network %s: %w", n.Name, err)
+	}
+	run.stored = true
+	s.networks[n.ID] = run
+	s.publish(run, "create")
+	return run.rec, nil, nil
+}
+
+// assignSubnets checks the user's subnets and chooses those that were not given.
+func (s *Service) assignSubnets(n *hull.Network) error {
+	taken, err := s.takenPrefixes()
+	if err != nil {
+		return err
+	}
+	var own []netip.Prefix
+	for _, o := range s.networks {
+		own = append(own, o.subnets()...)
+	}
+	var have4, have6 bool
+	n.IPAM.Config = slices.Clone(n.IPAM.Config)
+	for _, c := range n.IPAM.Config {
+		if c.Subnet == "" {
+			if c.Gateway != "" || c.IPRange != "" {
+				return fmt.Errorf("a gateway or an ip-range needs a subnet: %w", errdefs.ErrInvalidArgument)
+			}
+			continue
+		}
+		p, err := poolOf(c)
+		if err != nil {
+			return err
+		}
+		v4 := p.Subnet().Addr().Is4()
+		if v4 && have4 || !v4 && have6 {
+			return fmt.Errorf("bridge networks have one subnet per address family, %s is one too many: %w", c.Subnet, errdefs.ErrInvalidArgument)
+		}
+		have4, have6 = have4 || v4, have6 || !v4
+		// A route of the host is not in the way: the user has asked for this subnet.
+		if !ipam.Free(p.Subnet(), own) {
+			return fmt.Errorf("invalid pool request: Pool overlaps with other one on this address space: %w", errdefs.ErrPermissionDenied)
+		}
+	}
+	n.IPAM.Config = slices.DeleteFunc(n.IPAM.Config, func(c hull.IPAMConfig) bool { return c.Subnet == "" })
+	if have6 && !n.EnableIPv6 {
+		n.IPAM.Config = slices.DeleteFunc(n.IPAM.Config, func(c hull.IPAMConfig) bool { return strings.Contains(c.Subnet, ":") })
+	}
+	taken = append(taken, own...)
+	if n.EnableIPv4 && !have4 {
+		p, err := ipam.Choose(taken)
+		if err != nil {
+			return err
+		}
+		n.IPAM.Config = append([]hull.IPAMConfig{{Subnet: p.String()}}, n.IPAM.Config...)
+	}
+	if n.EnableIPv6 && !have6 {
+		p, err := ipam.Choose6(n.ID, taken)
+		if err != nil {
+			return err
+		}
+		n.IPAM.Config = append(n.IPAM.Config, hull.IPAMConfig{Subnet: p.String()})
+	}
+	if len(n.IPAM.Config) == 0 {
+		return fmt.Errorf("IPv4 or IPv6 must be enabled: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func (n *network) subnets() []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range []*ipam.Pool{n.v4, n.v6} {
+		if p != nil {
+			out = append(out, p.Subnet())
+		}
+	}
+	return out
+}
+
+// Get finds a network by id, name or unambiguous id prefix.
+func (s *Service) Get(_ context.Context, ref string) (hull.Network, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := s.find(ref)
+	if err != nil {
+		return hull.Network{}, err
+	}
+	return s.show(n), nil
+}
+
+// List returns every network, oldest first.
+func (s *Service) List(context.Context) ([]hull.Network, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]hull.Network, 0, len(s.networks))
+	for _, n := range s.networks {
+		out = append(out, s.show(n))
+	}
+	slices.SortFunc(out, func(a, b hull.Network) int {
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return out, nil
+}
+
+// find needs mu.
+func (s *Service) find(ref string) (*network, error) {
+	if n := s.networks[ref]; n != nil {
+		return n, nil
+	}
+	if ref == "default" {
+		ref = Bridge
+	}
+	var found []*network
+	for id, n := range s.networks {
+		if n.rec.Name == ref {
+			return n, nil
+		}
+		if ref != "" && strings.HasPrefix(id, ref) {
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, fmt.Errorf("network %s not found: %w", ref, errdefs.ErrNotFound)
+	}
+	return nil, fmt.Errorf("network %s is ambiguous (%d matches found based on ID prefix): %w", ref, len(found), errdefs.ErrInvalidArgument)
+}
+
+// show is a copy with its members. It needs mu.
+func (s *Service) show(n *network) hull.Network {
+	out := n.rec
+	out.IPAM.Config = slices.Clone(out.IPAM.Config)
+	out.Options, out.Labels = maps.Clone(out.Options), maps.Clone(out.Labels)
+	out.Containers = map[string]hull.NetworkMember{}
+	for id, a := range s.pods {
+		for _, e := range a.ends {
+			if e.network != n {
+				continue
+			}
+			m := hull.NetworkMember{Name: a.name, EndpointID: e.id, MacAddress: e.mac}
+			if e.v4.IsValid() {
+				m.IPv4 = netip.PrefixFrom(e.v4, n.v4.Subnet().Bits()).String()
+			}
+			if e.v6.IsValid() {
+				m.IPv6 = netip.PrefixFrom(e.v6, n.v6.Subnet().Bits()).String()
+			}
+			out.Containers[id] = m
+		}
+	}
+	return out
+}
+
+// Remove deletes a user's network that no pod is on.
+func (s *Service) Remove(_ context.Context, ref string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	return s.remove(n)
+}
+
+// remove needs mu.
+func (s *Service) remove(n *network) error {
+	if predefined(n.rec.Name) {
+		return fmt.Errorf("%s is a pre-defined network and cannot be removed: %w", n.rec.Name, errdefs.ErrPermissionDenied)
+	}
+	for id, a := range s.pods {
+		for _, e := range a.ends {
+			if e.network == n {
+				return fmt.Errorf("error while removing network: network %s has active endpoints (name:%q id:%q): %w", n.rec.Name, a.name, id[:min(12, len(id))], errdefs.ErrPermissionDenied)
+			}
+		}
+	}
+	if err := s.cfg.Store.DeleteNetwork(n.rec.ID); err != nil {
+		return fmt.Errorf("forget network %s: %w", n.rec.Name, err)
+	}
+	delete(s.networks, n.rec.ID)
+	if err := s.unmakeBridge(n); err != nil {
+		s.log.Warn("network is removed, but not all of it from the host", "network", n.rec.Name, "error", err)
+	}
+	s.publish(n, "destroy")
+	return nil
+}
+
+// Prune removes the user's networks that no pod is on and keep does not want,
+// and returns their names.
+func (s *Service) Prune(_ context.Context, keep func(hull.Network) bool) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var gone []string
+	for _, n := range s.networks {
+		shown := s.show(n)
+		if predefined(n.rec.Name) || len(shown.Containers) > 0 || keep(shown) {
+			continue
+		}
+		if err := s.remove(n); err != nil {
+			return gone, err
+		}
+		gone = append(gone, n.rec.Name)
+	}
+	slices.Sort(gone)
+	return gone, nil
+}
+
+func predefined(name string) bool { return name == Bridge || name == Host || name == None }

@@ -1,0 +1,189 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
+	"hull/internal/network/firewall"
+)
+
+// Reattach rebuilds what the service knows of a pod that has its network since
+// before a restart. It touches nothing in the kernel; what is missing there is
+// found and repaired by the next attach or Sweep. It succeeds for a pod whose
+// namespace is gone as well, because its release must still be had.
+func (s *Service) Reattach(_ context.Context, p hull.Pod, _ string) (hull.Release, error) {
+	if !podIDForm.MatchString(p.ID) {
+		return nil, fmt.Errorf("invalid pod id %q: %w", p.ID, errdefs.ErrInvalidArgument)
+	}
+	a := &attachment{podID: p.ID, name: p.Name}
+	if err := s.enter(a); err != nil {
+		return nil, err
+	}
+	ep := p.Status.Endpoint
+	if mode := modeOf(p.Network); strings.HasPrefix(mode, "container:") {
+		s.rejoin(a, ep.NetNS)
+		return func(context.Context) error { return s.release(a) }, nil
+	}
+	s.mu.Lock()
+	if dir := filepath.Join(s.nsDir(), p.ID); ep.NetNS != "" && isDir(dir) {
+		a.dir = dir
+	}
+	var networks []firewall.Network
+	for name, r := range ep.Networks {
+		n := s.networks[r.NetworkID]
+		if n == nil {
+			s.log.Warn("a running container is on a network that has no record", "pod", p.ID, "network", name)
+			continue
+		}
+		a.ends = append(a.ends, s.revivedEnd(n, r))
+		if n.bridge != "" {
+			networks = append(networks, n.rules())
+		}
+	}
+	s.mu.Unlock()
+	// The ports' end first: the one whose interface is eth0 has the slot's name.
+	for i, e := range a.ends {
+		if filepath.Base(ep.NetNS) == e.id[:min(slotLen, len(e.id))] {
+			a.ends[0], a.ends[i] = a.ends[i], a.ends[0]
+		}
+	}
+	if len(a.ends) > 0 {
+		s.readoptPorts(a, ep.Ports)
+	}
+	s.fw.Adopt(networks, a.forwards)
+	return func(context.Context) error { return s.release(a) }, nil
+}
+
+func (s *Service) revivedEnd(n *network, r hull.NetworkEndpoint) *end {
+	e := &end{network: n, id: r.EndpointID, mac: r.MacAddress}
+	if n.bridge != "" && len(e.id) > slotLen {
+		e.veth = s.vethName(e.id)
+	}
+	e.v4, _ = netip.ParseAddr(r.IPv4) // ours, or empty
+	e.v6, _ = netip.ParseAddr(r.IPv6)
+	for _, c := range []struct {
+		addr netip.Addr
+		pool addrPool
+		has  bool
+	}{{e.v4, n.v4, n.v4 != nil}, {e.v6, n.v6, n.v6 != nil}} {
+		if c.has && c.addr.IsValid() {
+			if err := c.pool.Claim(c.addr); err != nil {
+				s.log.Warn("address of a running container", "network", n.rec.Name, "address", c.addr, "error", err)
+			}
+		}
+	}
+	return e
+}
+
+func (s *Service) readoptPorts(a *attachment, published []hull.PublishedPort) {
+	for _, p := range published {
+		addr, err := netip.ParseAddr(p.HostIP)
+		if err != nil {
+			continue
+		}
+		c, err := s.ports.adopt(p.Proto, addr, p.HostPort, a.podID, a.name)
+		if err != nil {
+			s.log.Warn("published port is also bound by a program of the host", "pod", a.podID, "port", p.HostPort, "error", err)
+		}
+		a.claims = append(a.claims, c)
+	}
+	trimSockets(a.claims)
+	a.forwards = forwards(published, a.ends[0])
+}
+
+// rejoin finds the owner of a shared namespace by its path.
+func (s *Service) rejoin(a *attachment, path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if owner := s.pods[filepath.Base(filepath.Dir(path))]; owner != nil && owner != a {
+		owner.joined++
+		a.owner = owner
+	}
+}
+
+// Sweep removes every host object of this instance whose pod keep denies: what a
+// crash has left. It is called once, when all pods that run are reattached.
+func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
+	links, err := s.links.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	dirs, err := os.ReadDir(s.nsDir())
+	if err != nil {
+		return fmt.Errorf("list network namespaces: %w", err)
+	}
+	var errs error
+	kept := map[string]bool{} // slot names whose cables stay
+	for _, d := range dirs {
+		dir := filepath.Join(s.nsDir(), d.Name())
+		if s.stays(d.Name(), keep) {
+			slots, _ := os.ReadDir(dir) // gone in the meantime: nothing to keep
+			for _, sl := range slots {
+				kept[s.vethPrefix()+sl.Name()] = true
+			}
+			continue
+		}
+		s.log.Info("removing a network namespace that nobody claims", "path", dir)
+		errs = errors.Join(errs, s.retire(dir))
+	}
+	for _, l := range links {
+		name := l.Attrs().Name
+		switch {
+		case strings.HasPrefix(name, s.vethPrefix()) && !kept[name] && !s.pool.knows(strings.TrimPrefix(name, s.vethPrefix())):
+			errs = errors.Join(errs, s.deleteLink(name))
+		case l.Type() == "bridge" && strings.HasPrefix(name, "hb"+s.tag) && !s.hasBridge(name):
+			errs = errors.Join(errs, s.deleteLink(name))
+		}
+	}
+	repaired, err := s.fw.Sweep()
+	if repaired {
+		s.log.Warn("nftables table was damaged and is repaired", "instance", s.cfg.Instance)
+	}
+	return errors.Join(errs, err)
+}
+
+// stays says whether a directory of pins has an owner.
+func (s *Service) stays(name string, keep func(podID string) bool) bool {
+	if id, ok := strings.CutPrefix(name, "pool-"); ok {
+		return s.pool.knows(id)
+	}
+	if strings.HasPrefix(name, "dead-") {
+		return false
+	}
+	s.mu.Lock()
+	a := s.pods[name]
+	s.mu.Unlock()
+	return a != nil || keep(name)
+}
+
+func (s *Service) hasBridge(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.networks {
+		if n.bridge == name {
+			return true
+		}
+	}
+	return false
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
+}
+
+// renameGone renames; a missing source is no error.
+func renameGone(from, to string) error {
+	if err := os.Rename(from, to); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,335 @@
+package network
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"hull/internal/hull"
+	"hull/internal/linux"
+	"hull/internal/require"
+)
+
+// world is a host with one uplink, a neighbour on that uplink, and an engine's
+// network service.
+type world struct {
+	t      testing.TB
+	s      *Service
+	cfg    Config
+	run    string
+	store  *memoryStore
+	mu     sync.Mutex
+	pods   map[string]hull.Pod
+	events []hull.Event
+	lan    string // path of the neighbour's namespace
+	log    *bytes.Buffer
+}
+
+const (
+	hostIP4, lanIP4 = "192.0.2.1", "192.0.2.9"
+	hostIP6, lanIP6 = "2001:db8::1", "2001:db8::9"
+)
+
+// newWorld makes a fresh network namespace the whole process's: threads are
+// moved by TestMain's clone, so what remains is to clean the one we are in.
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	require.Root(t)
+	w := &world{t: t, run: t.TempDir(), store: &memoryStore{}, pods: map[string]hull.Pod{}, log: &bytes.Buffer{}}
+	w.cfg = Config{
+		RunDir: w.run, Instance: "t1", Store: w.store, Pod: w.pod, Update: w.update,
+		Events: func(e hull.Event) { w.mu.Lock(); w.events = append(w.events, e); w.mu.Unlock() },
+		Log:    slog.New(slog.NewTextHandler(&lockedWriter{w: w.log}, nil)),
+	}
+	must(t, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}))
+	w.lan = filepath.Join(w.run, "lan")
+	must(t, linux.NewNetNS(w.lan))
+	ns, err := netns.GetFromPath(w.lan)
+	must(t, err)
+	defer ns.Close()
+	cable := netlink.NewVeth(netlink.LinkAttrs{Name: "uplink", MTU: 1500, TxQLen: -1})
+	cable.PeerName, cable.PeerNamespace = "eth0", netlink.NsFd(ns)
+	must(t, netlink.LinkAdd(cable))
+	address(t, "uplink", hostIP4+"/24", hostIP6+"/64")
+	must(t, linux.InNetNS(w.lan, func() error {
+		address(t, "lo")
+		address(t, "eth0", lanIP4+"/24", lanIP6+"/64")
+		return nil
+	}))
+	t.Cleanup(func() {
+		if w.s != nil {
+			must(t, w.s.Close())
+		}
+		must(t, linux.Unpin(w.lan))
+		if l, err := netlink.LinkByName("uplink"); err == nil {
+			must(t, netlink.LinkDel(l))
+		}
+		links, _ := netlink.LinkList()
+		for _, l := range links {
+			if l.Type() == "bridge" {
+				must(t, netlink.LinkDel(l))
+			}
+		}
+		conn := &nftables.Conn{}
+		conn.FlushRuleset()
+		must(t, conn.Flush())
+	})
+	w.start()
+	return w
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	s, err := New(w.cfg)
+	must(w.t, err)
+	w.s = s
+}
+
+func address(t testing.TB, name string, addrs ...string) {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	must(t, err)
+	for _, a := range addrs {
+		p, err := netlink.ParseAddr(a)
+		must(t, err)
+		p.Flags = ifaFNoDAD
+		must(t, netlink.AddrAdd(l, p))
+	}
+	must(t, netlink.LinkSetUp(l))
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// box is an attached pod.
+type box struct {
+	pod     hull.Pod
+	ep      hull.Endpoint
+	dir     string
+	release hull.Release
+}
+
+func (b box) ns() string { return b.ep.NetNS }
+
+func (b box) ip4(network string) string { return b.ep.Networks[network].IPv4 }
+
+func (b box) ip6(network string) string { return b.ep.Networks[network].IPv6 }
+
+// attach fails the test when it cannot.
+func (w *world) attach(name string, spec hull.NetworkSpec) box {
+	w.t.Helper()
+	b, err := w.tryAttach(name, spec)
+	must(w.t, err)
+	return b
+}
+
+func (w *world) tryAttach(name string, spec hull.NetworkSpec) (box, error) {
+	w.t.Helper()
+	p := hull.Pod{ID: fmt.Sprintf("%064x", []byte(name)), Name: name, Hostname: name, Network: spec}
+	b := box{dir: filepath.Join(w.run, "pods", p.ID)}
+	must(w.t, os.MkdirAll(b.dir, 0o700))
+	ep, release, err := w.s.Attach(context.Background(), p, b.dir)
+	if err != nil {
+		return b, err
+	}
+	p.Status = hull.PodStatus{Running: true, Endpoint: ep}
+	b.pod, b.ep, b.release = p, ep, release
+	w.mu.Lock()
+	w.pods[p.ID] = p
+	w.mu.Unlock()
+	return b, nil
+}
+
+func (w *world) detach(b box) {
+	w.t.Helper()
+	must(w.t, b.release(context.Background()))
+	w.mu.Lock()
+	delete(w.pods, b.pod.ID)
+	w.mu.Unlock()
+}
+
+func (w *world) pod(ref string) (hull.Pod, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.pods {
+		if p.ID == ref || p.Name == ref {
+			return p, nil
+		}
+	}
+	return hull.Pod{}, fmt.Errorf("no such container: %s: %w", ref, errdefs.ErrNotFound)
+}
+
+func (w *world) update(id string, fn func(*hull.PodStatus) error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.pods[id]
+	if err := fn(&p.Status); err != nil {
+		return err
+	}
+	w.pods[id] = p
+	return nil
+}
+
+// serve answers every TCP connection or UDP packet with the client's address, in
+// namespace ns ("" = the host), until the test ends.
+func serve(t testing.TB, ns, proto, addr string) {
+	t.Helper()
+	in(t, ns, func() error {
+		if proto == "udp" {
+			c, err := net.ListenPacket("udp", addr)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { c.Close() })
+			go func() {
+				b := make([]byte, 64)
+				for {
+					_, from, err := c.ReadFrom(b)
+					if err != nil {
+						return
+					}
+					_, _ = c.WriteTo([]byte(from.String()+"\n"), from)
+				}
+			}()
+			return nil
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Fprintf(c, "%s\n", c.RemoteAddr())
+				c.Close()
+			}
+		}()
+		return nil
+	})
+}
+
+// in runs fn in a namespace, "" = the host's.
+func in(t testing.TB, ns string, fn func() error) {
+	t.Helper()
+	if ns == "" {
+		must(t, fn())
+		return
+	}
+	must(t, linux.InNetNS(ns, fn))
+}
+
+// ask connects from ns and returns what address the server saw.
+func ask(t testing.TB, ns, proto, addr string) (netip.Addr, error) {
+	t.Helper()
+	var seen netip.Addr
+	var fail error
+	in(t, ns, func() error {
+		c, err := net.DialTimeout(proto, addr, time.Second)
+		if err != nil {
+			fail = err
+			return nil
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(time.Second))
+		if proto == "udp" {
+			_, _ = c.Write([]byte("?"))
+		}
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			fail = err
+			return nil
+		}
+		ap, err := netip.ParseAddrPort(strings.TrimSpace(line))
+		if err != nil {
+			return err
+		}
+		seen = ap.Addr().Unmap()
+		return nil
+	})
+	return seen, fail
+}
+
+func wantSeen(t testing.TB, ns, proto, addr, seen string) {
+	t.Helper()
+	got, err := ask(t, ns, proto, addr)
+	if err != nil {
+		t.Errorf("%s %s: %v", proto, addr, err)
+		return
+	}
+	if seen != "" && got.String() != seen {
+		t.Errorf("%s %s: server saw %s, want %s", proto, addr, got, seen)
+	}
+}
+
+func wantRefused(t testing.TB, ns, proto, addr string) {
+	t.Helper()
+	if seen, err := ask(t, ns, proto, addr); err == nil {
+		t.Errorf("%s %s must not be reachable, server saw %s", proto, addr, seen)
+	}
+}
+
+// memoryStore is a Store that forgets.
+type memoryStore struct {
+	mu   sync.Mutex
+	recs []hull.Network
+}
+
+func (m *memoryStore) PutNetwork(n hull.Network) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.recs = append(m.recs, n)
+	return nil
+}
+
+func (m *memoryStore) DeleteNetwork(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var kept []hull.Network
+	for _, n := range m.recs {
+		if n.ID != id {
+			kept = append(kept, n)
+		}
+	}
+	m.recs = kept
+	return nil
+}
+
+func (m *memoryStore) Networks() []hull.Network {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]hull.Network(nil), m.recs...)
+}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	w  *bytes.Buffer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
