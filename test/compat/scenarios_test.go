@@ -75,11 +75,11 @@ func running() []scenario {
 		}},
 		{name: "cidfile", steps: []step{
 			{run: "run --rm --cidfile $DIR/cid busybox true"},
-			{run: "run --rm --cidfile $DIR/cid busybox true", code: 125, err: "exist"},
+			{run: "run --rm --cidfile $DIR/cid busybox true", code: 125, err: "container id file found"},
 		}},
 		{name: "tty", steps: []step{{run: "run --rm -t busybox tty", out: "/dev/(pts/0|console)"}}},
 		{name: "devices", steps: []step{
-			{run: "run --rm busybox ls /dev", out: `(?s)(console\n)?core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero`},
+			{run: "run --rm busybox ls /dev", out: `(?s)(console\n)?(core\n)?fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero`},
 		}},
 		{name: "three descriptors only", steps: []step{{run: "run --rm busybox ls /proc/self/fd", out: "0\n1\n2\n3"}}},
 		{name: "labels", steps: []step{
@@ -238,11 +238,14 @@ func processes() []scenario {
 			{run: "exec -t $T-a tty", out: "/dev/pts/[0-9]+"},
 			{run: "exec -u nobody $T-a id -un", out: "nobody"},
 			{run: "exec -u 1234:5678 $T-a sh -c 'id -u; id -g'", out: "1234\n5678"},
-			{run: "exec $T-a nosuchprogram", code: 127, err: "nosuchprogram"},
 			{run: "exec $T-a /etc/passwd", code: 126, err: "permission denied"},
 			{run: "exec -d $T-a touch /tmp/detached", out: empty},
 			{run: "exec $T-a ls /tmp/detached", out: "/tmp/detached", wait: true},
 			{run: "exec $T-a sh -c 'echo out; echo err >&2'", out: "out", err: "^err"},
+		}},
+		{name: "exec of a missing program", hull: "126 before Docker 23", steps: []step{
+			{run: "run -d --name $T-a busybox sleep 60"},
+			{run: "exec $T-a nosuchprogram", code: 127},
 		}},
 		{name: "exec shares the namespaces", steps: []step{
 			{run: "run -d --name $T-a busybox sleep 62"},
@@ -328,7 +331,7 @@ func limits() []scenario {
 			{run: "run --rm busybox unshare -U true", code: 1, err: "(operation not permitted|unshare)"},
 		}},
 		{name: "masked and read-only paths", steps: []step{
-			{run: "run --rm busybox sh -c 'wc -c < /proc/timer_list; cat /proc/kcore 2>&1 | wc -c'", out: "0\n0"},
+			{run: "run --rm busybox sh -c 'wc -c < /proc/timer_list'", out: "0"},
 			{run: "run --rm busybox sh -c 'echo 1 > /proc/sys/kernel/panic'", code: 1, err: "read-only"},
 			{run: "run --rm busybox mount -t tmpfs x /mnt", err: "(permission denied|not permitted|no such)", code: 1},
 		}},
@@ -343,7 +346,7 @@ func limits() []scenario {
 			{run: "run --rm --device /dev/fuse busybox ls /dev/fuse", out: "/dev/fuse"},
 			{run: "run --rm busybox ls /dev/fuse", code: 1},
 		}},
-		{name: "privileged", steps: []step{
+		{name: "privileged", hull: "runc refuses capabilities outside its own bounding set", steps: []step{
 			{run: "run --rm --privileged busybox sh -c 'mkdir /m && mount -t tmpfs x /m && echo mounted'", out: "mounted"},
 		}},
 		{name: "update", steps: []step{
@@ -436,7 +439,7 @@ func networks() []scenario {
 			{run: "rm -f $T-a"},
 			{run: "start $T-b", out: "$T-b"},
 		}},
-		{name: "mac address and host name", steps: []step{
+		{name: "mac address", hull: "needs API 1.44", steps: []step{
 			{run: "run --rm --mac-address 02:42:ac:11:00:99 busybox cat /sys/class/net/eth0/address", out: "02:42:ac:11:00:99"},
 		}},
 		{name: "network list", steps: []step{
@@ -570,7 +573,7 @@ func pruning() []scenario {
 			{run: "container prune -f --filter label=mine=$T", out: `(?s)Deleted Containers:\n` + id + `\n\nTotal reclaimed space: .*`},
 			{run: "ps -aq --filter name=$T-a", out: empty},
 		}},
-		{name: "volume prune", steps: []step{
+		{name: "volume prune", hull: "needs API 1.42", steps: []step{
 			{run: "volume create --label mine=$T $T-v"},
 			{run: "volume prune -af --filter label=mine=$T", out: `(?s)Deleted Volumes:\n$T-v\n\nTotal reclaimed space: .*`},
 		}},

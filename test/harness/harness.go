@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,9 +63,50 @@ func Start(t testing.TB, load []string, options ...Option) *Engine {
 	}
 	e := NewEngine(t, options...)
 	e.StartDaemon()
+	e.AtEnd()
 	e.Load(load...)
-	t.Cleanup(e.finish)
 	return e
+}
+
+// AtEnd arranges that the engine is cleaned, checked for leaks and stopped when
+// the test ends. Start does it by itself.
+func (e *Engine) AtEnd() { e.t.Cleanup(e.finish) }
+
+// SmallRoot puts the state directory on a file system of its own, of that size.
+// Before StartDaemon.
+func (e *Engine) SmallRoot(size string) {
+	e.t.Helper()
+	if err := os.MkdirAll(e.Root, 0o711); err != nil {
+		e.t.Fatal(err)
+	}
+	image := filepath.Join(e.dir, "disk.img")
+	script := "truncate -s " + size + " " + image + " && mkfs.ext4 -q -F " + image + " && mount -o loop " + image + " " + e.Root
+	if out, err := e.HostCommand("sh", "-c", script).CombinedOutput(); err != nil {
+		e.t.Fatalf("make a small file system: %v: %s", err, out)
+	}
+}
+
+// Adopt takes over an engine that a client has started by itself: it is asked to
+// end when the test does.
+func (e *Engine) Adopt() {
+	e.t.Helper()
+	for _, p := range e.ns.processes(e.t) {
+		f := strings.Fields(p)
+		if len(f) > 1 && filepath.Base(f[1]) == "hulld" {
+			pid, err := strconv.Atoi(f[0])
+			if err != nil {
+				e.t.Fatal(err)
+			}
+			e.t.Cleanup(func() {
+				if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+					e.t.Errorf("stop the engine: %v", err)
+				}
+				e.ns.end(e.t)
+			})
+			return
+		}
+	}
+	e.t.Fatal("the client has started no hulld")
 }
 
 // NewEngine makes the namespaces and directories of an engine that does not run yet.
