@@ -3,23 +3,87 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"runtime"
+	"sync"
 	"syscall"
+	"unsafe"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
 )
 
 // Process is a main process or an exec.
 type Process struct {
+	pid     int
+	pidfd   int
+	pidFile *os.File // of pidfd, in the poller
 	console *os.File
+	args0   string
+	conn    *control
+	prog    *program // until started
+
+	mu      sync.Mutex
+	started bool
+	closed  bool
+	exited  chan struct{}
+	status  syscall.WaitStatus // valid when exited is closed
+	waitErr error
+}
+
+func newProcess(pid, pidfd int, conn *control, prog *program) *Process {
+	p := &Process{pid: pid, pidfd: pidfd, conn: conn, prog: prog, exited: make(chan struct{})}
+	// Non-blocking, so that waiting costs a parked goroutine and no thread.
+	_ = unix.SetNonblock(pidfd, true) // if refused, the wait below holds a thread
+	p.pidFile = os.NewFile(uintptr(pidfd), "pidfd")
+	go p.reap()
+	return p
+}
+
+// reap waits for the end, once.
+func (p *Process) reap() {
+	defer close(p.exited)
+	raw, err := p.pidFile.SyscallConn()
+	if err != nil {
+		p.waitErr = err
+		return
+	}
+	err = raw.Read(func(uintptr) bool {
+		for {
+			pid, err := syscall.Wait4(p.pid, &p.status, syscall.WNOHANG, nil)
+			switch {
+			case errors.Is(err, syscall.EINTR):
+				continue
+			case err != nil:
+				p.waitErr = os.NewSyscallError("wait4", err)
+				return true
+			}
+			return pid == p.pid
+		}
+	})
+	if err != nil && p.waitErr == nil {
+		p.waitErr = err
+	}
+}
+
+func (p *Process) ended() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return linux.PidfdDone(p.pidfd)
+	}
 }
 
 // Pid is the process id as this process sees it.
-func (p *Process) Pid() int { return 0 }
+func (p *Process) Pid() int { return p.pid }
 
 // Pidfd is owned by p; it becomes readable when the process has ended. Valid
 // until Close.
-func (p *Process) Pidfd() int { return -1 }
+func (p *Process) Pidfd() int { return p.pidfd }
 
 // Console is the terminal's master side, nil without one. Owned by p; closed by
 // Close.
@@ -27,67 +91,204 @@ func (p *Process) Console() *os.File { return p.console }
 
 // Start runs the executable. *ExecError when it cannot be run, *StepError when a
 // last step before failed; in both cases the process has ended.
-func (p *Process) Start(ctx context.Context) error { return errors.ErrUnsupported }
+func (p *Process) Start(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.started || p.closed {
+		return fmt.Errorf("process %d has been started already: %w", p.pid, errdefs.ErrFailedPrecondition)
+	}
+	p.started = true
+	defer p.conn.close()
+	prog := p.prog
+	p.prog = nil
+	if err := p.conn.send([]byte{1}); err != nil {
+		<-p.exited
+		return fmt.Errorf("start process %d, which has ended (%s): %w", p.pid, describe(p.status), errdefs.ErrFailedPrecondition)
+	}
+	r, err := p.conn.read()
+	if err != nil {
+		return err
+	}
+	if r == nil { // end of file: exec has closed the socket
+		return nil
+	}
+	<-p.exited
+	step := prog.steps[r.step]
+	if step == stepExec {
+		return execError(p.args0, r.errno)
+	}
+	return &StepError{Step: step, Errno: r.errno}
+}
+
+// execError says what execve has against a file, in runc's words.
+func execError(args0 string, errno syscall.Errno) error {
+	return &ExecError{Errno: errno, Path: args0, Msg: fmt.Sprintf("exec %s: %v", args0, errno)}
+}
+
+func describe(ws syscall.WaitStatus) string {
+	if ws.Signaled() {
+		return "signal " + ws.Signal().String()
+	}
+	return fmt.Sprintf("exit code %d", ws.ExitStatus())
+}
 
 // Signal sends sig through the pidfd. os.ErrProcessDone when it has ended.
-func (p *Process) Signal(sig syscall.Signal) error { return errors.ErrUnsupported }
+func (p *Process) Signal(sig syscall.Signal) error {
+	select {
+	case <-p.exited:
+		return os.ErrProcessDone
+	default:
+	}
+	return linux.PidfdSignal(p.pidfd, sig)
+}
 
 // Wait blocks until the process has ended and reaps it. It may be called by many.
 func (p *Process) Wait(ctx context.Context) (syscall.WaitStatus, error) {
-	return 0, errors.ErrUnsupported
+	select {
+	case <-p.exited:
+		return p.status, p.waitErr
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
 }
 
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.exited }
+
 // Resize sets the terminal's size. errdefs.ErrFailedPrecondition without one.
-func (p *Process) Resize(rows, cols uint16) error { return errors.ErrUnsupported }
+func (p *Process) Resize(rows, cols uint16) error {
+	if p.console == nil {
+		return fmt.Errorf("process %d has no terminal: %w", p.pid, errdefs.ErrFailedPrecondition)
+	}
+	return setSize(p.console, rows, cols)
+}
 
 // Close gives back descriptors of a process that has ended (and kills one that
 // was never started). It may be called twice.
-func (p *Process) Close() error { return nil }
-
-// Container is one set of namespaces with a main process.
-type Container struct{ init *Process }
-
-// Plan is a compiled specification.
-type Plan struct {
-	Process  ProcPlan
-	Warnings []string
+func (p *Process) Close() error {
+	p.mu.Lock()
+	done := p.closed
+	p.closed = true
+	started := p.started
+	p.mu.Unlock()
+	if done {
+		return nil
+	}
+	var err error
+	if !started {
+		err = p.end()
+		p.conn.close()
+	}
+	linux.CloseAll([]*os.File{p.console, p.pidFile})
+	return err
 }
 
-// ProcPlan is one process: what runs, as whom, with which rights.
-type ProcPlan struct {
-	Args     []string
-	Env      []string
-	Cwd      string
-	Terminal bool
+// end kills the process and waits until it is gone.
+func (p *Process) end() error {
+	if err := p.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	<-p.exited
+	return nil
 }
 
-// ExecPlan is another process for a running container.
-type ExecPlan struct {
-	Process  ProcPlan
-	Warnings []string
+// control is the socket between the parent and a child.
+type control struct {
+	parent int
+	child  int // close-on-exec, and out of the way of a workload's descriptors
 }
 
-// MarshalBinary encodes the plan for another process of the same build.
-func (p *Plan) MarshalBinary() ([]byte, error) { return nil, errors.ErrUnsupported }
-
-// UnmarshalBinary is the reverse of MarshalBinary.
-func (p *Plan) UnmarshalBinary(b []byte) error { return errors.ErrUnsupported }
-
-// MarshalBinary encodes the plan for another process of the same build.
-func (p *ExecPlan) MarshalBinary() ([]byte, error) { return nil, errors.ErrUnsupported }
-
-// UnmarshalBinary is the reverse of MarshalBinary.
-func (p *ExecPlan) UnmarshalBinary(b []byte) error { return errors.ErrUnsupported }
-
-func prepare(spec *specs.Spec, o Options) (*Plan, error) { return nil, errors.ErrUnsupported }
-func prepareExec(spec *specs.Spec, p *specs.Process, privileged bool) (*ExecPlan, error) {
-	return nil, errors.ErrUnsupported
+func newControl() (*control, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	child, err := highFd(fds[1])
+	unix.Close(fds[1])
+	if err != nil {
+		unix.Close(fds[0])
+		return nil, err
+	}
+	return &control{parent: fds[0], child: child}, nil
 }
-func create(ctx context.Context, plan *Plan, s Stdio, cg Cgroup) (*Container, error) {
-	return nil, errors.ErrUnsupported
+
+// highFd duplicates a descriptor to a number that no workload's is put on.
+func highFd(fd int) (int, error) {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 128)
+	if err != nil {
+		return -1, os.NewSyscallError("fcntl", err)
+	}
+	return n, nil
 }
-func (c *Container) exec(ctx context.Context, p *ExecPlan, s Stdio, cg Cgroup) (*Process, error) {
-	return nil, errors.ErrUnsupported
+
+func (c *control) closeChild() {
+	if c.child >= 0 {
+		unix.Close(c.child)
+		c.child = -1
+	}
 }
-func (c *Container) root() (*os.File, error) { return nil, errors.ErrUnsupported }
-func (c *Container) destroy() error          { return errors.ErrUnsupported }
+
+func (c *control) close() {
+	c.closeChild()
+	if c.parent >= 0 {
+		unix.Close(c.parent)
+		c.parent = -1
+	}
+}
+
+func (c *control) send(b []byte) error {
+	for {
+		err := unix.Sendto(c.parent, b, unix.MSG_NOSIGNAL, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("send", err)
+		}
+	}
+}
+
+func (c *control) sendGo(m *goMsg) error {
+	err := c.send(unsafe.Slice((*byte)(unsafe.Pointer(m)), unsafe.Sizeof(*m)))
+	runtime.KeepAlive(m)
+	return err
+}
+
+type report struct {
+	step  uint32
+	errno syscall.Errno
+	value uint64
+}
+
+// read waits for a report; nil at the end of file.
+func (c *control) read() (*report, error) {
+	var b [2]uint64
+	for {
+		n, err := unix.Read(c.parent, unsafe.Slice((*byte)(unsafe.Pointer(&b)), reportSize))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil && !errors.Is(err, unix.ECONNRESET):
+			return nil, os.NewSyscallError("read", err)
+		case n != reportSize:
+			return nil, nil //nolint:nilnil // the end of file is no error here
+		}
+		return &report{step: uint32(b[0]), errno: syscall.Errno(b[0] >> 32), value: b[1]}, nil
+	}
+}
+
+// expect waits for the report of step and returns its value.
+func (c *control) expect(prog *program, step uint32) (uint64, error) {
+	r, err := c.read()
+	switch {
+	case err != nil:
+		return 0, err
+	case r == nil:
+		return 0, errors.New("the new process was killed while it was set up")
+	case r.step == step:
+		return r.value, nil
+	case int(r.step) < len(prog.steps):
+		return 0, &StepError{Step: prog.steps[r.step], Errno: r.errno}
+	}
+	return 0, fmt.Errorf("unexpected report %#x of the new process", r.step)
+}

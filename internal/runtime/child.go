@@ -1,0 +1,273 @@
+package runtime
+
+// The child half.
+//
+// A container's process is made by a plain fork of the calling program (the
+// monitor), and never returns to Go: it interprets a program, a list of system
+// calls that was written down before the fork, and ends in execve of the
+// workload. Nothing is allocated, no stack grows, no lock is taken, because the
+// fork has copied a Go runtime without its threads. Compared with a re-exec of
+// ourselves (runc) this saves two program starts, needs no C (a forked child is
+// single-threaded, so it may join a user namespace), and no file of the host is
+// ever the executable of a container's process for longer than its set-up.
+//
+// What takes paths is done by the parent's thread, in Go, while the child waits
+// (see thread.go):
+//
+//	thread T of the parent                          child C
+//	----------------------                          -------
+//	unshare, setns
+//	clone (descriptor table shared) --------------> die with the parent
+//	join cgroups, write id maps                     fsopen proc of its pid namespace
+//	        <------------------------ hello(proc fd)
+//	mount everything, pivot_root
+//	        go(root fd, terminal fd, ...) --------> own descriptor table, cgroup
+//	                                                namespace, stdio, session, rights
+//	        <------------------------ ready         only 0,1,2 and the control socket open
+//	...     start --------------------------------> seccomp, execve
+//	        <------------------------ end of file, or what failed
+//
+// A report is 16 bytes: step, errno, value.
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// op is one instruction.
+type op struct {
+	nr   uintptr        // system call, or an op* below
+	arg  [6]uintptr     // numbers, addresses in the arena, or register numbers
+	regs uint8          // bit i: arg[i] is a register number
+	dst  uint8          // register of the result, 0 = none
+	when uint8          // register that must not be 0, 0 = always
+	ptr  unsafe.Pointer // of opLoad and opByte
+	step uint16         // for reports
+	pass [2]uint16      // errnos that are no failure; the result is the errno then
+}
+
+// Pseudo instructions.
+const (
+	opReport = 1<<20 + iota // report success with the value arg[0]
+	opLoad                  // dst = the 64-bit word at ptr
+	opByte                  // fail with errno arg[2] unless the byte at ptr is arg[1]
+	opNeed                  // end quietly unless register arg[0] is not 0
+	opCtl                   // the control socket is arg[0] from here on
+	opInit                  // become the reaping process 1; the forked child goes on
+)
+
+// Registers. 0 is always 0.
+const (
+	_       = iota
+	regProc // the detached proc mount
+	regRoot // the root directory
+	regTTY  // the terminal
+	regTmp
+	regDir // why the first chdir failed
+	numRegs
+)
+
+// goMsg is what the parent sends when the mounts are made: what could not be
+// known before the fork.
+type goMsg struct {
+	root, tty uint64
+	path      [4096]byte // the executable
+	home      [4096]byte // HOME=...
+}
+
+const (
+	reportSize = 16
+	stepHello  = 0xfff0 // reports of success
+	stepReady  = 0xfff1
+	maxFd      = 1<<32 - 1 // for close_range
+)
+
+// machine is all that the child touches. It lives outside the Go heap's moving
+// parts: one allocation, only uintptrs.
+type machine struct {
+	ops    []op
+	reg    [numRegs]uintptr
+	report [2]uint64
+	ctl    uintptr // control socket
+	msg    goMsg
+	siginf [16]uint64
+	status int32
+}
+
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
+func afterForkInChild()
+
+// cloneArgs is struct clone_args of clone3(2).
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
+// forkChild forks; the child runs m. It must be called on a locked thread.
+//
+//go:noinline
+//go:norace
+func forkChild(m *machine, a *cloneArgs) (pid uintptr, errno syscall.Errno) {
+	beforeFork()
+	pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(a)), unsafe.Sizeof(*a), 0)
+	if errno != 0 || pid != 0 {
+		afterFork()
+		return pid, errno
+	}
+	afterForkInChild()
+	m.run()
+	return 0, 0 // not reached
+}
+
+// run interprets the program in the child. It does not return.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (m *machine) run() {
+	for i := 0; i < len(m.ops); i++ {
+		o := &m.ops[i]
+		if o.when != 0 && m.reg[o.when] == 0 {
+			continue
+		}
+		switch o.nr {
+		case opReport:
+			m.tell(uint64(o.step), 0, uint64(m.reg[o.arg[0]]))
+			continue
+		case opLoad:
+			m.reg[o.dst] = uintptr(*(*uint64)(o.ptr))
+			continue
+		case opByte:
+			if *(*byte)(o.ptr) != byte(o.arg[1]) {
+				m.fail(o.step, o.arg[2])
+			}
+			continue
+		case opNeed:
+			if m.reg[o.arg[0]] == 0 {
+				m.exit(255)
+			}
+			continue
+		case opCtl:
+			m.ctl = o.arg[0]
+			continue
+		case opInit:
+			m.becomeInit(o)
+			continue
+		}
+		r, e := m.call(o)
+		if e != 0 {
+			if e != uintptr(o.pass[0]) && e != uintptr(o.pass[1]) {
+				m.fail(o.step, e)
+			}
+			r = e
+		}
+		if o.dst != 0 {
+			m.reg[o.dst] = r
+		}
+	}
+	m.exit(255)
+}
+
+//go:nosplit
+//go:norace
+func (m *machine) call(o *op) (uintptr, uintptr) {
+	a := o.arg
+	for j := range 6 {
+		if o.regs&(1<<j) != 0 {
+			a[j] = m.reg[a[j]]
+		}
+	}
+	for {
+		r, _, e := syscall.RawSyscall6(o.nr, a[0], a[1], a[2], a[3], a[4], a[5])
+		if e != syscall.EINTR {
+			return r, uintptr(e)
+		}
+	}
+}
+
+//go:nosplit
+//go:norace
+func (m *machine) tell(step, errno, value uint64) {
+	m.report[0] = step | errno<<32
+	m.report[1] = value
+	syscall.RawSyscall(syscall.SYS_WRITE, m.ctl, uintptr(unsafe.Pointer(&m.report)), reportSize)
+}
+
+//go:nosplit
+//go:norace
+func (m *machine) fail(step uint16, errno uintptr) {
+	m.tell(uint64(step), uint64(errno), 0)
+	m.exit(255)
+}
+
+//go:nosplit
+//go:norace
+func (m *machine) exit(code uintptr) {
+	for {
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, code, 0, 0)
+	}
+}
+
+// becomeInit forks once more. The new child goes on with the program; this
+// process stays as process 1: it reaps, hands signals on to the workload, and
+// ends with the workload's status. It takes no memory of its own to speak of and
+// runs no file of the host.
+//
+//go:nosplit
+//go:norace
+func (m *machine) becomeInit(o *op) {
+	// All signals blocked: they are taken by rt_sigtimedwait below. The workload's
+	// mask is restored in the child.
+	set, none := ^uint64(0), uint64(0)
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
+	pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	if e != 0 {
+		m.fail(o.step, uintptr(e))
+	}
+	if pid == 0 {
+		syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, 8, 0, 0)
+		// The workload is its own session, so that it may own the terminal.
+		return
+	}
+	// Only the workload keeps descriptors: a pipe ends when it does.
+	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 0, maxFd, 0)
+	for {
+		sig, _, _ := syscall.RawSyscall6(syscall.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), uintptr(unsafe.Pointer(&m.siginf)), 0, 8, 0, 0)
+		if sig == uintptr(syscall.SIGCHLD) {
+			for {
+				p, _, e := syscall.RawSyscall6(syscall.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&m.status)), syscall.WNOHANG, 0, 0, 0)
+				if e == syscall.EINTR {
+					continue
+				}
+				if e != 0 || p == 0 {
+					break
+				}
+				if p == pid {
+					m.exitLike(m.status)
+				}
+			}
+			continue
+		}
+		if int(sig) > 0 && sig <= 64 {
+			syscall.RawSyscall(syscall.SYS_KILL, pid, sig, 0)
+		}
+	}
+}
+
+// exitLike ends with the code that a shell would give for a wait status.
+//
+//go:nosplit
+//go:norace
+func (m *machine) exitLike(status int32) {
+	if sig := status & 0x7f; sig != 0 {
+		m.exit(uintptr(128 + sig))
+	}
+	m.exit(uintptr(status>>8) & 0xff)
+}

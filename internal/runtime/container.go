@@ -1,0 +1,471 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"unsafe"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
+)
+
+// Container is one set of namespaces with a main process.
+type Container struct {
+	init *Process
+	plan *Plan
+	t    *thread
+
+	rootDir *os.File // O_PATH, the root directory with all its mounts
+	pts     *os.File // O_PATH, the root of the container's devpts, nil if it has none
+	self    *os.File // pidfd of this process
+
+	mu     sync.Mutex
+	joined bool // the thread has joined the pid and cgroup namespaces of init; t only
+	ended  bool
+}
+
+func create(ctx context.Context, plan *Plan, s Stdio, cg Cgroup) (_ *Container, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c := &Container{plan: plan, t: startThread()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.destroy())
+		}
+	}()
+	if err := c.t.do(func() error { return c.build(s, cg) }); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// build makes the container. It runs on the container's thread.
+func (c *Container) build(s Stdio, cg Cgroup) error {
+	p := c.plan
+	if err := c.enter(); err != nil {
+		return err
+	}
+	caps, err := effectiveCaps()
+	if err != nil {
+		return err
+	}
+	if c.self, err = linux.PidfdOpen(os.Getpid()); err != nil {
+		return err
+	}
+	groups, err := openCgroup(cg)
+	if err != nil {
+		return err
+	}
+	defer groups.close()
+	conn, err := newControl()
+	if err != nil {
+		return err
+	}
+	defer conn.closeChild()
+	prog := newProgram(conn.child)
+	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
+	if !p.Detached {
+		prog.dieWithParent(c.self)
+	}
+	for _, m := range p.Mounts {
+		if m.Kind == "proc" {
+			prog.mountProc(m.Data, int(m.Set))
+			break
+		}
+	}
+	prog.hello()
+	prog.enterRoot(p.Unshare&unix.CLONE_NEWCGROUP != 0)
+	io, err := openStdio(s, &p.Process)
+	if err != nil {
+		conn.close()
+		return err
+	}
+	defer io.close()
+	prog.stdio(io.fds, p.Process.Terminal)
+	prog.rights(p.Process.clamped(caps), childConfig{
+		rlimits: clampRlimits(p.Process.Rlimits, caps), chown: io.chown, tty: p.Process.Terminal,
+		init: p.Init, dieWithParent: !p.Detached,
+	})
+	prog.ready()
+	env, needHome := withHome(p.Process.Env)
+	prog.finish(&p.Process, env)
+
+	proc, err := c.fork(prog, conn, p.Unshare&unix.CLONE_NEWPID, groups)
+	if err != nil {
+		conn.close()
+		return err
+	}
+	proc.args0 = p.Process.Args[0]
+	c.init = proc
+	if err := groups.join(proc.pid); err != nil {
+		return err
+	}
+	if err := writeOOMScore(proc.pid, p.Process.OOMScore); err != nil {
+		return err
+	}
+	procMount, err := conn.expect(prog, stepHello)
+	if err != nil {
+		return err
+	}
+	slave, err := c.mountAll(int(procMount), cg, s)
+	if err != nil {
+		return err
+	}
+	defer linux.CloseAll([]*os.File{slave})
+	msg := &goMsg{root: uint64(c.rootDir.Fd())}
+	if slave != nil {
+		msg.tty = uint64(slave.Fd())
+	}
+	if err := c.resolve(&p.Process, needHome, msg); err != nil {
+		return err
+	}
+	if err := conn.sendGo(msg); err != nil {
+		return err
+	}
+	_, err = conn.expect(prog, stepReady)
+	return err
+}
+
+// enter moves the thread into the container's namespaces, except those that only
+// children can be in.
+func (c *Container) enter() error {
+	p := c.plan
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare file system state: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	unix.Umask(0) // this thread's own since the unshare: modes of nodes and directories are exact
+	for _, j := range p.Join {
+		if j.Kind == unix.CLONE_NEWUSER {
+			continue
+		}
+		if err := linux.JoinPath(j.Path, int(j.Kind)); err != nil {
+			return err
+		}
+	}
+	flags := p.Unshare &^ (unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUSER)
+	if err := unix.Unshare(int(flags)); err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	if p.Unshare&unix.CLONE_NEWNET != 0 {
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("set the loopback interface up: %w", err)
+		}
+	}
+	if p.TimeOffsets != "" {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/timens_offsets", unix.Gettid()), []byte(p.TimeOffsets), 0); err != nil {
+			return fmt.Errorf("set time offsets: %w", err)
+		}
+	}
+	if p.Hostname != "" {
+		if err := unix.Sethostname([]byte(p.Hostname)); err != nil {
+			return fmt.Errorf("set host name %q: %w", p.Hostname, err)
+		}
+	}
+	if p.Domainname != "" {
+		if err := unix.Setdomainname([]byte(p.Domainname)); err != nil {
+			return fmt.Errorf("set domain name %q: %w", p.Domainname, err)
+		}
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+}
+
+// fork starts a child that runs prog. It runs on the container's thread. The
+// process owns conn from then on.
+func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupFiles) (*Process, error) {
+	pidfd := new(int32)
+	args := &cloneArgs{
+		flags: uint64(flags | unix.CLONE_PIDFD | unix.CLONE_FILES), exitSignal: uint64(unix.SIGCHLD),
+		pidfd: uint64(uintptr(unsafe.Pointer(pidfd))),
+	}
+	if g.v2 != nil {
+		// Born in its cgroup, where the kernel can do that.
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(g.v2.Fd())
+	}
+	pid, errno := forkChild(prog.m, args)
+	runtime.KeepAlive(prog)
+	if errno != 0 {
+		return nil, fmt.Errorf("clone: %w", errno)
+	}
+	return newProcess(int(pid), int(*pidfd), conn, prog), nil
+}
+
+// cgroupFiles are a Cgroup's open files: the v2 directory, to be born in, and
+// the v1 cgroup.procs.
+type cgroupFiles struct {
+	v2    *os.File
+	procs []*os.File
+}
+
+func openCgroup(cg Cgroup) (*cgroupFiles, error) {
+	g := &cgroupFiles{}
+	for _, d := range cg.Dirs {
+		var err error
+		if d.Hierarchy == "" || d.Hierarchy == "unified" {
+			g.v2, err = os.OpenFile(d.Path, unix.O_PATH|unix.O_DIRECTORY, 0)
+		} else {
+			var f *os.File
+			if f, err = os.OpenFile(d.Path+"/cgroup.procs", os.O_WRONLY, 0); err == nil {
+				g.procs = append(g.procs, f)
+			}
+		}
+		if err != nil {
+			g.close()
+			return nil, fmt.Errorf("open cgroup: %w", err)
+		}
+	}
+	return g, nil
+}
+
+func (g *cgroupFiles) close() { linux.CloseAll(append(g.procs, g.v2)) }
+
+// join puts pid into the v1 cgroups.
+func (g *cgroupFiles) join(pid int) error {
+	b := strconv.AppendInt(nil, int64(pid), 10)
+	for _, f := range g.procs {
+		if _, err := f.Write(b); err != nil {
+			return fmt.Errorf("join cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeOOMScore sets oom_score_adj. Without CAP_SYS_RESOURCE the kernel refuses
+// to go below the value we have: then that one stays.
+func writeOOMScore(pid int, score *int) error {
+	if score == nil {
+		return nil
+	}
+	err := writeProc(pid, "oom_score_adj", strconv.Itoa(*score))
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return err
+}
+
+func writeProc(pid int, file, value string) error {
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/%s", pid, file), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s of process %d: %w", file, pid, err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return fmt.Errorf("write %q to %s of process %d: %w", value, file, pid, err)
+	}
+	return nil
+}
+
+// clamped leaves out capabilities that we do not have ourselves.
+func (x *ProcPlan) clamped(have uint64) *ProcPlan {
+	y := *x
+	k := &y.Caps
+	for _, s := range []*uint64{&k.Bounding, &k.Effective, &k.Permitted, &k.Inheritable, &k.Ambient} {
+		*s &= have
+	}
+	return &y
+}
+
+// clampRlimits lowers what may not be raised here.
+func clampRlimits(in []Rlimit, caps uint64) []Rlimit {
+	const sysResource = 1 << 24
+	out := make([]Rlimit, 0, len(in))
+	for _, r := range in {
+		var cur unix.Rlimit
+		if err := unix.Getrlimit(r.Resource, &cur); err == nil {
+			if r.KeepHard {
+				r.Hard = cur.Max
+			}
+			if caps&sysResource == 0 {
+				r.Hard = min(r.Hard, cur.Max)
+			}
+		}
+		r.Soft = min(r.Soft, r.Hard)
+		out = append(out, r)
+	}
+	return out
+}
+
+func (c *Container) root() (*os.File, error) {
+	fd, err := unix.FcntlInt(c.rootDir.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), "/"), nil
+}
+
+func (c *Container) destroy() error {
+	c.mu.Lock()
+	ended := c.ended
+	c.ended = true
+	c.mu.Unlock()
+	if ended {
+		return nil
+	}
+	var err error
+	if c.init != nil {
+		err = c.init.end()
+	}
+	// Only now: the thread's end would kill the process without our noticing.
+	c.t.end()
+	linux.CloseAll([]*os.File{c.rootDir, c.pts, c.self})
+	if c.init != nil {
+		err = errors.Join(err, c.init.Close())
+	}
+	return err
+}
+
+func (c *Container) exec(ctx context.Context, plan *ExecPlan, s Stdio, cg Cgroup) (*Process, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	gone := fmt.Errorf("the container has ended: %w", errdefs.ErrNotFound)
+	c.mu.Lock()
+	ended := c.ended
+	c.mu.Unlock()
+	if ended || c.init.ended() {
+		return nil, gone
+	}
+	p, err := c.startExec(&plan.Process, s, cg)
+	if err != nil && (errors.Is(err, errThreadEnded) || c.init.ended()) {
+		return nil, gone
+	}
+	return p, err
+}
+
+// startExec forks a process into the container. Only what needs the container's
+// namespaces runs on its thread: that sees the container's files, not the host's.
+func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err error) {
+	groups, err := openCgroup(cg)
+	if err != nil {
+		return nil, err
+	}
+	defer groups.close()
+	conn, err := newControl()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.closeChild()
+	io, err := openStdio(s, x)
+	if err != nil {
+		conn.close()
+		return nil, err
+	}
+	defer io.close()
+
+	var p *Process
+	var prog *program
+	var slave *os.File
+	msg := &goMsg{root: uint64(c.rootDir.Fd())}
+	err = c.t.do(func() error {
+		if err := c.joinInit(); err != nil {
+			return err
+		}
+		var master *os.File
+		if x.Terminal {
+			if master, slave, err = c.openTTY(x, s); err != nil {
+				return err
+			}
+			msg.tty = uint64(slave.Fd())
+		}
+		env, needHome := withHome(x.Env)
+		if err := c.resolve(x, needHome, msg); err != nil {
+			linux.CloseAll([]*os.File{master})
+			return err
+		}
+		caps, err := effectiveCaps()
+		if err == nil {
+			prog = c.execProgram(x, conn, io, caps, env)
+			p, err = c.fork(prog, conn, 0, groups)
+		}
+		if err != nil {
+			linux.CloseAll([]*os.File{master})
+			return err
+		}
+		p.console, p.args0 = master, x.Args[0]
+		return nil
+	})
+	defer linux.CloseAll([]*os.File{slave})
+	if p == nil {
+		conn.close()
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.end(), p.Close())
+		}
+	}()
+	if err := groups.join(p.pid); err != nil {
+		return nil, err
+	}
+	if err := writeOOMScore(p.pid, x.OOMScore); err != nil {
+		return nil, err
+	}
+	if _, err := conn.expect(prog, stepHello); err != nil {
+		return nil, err
+	}
+	if err := conn.sendGo(msg); err != nil {
+		return nil, err
+	}
+	if _, err := conn.expect(prog, stepReady); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, caps uint64, env []string) *program {
+	prog := newProgram(conn.child)
+	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
+	if !c.plan.Detached {
+		prog.dieWithParent(c.self)
+	}
+	prog.hello()
+	prog.enterRoot(false)
+	prog.stdio(io.fds, x.Terminal)
+	prog.rights(x.clamped(caps), childConfig{
+		rlimits: clampRlimits(x.Rlimits, caps), chown: io.chown, tty: x.Terminal, dieWithParent: !c.plan.Detached,
+	})
+	prog.ready()
+	prog.finish(x, env)
+	return prog
+}
+
+// joinInit lets the thread's children be born in init's pid namespace, and the
+// thread share its cgroup namespace.
+func (c *Container) joinInit() error {
+	if c.joined {
+		return nil
+	}
+	kinds := c.plan.Unshare & (unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP)
+	if kinds != 0 {
+		if err := unix.Setns(c.init.pidfd, int(kinds)); err != nil {
+			return fmt.Errorf("join the container's namespaces: %w", err)
+		}
+	}
+	c.joined = true
+	return nil
+}

@@ -1,0 +1,694 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
+)
+
+// mounter makes a container's mounts on the container's thread, which has its own
+// mount namespace. Every target is opened below the new root with openat2 and
+// mounted on by descriptor: a path of the image is never resolved twice, and never
+// outside (CVE-2021-30465 and its kin).
+type mounter struct {
+	plan *Plan
+	cg   Cgroup
+	root *os.File // root of the new root mount
+	proc int      // detached proc mount of the child, 0 = none
+	pts  *os.File
+	null *os.File // what hides files
+	hide *os.File // what hides directories: one empty tmpfs, cloned
+}
+
+// mountAll builds the root file system, makes it the thread's root, and returns
+// the terminal for the workload, if it has one.
+func (c *Container) mountAll(proc int, cg Cgroup, s Stdio) (slave *os.File, err error) {
+	m := &mounter{plan: c.plan, cg: cg, proc: proc}
+	defer func() { linux.CloseAll([]*os.File{m.null, m.hide}) }()
+	if proc > 0 {
+		defer unix.Close(proc)
+	}
+	if err := m.mountRoot(); err != nil {
+		return nil, err
+	}
+	c.rootDir = m.root
+	for i := range c.plan.Mounts {
+		if err := m.mount(&c.plan.Mounts[i]); err != nil {
+			return nil, fmt.Errorf("mount %s: %w", c.plan.Mounts[i].Dest, err)
+		}
+	}
+	c.pts = m.pts
+	if c.plan.SetupDev {
+		if err := m.dev(); err != nil {
+			return nil, err
+		}
+	}
+	if c.plan.Process.Terminal {
+		var master *os.File
+		if master, slave, err = c.openTTY(&c.plan.Process, s); err != nil {
+			return nil, err
+		}
+		c.init.console = master
+		if err := m.console(slave); err != nil {
+			slave.Close()
+			return nil, err
+		}
+	}
+	if err := m.finish(); err != nil {
+		linux.CloseAll([]*os.File{slave})
+		return nil, err
+	}
+	return slave, nil
+}
+
+func (m *mounter) finish() error {
+	if err := m.sysctls(); err != nil {
+		return err
+	}
+	if err := m.cwd(); err != nil {
+		return err
+	}
+	for _, p := range m.plan.Readonly {
+		if err := m.readonly(p); err != nil {
+			return fmt.Errorf("make %s read-only: %w", p, err)
+		}
+	}
+	for _, p := range m.plan.Masked {
+		if err := m.mask(p); err != nil {
+			return fmt.Errorf("mask %s: %w", p, err)
+		}
+	}
+	return m.pivot()
+}
+
+// mountRoot makes mounts of this namespace private or slave, and attaches the
+// root file system at a directory that it hides: nothing new is made on the host.
+func (m *mounter) mountRoot() error {
+	flags := m.plan.Propagation
+	if flags == 0 {
+		flags = unix.MS_SLAVE | unix.MS_REC
+	}
+	if err := unix.Mount("", "/", "", flags, ""); err != nil {
+		return fmt.Errorf("set propagation of mounts: %w", err)
+	}
+	r := m.plan.Rootfs
+	var err error
+	at := r.Dir
+	if at != "" {
+		if flags&unix.MS_SHARED != 0 {
+			if err := privateParent(at); err != nil {
+				return err
+			}
+		}
+		m.root, err = linux.OpenTree(at, true)
+	} else {
+		at = r.Lower[0]
+		if flags&unix.MS_SHARED != 0 {
+			if err := privateParent(at); err != nil {
+				return err
+			}
+		}
+		m.root, err = linux.MountOverlay(linux.Overlay{Lower: r.Lower, Upper: r.Upper, Work: r.Work})
+		if err == nil && r.Upper == "" {
+			// Targets of mounts are made before the root becomes read-only; without a
+			// writable layer they must be there.
+			m.plan.Rootfs.ReadOnly = true
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("root file system: %w", err)
+	}
+	if err := unix.MoveMount(linux.FD(m.root), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach the root file system: %w", err)
+	}
+	return nil
+}
+
+// privateParent keeps the root file system's mount from spreading to the host
+// where the specification wants shared propagation.
+func privateParent(dir string) error {
+	for p := path.Clean(dir); ; p = path.Dir(p) {
+		err := unix.Mount("", p, "", unix.MS_PRIVATE, "")
+		if err == nil || p == "/" {
+			return err
+		}
+	}
+}
+
+func attach(fd int, target *os.File) error {
+	return unix.MoveMount(fd, "", linux.FD(target), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// procFiles may be mounted over inside /proc: what lxcfs and the like replace.
+//
+//nolint:gochecknoglobals // constant
+var procFiles = []string{
+	"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
+	"/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+}
+
+func (m *mounter) mount(mp *MountPlan) error {
+	switch mp.Kind {
+	case "bind":
+		return m.bind(mp)
+	case "cgroup":
+		return m.cgroup(mp)
+	case "proc":
+		target, err := m.ordinaryDir(mp.Dest)
+		if err != nil {
+			return err
+		}
+		defer target.Close()
+		if m.proc <= 0 {
+			return errors.New("a second proc mount")
+		}
+		if err := attach(m.proc, target); err != nil {
+			return err
+		}
+		return m.propagate(m.proc, mp)
+	}
+	typ := mp.Type
+	if mp.Kind == "tmpfs" {
+		typ = "tmpfs"
+	}
+	var target *os.File
+	var err error
+	if typ == "sysfs" {
+		target, err = m.ordinaryDir(mp.Dest)
+	} else {
+		target, err = m.dir(mp.Dest)
+	}
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	fs, err := linux.Fsopen(typ)
+	if err != nil {
+		return err
+	}
+	defer fs.Close()
+	if mp.Source != "" {
+		if err := fs.Set("source", mp.Source); err != nil {
+			return err
+		}
+	}
+	mode := false
+	for _, o := range mp.Data {
+		k, v := cutOption(o)
+		mode = mode || k == "mode"
+		if err := fs.Set(k, v); err != nil {
+			return err
+		}
+	}
+	if typ == "tmpfs" && !mode {
+		// As the directory it hides.
+		var st unix.Stat_t
+		if err := unix.Fstat(linux.FD(target), &st); err != nil {
+			return err
+		}
+		if err := fs.Set("mode", fmt.Sprintf("%o", st.Mode&0o7777)); err != nil {
+			return err
+		}
+	}
+	attrs := mp.Set | mp.RecSet
+	late := attrs & unix.MOUNT_ATTR_RDONLY
+	if !mp.CopyUp && !(mp.Dest == "/dev" && m.plan.SetupDev) {
+		late = 0
+	}
+	mnt, err := fs.Mount(int(attrs &^ late))
+	if err != nil {
+		return err
+	}
+	if mp.CopyUp {
+		if err := copyUp(target, mnt); err != nil {
+			mnt.Close()
+			return fmt.Errorf("copy up: %w", err)
+		}
+		if late != 0 {
+			if err := setattr(mnt, late, 0, false); err != nil {
+				mnt.Close()
+				return err
+			}
+		}
+	}
+	if err := attach(linux.FD(mnt), target); err != nil {
+		mnt.Close()
+		return err
+	}
+	if err := m.propagate(linux.FD(mnt), mp); err != nil {
+		mnt.Close()
+		return err
+	}
+	if typ == "devpts" && m.pts == nil {
+		m.pts = mnt
+		return nil
+	}
+	return mnt.Close()
+}
+
+func (m *mounter) propagate(fd int, mp *MountPlan) error {
+	if mp.Prop == 0 {
+		return nil
+	}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if mp.PropRec {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.MountSetattr(fd, "", flags, &unix.MountAttr{Propagation: mp.Prop})
+}
+
+func setattr(f *os.File, set, clr uint64, rec bool) error {
+	if set == 0 && clr == 0 {
+		return nil
+	}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if rec {
+		flags |= unix.AT_RECURSIVE
+	}
+	if set&unix.MOUNT_ATTR__ATIME != 0 || clr&unix.MOUNT_ATTR__ATIME != 0 {
+		clr |= unix.MOUNT_ATTR__ATIME
+	}
+	return unix.MountSetattr(linux.FD(f), "", flags, &unix.MountAttr{Attr_set: set, Attr_clr: clr})
+}
+
+// dir opens a mount point, which is made if missing.
+func (m *mounter) dir(dest string) (*os.File, error) {
+	f, err := linux.MkdirAllInRoot(m.root, dest, 0o755)
+	if err != nil {
+		return nil, err
+	}
+	return m.checked(f, dest)
+}
+
+// ordinaryDir opens the mount point of proc or sysfs, which may not be reached by
+// a symbolic link (CVE-2019-19921).
+func (m *mounter) ordinaryDir(dest string) (*os.File, error) {
+	f, err := linux.OpenNoSymlinks(m.root, dest, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return linux.MkdirAllInRoot(m.root, dest, 0o755)
+	}
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("must be mounted on an ordinary directory: %w", err)
+	}
+	return f, err
+}
+
+// checked refuses a mount point inside procfs, except for a few files.
+func (m *mounter) checked(f *os.File, dest string) (*os.File, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(linux.FD(f), &st); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if st.Type == unix.PROC_SUPER_MAGIC && !slices.Contains(procFiles, dest) {
+		f.Close()
+		return nil, fmt.Errorf("cannot be mounted because it is inside /proc: %w", unix.EPERM)
+	}
+	return f, nil
+}
+
+func (m *mounter) bind(mp *MountPlan) error {
+	src, err := linux.OpenTree(mp.Source, mp.Rec)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(linux.FD(src), &st); err != nil {
+		return err
+	}
+	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	var target *os.File
+	if isDir {
+		target, err = linux.MkdirAllInRoot(m.root, mp.Dest, 0o755)
+	} else {
+		target, err = linux.CreateInRoot(m.root, mp.Dest, 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	if err := m.bindAllowed(src, target, mp.Dest); err != nil {
+		return err
+	}
+	if err := m.idmap(src, mp); err != nil {
+		return err
+	}
+	if err := setattr(src, mp.RecSet, mp.RecClr, true); err != nil {
+		return fmt.Errorf("set recursive options: %w", err)
+	}
+	if err := setattr(src, mp.Set, mp.Clear, false); err != nil {
+		return fmt.Errorf("set options: %w", err)
+	}
+	if err := attach(linux.FD(src), target); err != nil {
+		return err
+	}
+	return m.propagate(linux.FD(src), mp)
+}
+
+// bindAllowed keeps fake process file systems out: only a real procfs may be
+// bound on /proc.
+func (m *mounter) bindAllowed(src, target *os.File, dest string) error {
+	var sfs unix.Statfs_t
+	if err := unix.Fstatfs(linux.FD(src), &sfs); err != nil {
+		return err
+	}
+	if dest == "/proc" && sfs.Type != unix.PROC_SUPER_MAGIC {
+		return fmt.Errorf("only a proc file system may be mounted on /proc: %w", unix.EPERM)
+	}
+	var tfs unix.Statfs_t
+	if err := unix.Fstatfs(linux.FD(target), &tfs); err != nil {
+		return err
+	}
+	if tfs.Type == unix.PROC_SUPER_MAGIC && dest != "/proc" && !slices.Contains(procFiles, dest) {
+		return fmt.Errorf("cannot be mounted because it is inside /proc: %w", unix.EPERM)
+	}
+	return nil
+}
+
+func (m *mounter) idmap(src *os.File, mp *MountPlan) error {
+	if len(mp.UIDMap) == 0 && !mp.IDMapIn {
+		return nil
+	}
+	return errors.New("idmapped mounts are not there yet")
+}
+
+// cgroup shows the container its own cgroups: a bind mount of each directory,
+// which looks the same as a mount made in its cgroup namespace.
+func (m *mounter) cgroup(mp *MountPlan) error {
+	target, err := m.dir(mp.Dest)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	attrs := mp.Set | mp.RecSet
+	if len(m.cg.Dirs) == 0 {
+		return m.hostCgroup(mp, target)
+	}
+	if m.cg.V2 {
+		return bindDir(m.cg.Dirs[0].Path, target, attrs)
+	}
+	fs, err := linux.Fsopen("tmpfs")
+	if err != nil {
+		return err
+	}
+	defer fs.Close()
+	if err := fs.Set("mode", "755"); err != nil {
+		return err
+	}
+	mnt, err := fs.Mount(int(attrs &^ unix.MOUNT_ATTR_RDONLY))
+	if err != nil {
+		return err
+	}
+	defer mnt.Close()
+	if err := attach(linux.FD(mnt), target); err != nil {
+		return err
+	}
+	for _, d := range m.cg.Dirs {
+		sub, err := linux.MkdirAllInRoot(mnt, d.Hierarchy, 0o755)
+		if err != nil {
+			return err
+		}
+		err = bindDir(d.Path, sub, attrs)
+		sub.Close()
+		if err != nil {
+			return err
+		}
+		if strings.Contains(d.Hierarchy, ",") {
+			for c := range strings.SplitSeq(d.Hierarchy, ",") {
+				if err := unix.Symlinkat(d.Hierarchy, linux.FD(mnt), c); err != nil && !errors.Is(err, unix.EEXIST) {
+					return err
+				}
+			}
+		}
+	}
+	return setattr(mnt, attrs&unix.MOUNT_ATTR_RDONLY, 0, false)
+}
+
+// hostCgroup is for a container that stays in its parent's cgroups.
+func (m *mounter) hostCgroup(mp *MountPlan, target *os.File) error {
+	src, err := linux.OpenTree("/sys/fs/cgroup", true)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := setattr(src, mp.Set|mp.RecSet, 0, true); err != nil {
+		return err
+	}
+	return attach(linux.FD(src), target)
+}
+
+func bindDir(dir string, target *os.File, attrs uint64) error {
+	src, err := linux.OpenTree(dir, false)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := setattr(src, attrs, 0, false); err != nil {
+		return err
+	}
+	return attach(linux.FD(src), target)
+}
+
+// dev fills /dev: nodes and links.
+func (m *mounter) dev() error {
+	for i := range m.plan.Devices {
+		if err := m.device(&m.plan.Devices[i]); err != nil {
+			return fmt.Errorf("make device %s: %w", m.plan.Devices[i].Path, err)
+		}
+	}
+	dev, err := linux.OpenNoSymlinks(m.root, "/dev", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	links := [][2]string{
+		{"/proc/self/fd", "fd"},
+		{"/proc/self/fd/0", "stdin"},
+		{"/proc/self/fd/1", "stdout"},
+		{"/proc/self/fd/2", "stderr"},
+		{"pts/ptmx", "ptmx"},
+	}
+	if _, err := os.Stat("/proc/kcore"); err == nil {
+		links = append(links, [2]string{"/proc/kcore", "core"})
+	}
+	for _, l := range links {
+		if err := unix.Symlinkat(l[0], linux.FD(dev), l[1]); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("link /dev/%s: %w", l[1], err)
+		}
+	}
+	for i := range m.plan.Mounts {
+		if mp := &m.plan.Mounts[i]; mp.Dest == "/dev" && (mp.Set|mp.RecSet)&unix.MOUNT_ATTR_RDONLY != 0 {
+			return setattr(dev, unix.MOUNT_ATTR_RDONLY, 0, false)
+		}
+	}
+	return nil
+}
+
+func (m *mounter) device(d *Device) error {
+	dirName, name := path.Split(d.Path)
+	dir, err := linux.MkdirAllInRoot(m.root, dirName, 0o755)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	fd := linux.FD(dir)
+	err = unix.Mknodat(fd, name, d.Mode, int(unix.Mkdev(d.Major, d.Minor)))
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if d.UID != 0 || d.GID != 0 {
+		return unix.Fchownat(fd, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW)
+	}
+	return nil
+}
+
+// console binds the terminal on /dev/console.
+func (m *mounter) console(slave *os.File) error {
+	target, err := linux.CreateInRoot(m.root, "/dev/console", 0o666)
+	if err != nil {
+		return fmt.Errorf("make /dev/console: %w", err)
+	}
+	defer target.Close()
+	fd, err := unix.OpenTree(linux.FD(slave), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("clone the terminal's mount: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := attach(fd, target); err != nil {
+		return fmt.Errorf("mount /dev/console: %w", err)
+	}
+	return nil
+}
+
+// cwd makes the working directory, as runc does. What cannot be made is reported
+// by chdir.
+func (m *mounter) cwd() error {
+	f, err := linux.MkdirAllInRoot(m.root, m.plan.Process.Cwd, 0o755)
+	if err == nil {
+		return f.Close()
+	}
+	return nil
+}
+
+func (m *mounter) readonly(p string) error {
+	target, err := linux.OpenInRoot(m.root, p, unix.O_PATH, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	fd, err := unix.OpenTree(linux.FD(target), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return err
+	}
+	return attach(fd, target)
+}
+
+// mask hides a path by the host's own null device or an empty directory, never by
+// what the image has under that name (CVE-2025-31133).
+func (m *mounter) mask(p string) error {
+	target, err := linux.OpenInRoot(m.root, p, unix.O_PATH, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(linux.FD(target), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return m.maskDir(target)
+	}
+	if m.null == nil {
+		if m.null, err = hostNull(); err != nil {
+			return err
+		}
+	}
+	return attachClone(m.null, target)
+}
+
+func (m *mounter) maskDir(target *os.File) error {
+	if m.hide != nil {
+		return attachClone(m.hide, target)
+	}
+	fs, err := linux.Fsopen("tmpfs")
+	if err != nil {
+		return err
+	}
+	defer fs.Close()
+	if m.hide, err = fs.Mount(unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC); err != nil {
+		return err
+	}
+	return attach(linux.FD(m.hide), target)
+}
+
+func hostNull() (*os.File, error) {
+	f, err := os.OpenFile("/dev/null", unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(linux.FD(f), &st); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		f.Close()
+		return nil, errors.New("/dev/null of the host is not the null device")
+	}
+	return f, nil
+}
+
+// attachClone mounts a copy of an attached mount, or of one file of it.
+func attachClone(src, target *os.File) error {
+	fd, err := unix.OpenTree(linux.FD(src), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return attach(fd, target)
+}
+
+// sysctls are written through the container's own fresh procfs, by a thread in
+// the namespaces they belong to.
+func (m *mounter) sysctls() error {
+	if len(m.plan.Sysctls) == 0 {
+		return nil
+	}
+	host, err := os.OpenFile("/proc/sys", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	for _, s := range m.plan.Sysctls {
+		f, err := linux.OpenNoSymlinks(host, s.Key, unix.O_WRONLY, 0)
+		if err != nil {
+			return fmt.Errorf("sysctl %s: %w", s.Key, err)
+		}
+		_, err = f.WriteString(s.Value)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("sysctl %s: %w", s.Key, err)
+		}
+	}
+	return nil
+}
+
+// pivot makes the new root the thread's, and the child's, and drops the host's.
+func (m *mounter) pivot() error {
+	if m.plan.Rootfs.ReadOnly {
+		if err := setattr(m.root, unix.MOUNT_ATTR_RDONLY, 0, false); err != nil {
+			return fmt.Errorf("make the root read-only: %w", err)
+		}
+	}
+	if err := unix.Fchdir(linux.FD(m.root)); err != nil {
+		return err
+	}
+	if m.plan.NoPivot {
+		return m.chroot()
+	}
+	// The old root is stacked on the new one and then detached: no directory for it
+	// is needed.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot root: %w", err)
+	}
+	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make the old root a slave: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detach the old root: %w", err)
+	}
+	return unix.Chdir("/")
+}
+
+func (m *mounter) chroot() error {
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the root mount: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	return unix.Chdir("/")
+}
+
+func copyUp(from, to *os.File) error { return errors.New("not there yet") }

@@ -1,0 +1,154 @@
+package runtime
+
+import (
+	"encoding/json"
+	"syscall"
+)
+
+// Plan is a compiled specification: what Create carries out, in order. Its
+// fields are this package's; others keep, send and print it.
+type Plan struct {
+	Rootfs      Rootfs
+	Process     ProcPlan
+	Unshare     uintptr     `json:",omitempty"` // CLONE_NEW* to make
+	Join        []JoinPlan  `json:",omitempty"`
+	UIDMap      []IDMap     `json:",omitempty"`
+	GIDMap      []IDMap     `json:",omitempty"`
+	Hostname    string      `json:",omitempty"`
+	Domainname  string      `json:",omitempty"`
+	Mounts      []MountPlan `json:",omitempty"`
+	Devices     []Device    `json:",omitempty"`
+	SetupDev    bool        `json:",omitempty"` // /dev is ours: nodes, links, console
+	Masked      []string    `json:",omitempty"`
+	Readonly    []string    `json:",omitempty"`
+	Sysctls     []Sysctl    `json:",omitempty"`
+	Propagation uintptr     `json:",omitempty"` // MS_* of the root, 0 = rslave
+	Init        bool        `json:",omitempty"`
+	NoPivot     bool        `json:",omitempty"`
+	Detached    bool        `json:",omitempty"` // lives on when the caller dies (hull-runc create)
+	TimeOffsets string      `json:",omitempty"` // for timens_offsets
+	Warnings    []string    `json:",omitempty"` // for the user
+}
+
+// ExecPlan is another process for a running container.
+type ExecPlan struct {
+	Process  ProcPlan
+	Warnings []string `json:",omitempty"`
+}
+
+// ProcPlan is one process: what runs, as whom, with which rights.
+type ProcPlan struct {
+	Args       []string
+	Env        []string `json:",omitempty"`
+	Cwd        string
+	Terminal   bool     `json:",omitempty"`
+	Rows, Cols uint16   `json:",omitempty"`
+	UID, GID   uint32   `json:",omitempty"`
+	Groups     []uint32 `json:",omitempty"`
+	Umask      int      // -1 = leave
+	Caps       Caps
+	Rlimits    []Rlimit    `json:",omitempty"`
+	NoNewPrivs bool        `json:",omitempty"`
+	OOMScore   *int        `json:",omitempty"`
+	Seccomp    *Filter     `json:",omitempty"`
+	Sched      *SchedAttr  `json:",omitempty"`
+	IOPrio     int         `json:",omitempty"` // for ioprio_set; 0 = leave
+	Person     *uintptr    `json:",omitempty"` // personality(2)
+	AppArmor   string      `json:",omitempty"` // for attr/exec
+	SELinux    string      `json:",omitempty"` // for attr/exec
+	Affinity   *CPUSetPair `json:",omitempty"`
+}
+
+// CPUSetPair are CPU lists before and after the cgroup is entered.
+type CPUSetPair struct{ Initial, Final string }
+
+// SchedAttr is struct sched_attr.
+type SchedAttr struct {
+	Policy, Nice              int32
+	Flags                     uint64
+	Priority                  uint32
+	Runtime, Deadline, Period uint64
+}
+
+// Caps are capability sets as masks; bit n is capability n.
+type Caps struct {
+	Keep                                                 bool `json:",omitempty"` // leave all as they are
+	Bounding, Effective, Permitted, Inheritable, Ambient uint64
+}
+
+// Rlimit is one resource limit.
+type Rlimit struct {
+	Resource   int
+	Soft, Hard uint64
+	// Cap: take the host's hard limit where ours may not exceed it.
+	KeepHard bool `json:",omitempty"`
+}
+
+// JoinPlan joins a namespace by path.
+type JoinPlan struct {
+	Kind uintptr // CLONE_NEW*
+	Path string
+}
+
+// IDMap maps a range of ids.
+type IDMap struct{ Container, Host, Size uint32 }
+
+// MountPlan is one mount.
+type MountPlan struct {
+	Kind    string // "bind", "proc", "cgroup", "tmpfs", "fs"
+	Type    string `json:",omitempty"` // file system, for "fs"
+	Source  string `json:",omitempty"`
+	Dest    string
+	Rec     bool     `json:",omitempty"` // bind what is mounted below, too
+	Set     uint64   `json:",omitempty"` // MOUNT_ATTR_* on this mount
+	Clear   uint64   `json:",omitempty"`
+	RecSet  uint64   `json:",omitempty"` // MOUNT_ATTR_* on this mount and below
+	RecClr  uint64   `json:",omitempty"`
+	Prop    uint64   `json:",omitempty"` // MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, 0 = leave
+	PropRec bool     `json:",omitempty"`
+	Data    []string `json:",omitempty"` // key=value or key
+	CopyUp  bool     `json:",omitempty"`
+	UIDMap  []IDMap  `json:",omitempty"` // idmapped bind
+	GIDMap  []IDMap  `json:",omitempty"`
+	IDMapIn bool     `json:",omitempty"` // idmapped with the container's own mapping
+	IDRec   bool     `json:",omitempty"`
+}
+
+// Device is a device node to make.
+type Device struct {
+	Path         string
+	Mode         uint32 // type and permissions, as for mknod
+	Major, Minor uint32
+	UID, GID     uint32 `json:",omitempty"`
+}
+
+// Sysctl is one kernel parameter of the container's namespaces.
+type Sysctl struct{ Key, Value string }
+
+// Filter is a compiled seccomp profile.
+type Filter struct {
+	Program  []byte // struct sock_filter[], native byte order
+	Flags    uint32 // SECCOMP_FILTER_FLAG_*
+	Listener string `json:",omitempty"` // path of a socket that gets the notification descriptor
+	Metadata string `json:",omitempty"`
+}
+
+// MarshalBinary encodes the plan for another process of the same build.
+func (p *Plan) MarshalBinary() ([]byte, error) { return json.Marshal(p) }
+
+// UnmarshalBinary is the reverse of MarshalBinary.
+func (p *Plan) UnmarshalBinary(b []byte) error { return json.Unmarshal(b, p) }
+
+// MarshalBinary encodes the plan for another process of the same build.
+func (p *ExecPlan) MarshalBinary() ([]byte, error) { return json.Marshal(p) }
+
+// UnmarshalBinary is the reverse of MarshalBinary.
+func (p *ExecPlan) UnmarshalBinary(b []byte) error { return json.Unmarshal(b, p) }
+
+// exitCode is what a shell would say for a wait status.
+func exitCode(ws syscall.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}

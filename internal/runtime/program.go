@@ -1,0 +1,332 @@
+package runtime
+
+import (
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// program builds what a child runs.
+type program struct {
+	m     *machine
+	steps []string
+	keep  []any // what the program points to
+	ctl   int   // the control socket's number at this point of the program
+}
+
+func newProgram(ctl int) *program {
+	return &program{m: &machine{ctl: uintptr(ctl)}, steps: make([]string, 0, 64), ctl: ctl}
+}
+
+// reg marks an argument as a register number.
+type reg uint8
+
+// do appends a system call. Arguments: int, uintptr, reg, string (as a C
+// string), []byte, unsafe.Pointer to something on the heap.
+func (p *program) do(step string, nr uintptr, args ...any) *op {
+	o := op{nr: nr, step: uint16(len(p.steps))}
+	p.steps = append(p.steps, step)
+	for i, a := range args {
+		switch v := a.(type) {
+		case int:
+			o.arg[i] = uintptr(v)
+		case uintptr:
+			o.arg[i] = v
+		case uint64:
+			o.arg[i] = uintptr(v)
+		case reg:
+			o.arg[i], o.regs = uintptr(v), o.regs|1<<i
+		case string:
+			b := append([]byte(v), 0)
+			p.keep = append(p.keep, b)
+			o.arg[i] = uintptr(unsafe.Pointer(&b[0]))
+		case []byte:
+			p.keep = append(p.keep, v)
+			o.arg[i] = uintptr(unsafe.Pointer(unsafe.SliceData(v)))
+		case unsafe.Pointer:
+			p.keep = append(p.keep, v)
+			o.arg[i] = uintptr(v)
+		default:
+			panic("program: argument of another type")
+		}
+	}
+	p.m.ops = append(p.m.ops, o)
+	return &p.m.ops[len(p.m.ops)-1]
+}
+
+func (o *op) to(r uint8) *op { o.dst = r; return o }
+
+func (o *op) allow(e ...syscall.Errno) *op {
+	for i, e := range e {
+		o.pass[i] = uint16(e)
+	}
+	return o
+}
+
+func (o *op) onlyIf(r uint8) *op { o.when = r; return o }
+
+// argv makes a C array of strings.
+func (p *program) argv(s []string) []uintptr {
+	v := make([]uintptr, len(s)+1)
+	n := 0
+	for _, x := range s {
+		n += len(x) + 1
+	}
+	b := make([]byte, 0, n+1)
+	for i, x := range s {
+		v[i] = uintptr(len(b))
+		b = append(append(b, x...), 0)
+	}
+	base := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	for i := range s {
+		v[i] += base
+	}
+	p.keep = append(p.keep, b, v)
+	return v
+}
+
+// dieWithParent ties the child to the forking thread's life. watch is a pidfd of
+// this process, to notice that it had died before.
+func (p *program) dieWithParent(watch *os.File) {
+	const what = "bind to the monitor's life"
+	p.do(what, unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+	if watch == nil {
+		return
+	}
+	fds := &[1]unix.PollFd{{Fd: int32(watch.Fd()), Events: unix.POLLIN}}
+	p.do(what, unix.SYS_POLL, unsafe.Pointer(fds), 1, 0).to(regTmp)
+	p.do(what, unix.SYS_EXIT_GROUP, 255).onlyIf(regTmp)
+}
+
+// mountProc makes a procfs of the child's own pid namespace, attached nowhere.
+func (p *program) mountProc(opts []string, attrs int) {
+	const what = "mount proc"
+	p.do(what, unix.SYS_FSOPEN, "proc", unix.FSOPEN_CLOEXEC).to(regTmp)
+	for _, o := range opts {
+		k, v := cutOption(o)
+		if v == "" {
+			p.do(what, unix.SYS_FSCONFIG, reg(regTmp), unix.FSCONFIG_SET_FLAG, k, 0, 0)
+		} else {
+			p.do(what, unix.SYS_FSCONFIG, reg(regTmp), unix.FSCONFIG_SET_STRING, k, v, 0)
+		}
+	}
+	p.do(what, unix.SYS_FSCONFIG, reg(regTmp), unix.FSCONFIG_CMD_CREATE, 0, 0, 0)
+	p.do(what, unix.SYS_FSMOUNT, reg(regTmp), unix.FSMOUNT_CLOEXEC, attrs).to(regProc)
+}
+
+// hello reports the proc descriptor and waits for the parent's go.
+func (p *program) hello() {
+	const what = "wait for the mounts"
+	m := p.m
+	p.report(stepHello, regProc)
+	p.do(what, unix.SYS_READ, p.ctl, unsafe.Pointer(&m.msg), int(unsafe.Sizeof(m.msg))).to(regTmp)
+	p.need()
+	p.load(regRoot, &m.msg.root)
+	p.load(regTTY, &m.msg.tty)
+}
+
+func (p *program) load(r uint8, from *uint64) {
+	p.m.ops = append(p.m.ops, op{nr: opLoad, ptr: unsafe.Pointer(from), dst: r})
+}
+
+// need ends the child quietly when the last read hit the end of file: the parent
+// has died or given up.
+func (p *program) need() { p.m.ops = append(p.m.ops, op{nr: opNeed, arg: [6]uintptr{regTmp}}) }
+
+func (p *program) report(step uint16, r int) {
+	p.m.ops = append(p.m.ops, op{nr: opReport, arg: [6]uintptr{uintptr(r)}, step: step})
+}
+
+// stdio puts the descriptors in place: 0, 1, 2, then extra ones, the control
+// socket behind them; everything else is closed. src and the control socket have
+// numbers above all targets (see highFd). nil = all three are the terminal, whose
+// descriptor is in regTTY.
+func (p *program) stdio(src []int, tty bool) {
+	const what = "set up standard streams"
+	for i, fd := range src {
+		if tty && i < 3 {
+			p.do(what, unix.SYS_DUP3, reg(regTTY), i, 0)
+		} else {
+			p.do(what, unix.SYS_DUP3, fd, i, 0)
+		}
+	}
+	n := len(src)
+	p.do(what, unix.SYS_DUP3, p.m.ctl, n, unix.O_CLOEXEC)
+	p.m.ops = append(p.m.ops, op{nr: opCtl, arg: [6]uintptr{uintptr(n)}})
+	p.ctl = n
+	p.do("close what is the host's", unix.SYS_CLOSE_RANGE, n+1, uintptr(maxFd), 0)
+}
+
+// join puts the child into its own cgroup namespace and descriptor table, and
+// into the root that the parent's thread made.
+func (p *program) enterRoot(cgroupNS bool) {
+	if cgroupNS {
+		p.do("make a cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
+	}
+	p.do("unshare descriptors", unix.SYS_UNSHARE, unix.CLONE_FILES)
+	p.do("enter the root directory", unix.SYS_FCHDIR, reg(regRoot))
+	p.do("enter the root directory", unix.SYS_CHROOT, ".")
+}
+
+// rights takes away what the process shall not have, and waits for Start. The
+// order matters: seccomp without no_new_privs needs CAP_SYS_ADMIN, changing the
+// user clears the death signal and (without keepcaps) the capabilities.
+func (p *program) rights(x *ProcPlan, c childConfig) {
+	p.signals()
+	if x.Umask >= 0 {
+		p.do("set umask", unix.SYS_UMASK, x.Umask)
+	}
+	p.scheduling(x)
+	for _, r := range c.rlimits {
+		lim := &unix.Rlimit{Cur: r.Soft, Max: r.Hard}
+		p.do("set resource limit", unix.SYS_PRLIMIT64, 0, r.Resource, unsafe.Pointer(lim), 0)
+	}
+	for i := range 3 {
+		if c.chown[i] {
+			p.do("own standard streams", unix.SYS_FCHOWN, i, int(x.UID), ^uintptr(0)).allow(unix.EPERM, unix.EINVAL)
+		}
+	}
+	// Without one of its own the workload would search the monitor's keyring.
+	p.do("join a new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).allow(unix.ENOSYS, unix.EDQUOT)
+	// As root first: the directory may be closed to the user, as in runc.
+	p.do("chdir to "+x.Cwd, unix.SYS_CHDIR, x.Cwd).to(regDir).allow(unix.EACCES)
+	if x.Seccomp != nil && !x.NoNewPrivs {
+		p.seccomp(x.Seccomp)
+	}
+	p.credentials(x)
+	p.do("chdir to "+x.Cwd, unix.SYS_CHDIR, x.Cwd).onlyIf(regDir)
+	p.insideRoot()
+	if c.dieWithParent {
+		p.do("bind to the monitor's life", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+	}
+	if c.init {
+		p.do("start the init process", opInit)
+	}
+	p.do("make a session", unix.SYS_SETSID).allow(unix.EPERM)
+	if c.tty {
+		p.do("take the terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
+	}
+}
+
+// insideRoot refuses a working directory that is not below the root
+// (CVE-2024-21626): the kernel then says "(unreachable)/...".
+func (p *program) insideRoot() {
+	buf := make([]byte, 4096)
+	p.do("find the working directory", unix.SYS_GETCWD, buf, len(buf)).allow(unix.ERANGE)
+	p.steps = append(p.steps, "working directory is outside of the container")
+	p.keep = append(p.keep, buf)
+	p.m.ops = append(p.m.ops, op{
+		nr: opByte, step: uint16(len(p.steps) - 1),
+		ptr: unsafe.Pointer(&buf[0]), arg: [6]uintptr{0, '/', uintptr(unix.EXDEV)},
+	})
+}
+
+// signals gives every signal its default meaning: an engine started under nohup
+// must not make workloads deaf to SIGHUP.
+func (p *program) signals() {
+	act := make([]byte, 32)
+	for sig := 1; sig <= 64; sig++ {
+		if s := syscall.Signal(sig); s == unix.SIGKILL || s == unix.SIGSTOP {
+			continue
+		}
+		p.do("reset signals", unix.SYS_RT_SIGACTION, sig, act, 0, 8)
+	}
+}
+
+func (p *program) scheduling(x *ProcPlan) {
+	if s := x.Sched; s != nil {
+		a := &unix.SchedAttr{
+			Size: unix.SizeofSchedAttr, Policy: uint32(s.Policy), Nice: s.Nice, Flags: s.Flags,
+			Priority: s.Priority, Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
+		}
+		p.do("set scheduler", unix.SYS_SCHED_SETATTR, 0, unsafe.Pointer(a), 0)
+	}
+	if x.IOPrio != 0 {
+		p.do("set I/O priority", unix.SYS_IOPRIO_SET, 1, 0, x.IOPrio)
+	}
+	if x.Person != nil {
+		p.do("set personality", unix.SYS_PERSONALITY, *x.Person)
+	}
+}
+
+func (p *program) seccomp(f *Filter) {
+	b := &unix.SockFprog{Len: uint16(len(f.Program) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&f.Program[0]))}
+	p.keep = append(p.keep, f.Program)
+	p.do("load the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, int(f.Flags), unsafe.Pointer(b))
+}
+
+// credentials changes groups, ids and capabilities.
+func (p *program) credentials(x *ProcPlan) {
+	if !x.Caps.Keep {
+		for i := range capNames {
+			if x.Caps.Bounding&(1<<i) == 0 {
+				p.do("drop CAP_"+capNames[i]+" from the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, i)
+			}
+		}
+		p.do("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
+	}
+	groups := make([]byte, 4*max(1, len(x.Groups)))
+	for i, g := range x.Groups {
+		*(*uint32)(unsafe.Pointer(&groups[4*i])) = g
+	}
+	p.do("set additional groups", unix.SYS_SETGROUPS, len(x.Groups), groups)
+	p.do("set group id", unix.SYS_SETGID, int(x.GID))
+	p.do("set user id", unix.SYS_SETUID, int(x.UID))
+	if x.Caps.Keep {
+		return
+	}
+	p.do("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
+	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := &[2]unix.CapUserData{}
+	for i := range data {
+		s := 32 * i
+		data[i] = unix.CapUserData{
+			Effective: uint32(x.Caps.Effective >> s), Permitted: uint32(x.Caps.Permitted >> s), Inheritable: uint32(x.Caps.Inheritable >> s),
+		}
+	}
+	p.do("set capabilities", unix.SYS_CAPSET, unsafe.Pointer(hdr), unsafe.Pointer(data))
+	p.do("clear ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).allow(unix.EINVAL)
+	for i := range capNames {
+		if x.Caps.Ambient&(1<<i) != 0 {
+			p.do("raise ambient capability", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, i, 0, 0)
+		}
+	}
+}
+
+// ready reports that everything but the last steps is done, and waits for start.
+func (p *program) ready() {
+	buf := make([]byte, 8)
+	p.report(stepReady, 0)
+	p.do("wait for start", unix.SYS_READ, p.ctl, buf, 1).to(regTmp)
+	p.need()
+}
+
+// finish is what comes after Start. env holds "" where HOME of the go message goes.
+func (p *program) finish(x *ProcPlan, env []string) {
+	if x.NoNewPrivs {
+		p.do("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		if x.Seccomp != nil {
+			p.seccomp(x.Seccomp)
+		}
+	}
+	argv, envv := p.argv(x.Args), p.argv(env)
+	for i, e := range env {
+		if e == "" {
+			envv[i] = uintptr(unsafe.Pointer(&p.m.msg.home))
+		}
+	}
+	p.do(stepExec, unix.SYS_EXECVE, unsafe.Pointer(&p.m.msg.path), unsafe.Pointer(&argv[0]), unsafe.Pointer(&envv[0]))
+}
+
+const stepExec = "exec"
+
+// childConfig is what the program needs beyond the process's plan.
+type childConfig struct {
+	rlimits       []Rlimit
+	chown         [3]bool // standard streams that become the user's
+	tty           bool
+	init          bool
+	dieWithParent bool
+}
