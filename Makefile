@@ -65,7 +65,7 @@ crash: build testbin ## Tier 4: kill -9 of the engine and of monitors, in full
 
 .PHONY: bench
 bench: build testbin ## Tier 5: the numbers of SPECIFICATION.md (needs a quiet machine)
-	HULL_BIN=$(CURDIR)/bin $(GO) run ./test/perf
+	HULL_BENCH=$${HULL_BENCH-1} HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 60m -v -run Numbers ./test/perf
 
 FUZZTIME ?= 30s
 .PHONY: fuzz
@@ -95,7 +95,7 @@ generate: ## Write the generated files again (dependency lists, import table)
 
 .PHONY: demo
 demo: setup build ## From nothing to a running Redis, on an engine of its own
-	@$(GO) run ./test/demo
+	@$(GOBUILD) -o bin/test/demo ./test/demo && bin/test/demo
 
 .PHONY: testbin
 testbin: ## The docker client that the tests drive, at the version of go.mod

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -343,6 +344,16 @@ type Client struct {
 	argv []string
 	Env  []string // more environment
 	Dir  string   // working directory, "" = the test's
+
+	direct bool // not through nsenter: for what needs only the socket, and is timed
+}
+
+// Direct returns the client without the detour into the engine's namespaces: it
+// reaches the socket, but no port.
+func (c *Client) Direct() *Client {
+	d := *c
+	d.direct = true
+	return &d
 }
 
 // Result is what a command did.
@@ -385,10 +396,10 @@ func (e *Engine) Clients() []*Client {
 // Cmd prepares a call; it is killed when the test ends.
 func (c *Client) Cmd(args ...string) *exec.Cmd {
 	argv := append([]string{}, c.argv...)
-	if c.e.ns != nil {
+	if c.e.ns != nil && !c.direct {
 		argv = append(append([]string{"nsenter"}, c.e.ns.flags()...), argv...)
-		if dir := c.Dir; dir != "" {
-			argv = append([]string{"nsenter", "--wdns=" + dir}, argv[1:]...)
+		if c.Dir != "" {
+			argv = slices.Insert(argv, 1, "--wdns="+c.Dir)
 		}
 	}
 	cmd := exec.CommandContext(c.e.t.Context(), argv[0], append(argv[1:], args...)...) // #nosec: a test
