@@ -133,6 +133,7 @@ type Config struct {
 	DefaultLogDriver string
 	CgroupParent     string // of this engine instance, e.g. "/hull-<instance>"
 	StopTimeout      time.Duration
+	Host             hull.EngineInfo // what info says that never changes
 }
 
 // Engine is the verbs. All state that matters is in Store and in the kernel.

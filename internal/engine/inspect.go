@@ -168,11 +168,8 @@ func psTable(ctx context.Context, args string, pids []int) ([]string, [][]string
 
 // Info describes the engine; the front adds what it knows of images.
 func (e *Engine) Info(context.Context) (hull.EngineInfo, error) {
-	info := hull.EngineInfo{
-		CPUs: runtime.NumCPU(), Architecture: runtime.GOARCH, Run: e.cfg.RunDir,
-		DefaultIsolation: e.cfg.DefaultIsolation, Isolations: map[hull.Isolation]hull.IsolationInfo{},
-	}
-	info.Name, _ = os.Hostname()
+	info := e.cfg.Host
+	info.DefaultIsolation, info.Isolations = e.cfg.DefaultIsolation, map[hull.Isolation]hull.IsolationInfo{}
 	for name, d := range e.drivers {
 		i := d.Info()
 		info.Isolations[name] = hull.IsolationInfo{Available: true, Abilities: i.Abilities, Details: i.Details}

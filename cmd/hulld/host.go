@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"hull/internal/event"
+	"hull/internal/hull"
+	"hull/internal/network"
+	"hull/internal/store"
+)
+
+const defaultRoot = "/var/lib/hull"
+
+// instance tells the engines of one machine apart: everything on the host that
+// is not below the two directories is named from it.
+type instance struct {
+	id     string // 12 hex digits
+	cgroup string
+}
+
+// instanceOf derives the instance from its directories, so that it is the same
+// after every restart and no two engines share it.
+func instanceOf(root, run string) (instance, error) {
+	real, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return instance{}, fmt.Errorf("state directory: %w", err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(real, &st); err != nil {
+		return instance{}, fmt.Errorf("state directory %s: %w", real, err)
+	}
+	// The inode too: the same path in another mount namespace is another engine.
+	sum := sha256.Sum256([]byte(real + "\x00" + run + "\x00" + strconv.FormatUint(st.Dev, 16) + ":" + strconv.FormatUint(st.Ino, 16)))
+	id := hex.EncodeToString(sum[:6])
+	if real == defaultRoot {
+		return instance{id: id, cgroup: "/hull"}, nil
+	}
+	return instance{id: id, cgroup: "/hull-" + id}, nil
+}
+
+func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, log *slog.Logger) network.Config {
+	c := network.Config{
+		RunDir: o.run, Instance: inst.id, Bridge: o.bridge, Store: st, Events: ev.Publish, Log: log, Update: st.UpdatePod,
+		Pod: func(ref string) (hull.Pod, error) {
+			c, err := st.Container(ref)
+			if err != nil {
+				return hull.Pod{}, err
+			}
+			return st.Pod(c.PodID)
+		},
+	}
+	if c.Bridge == "" && inst.cgroup == "/hull" {
+		c.Bridge = "hull0"
+	}
+	c.Subnet4, _ = netip.ParsePrefix(o.subnet) // the service picks one for a zero prefix
+	c.Subnet6, _ = netip.ParsePrefix(o.subnet6)
+	return c
+}
+
+// describeHost is what info says of the machine and does not change.
+func describeHost(o options, inst instance) (hull.EngineInfo, error) {
+	var u syscall.Utsname
+	if err := syscall.Uname(&u); err != nil {
+		return hull.EngineInfo{}, fmt.Errorf("uname: %w", err)
+	}
+	var si syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&si); err != nil {
+		return hull.EngineInfo{}, fmt.Errorf("sysinfo: %w", err)
+	}
+	name, _ := os.Hostname() // an unnamed host has an empty name
+	return hull.EngineInfo{
+		ID: inst.id, Name: name, Root: o.root, Run: o.run, Version: version,
+		Kernel: utsString(u.Release[:]), OS: osName(), Architecture: machine(u.Machine[:]),
+		CPUs: runtime.NumCPU(), Memory: int64(si.Totalram) * int64(si.Unit), //nolint:gosec // below 2^63
+		SecurityOptions:    []string{"name=seccomp,profile=builtin", "name=cgroupns"},
+		InsecureRegistries: o.insecure, Mirrors: o.mirrors, Debug: o.logLevel == "debug",
+	}, nil
+}
+
+func machine(b []int8) string { return utsString(b) }
+
+func utsString(b []int8) string {
+	var s strings.Builder
+	for _, c := range b {
+		if c == 0 {
+			break
+		}
+		s.WriteByte(byte(c))
+	}
+	return s.String()
+}
+
+// osName is PRETTY_NAME of os-release(5).
+func osName() string {
+	f, err := os.Open("/etc/os-release")
+	if err != nil {
+		return "Linux"
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if v, ok := strings.CutPrefix(sc.Text(), "PRETTY_NAME="); ok {
+			return strings.Trim(v, `"'`)
+		}
+	}
+	return "Linux"
+}

@@ -1,0 +1,297 @@
+// Command hulld is the engine daemon: it builds every service, finds again what
+// an earlier hulld left running, and serves the Docker Engine API.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"hull/internal/driver"
+	"hull/internal/driver/proc"
+	"hull/internal/engine"
+	"hull/internal/event"
+	"hull/internal/files"
+	"hull/internal/front/docker"
+	"hull/internal/hull"
+	"hull/internal/image"
+	"hull/internal/logs"
+	"hull/internal/network"
+	"hull/internal/store"
+	"hull/internal/volume"
+)
+
+// Set by the linker.
+var (
+	version   = "dev"
+	gitCommit = ""
+	buildTime = ""
+)
+
+// options are the command line.
+type options struct {
+	root, run   string
+	hosts       []string
+	readyFD     int
+	monitor     string
+	logDriver   string
+	logLevel    string
+	insecure    []string
+	mirrors     []string
+	hostsDir    string
+	group       string
+	bridge      string
+	subnet      string
+	subnet6     string
+	tls         tlsFiles
+	stopAfter   time.Duration
+	showVersion bool
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, pflag.ErrHelp) {
+		return
+	}
+	if err == nil && o.showVersion {
+		fmt.Println("hulld version " + version) //nolint:forbidigo // what was asked for
+		return
+	}
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		err = serve(ctx, o)
+		stop()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hulld:", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	f := pflag.NewFlagSet("hulld", pflag.ContinueOnError)
+	f.StringVar(&o.root, "root", envOr("HULL_ROOT", "/var/lib/hull"), "state directory: images, volumes, records")
+	f.StringVar(&o.run, "run", envOr("HULL_RUN", "/run/hull"), "run directory on a tmpfs: socket, run files")
+	f.StringArrayVarP(&o.hosts, "host", "H", nil, "more addresses to listen on (unix://PATH, tcp://HOST:PORT with TLS)")
+	f.IntVar(&o.readyFD, "ready-fd", -1, "descriptor that gets one byte when the engine serves")
+	f.StringVar(&o.monitor, "monitor", "", "path of hull-monitor (default: beside hulld)")
+	f.StringVar(&o.logDriver, "log-driver", "json-file", "default log driver of containers")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringArrayVar(&o.insecure, "insecure-registry", nil, "registry (HOST[:PORT] or CIDR) to reach without TLS")
+	f.StringArrayVar(&o.mirrors, "registry-mirror", nil, "URL to ask before Docker Hub")
+	f.StringVar(&o.hostsDir, "registry-hosts", "/etc/hull/certs.d", "directory of hosts.toml files")
+	f.StringVarP(&o.group, "group", "G", "hull", "group that may use the socket")
+	f.StringVar(&o.bridge, "bridge", "", "interface name of the default bridge")
+	f.StringVar(&o.subnet, "subnet", "", "IPv4 subnet of the default bridge (default: a free one)")
+	f.StringVar(&o.subnet6, "subnet6", "", "IPv6 subnet of the default bridge (default: a free one)")
+	f.StringVar(&o.tls.ca, "tlscacert", "", "CA that signs clients' certificates (tcp:// only)")
+	f.StringVar(&o.tls.cert, "tlscert", "", "server certificate (tcp:// only)")
+	f.StringVar(&o.tls.key, "tlskey", "", "server key (tcp:// only)")
+	f.DurationVar(&o.stopAfter, "stop-timeout", 10*time.Second, "time between the stop signal and SIGKILL")
+	f.BoolVarP(&o.showVersion, "version", "v", false, "print the version and quit")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q; see hulld --help", f.Arg(0))
+	}
+	return o, absolute(&o)
+}
+
+// absolute makes paths independent of the working directory.
+func absolute(o *options) error {
+	for _, p := range []*string{&o.root, &o.run} {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return fmt.Errorf("directory %s: %w", *p, err)
+		}
+		*p = abs
+	}
+	if o.monitor != "" {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find hull-monitor: %w", err)
+	}
+	o.monitor = filepath.Join(filepath.Dir(self), "hull-monitor")
+	return nil
+}
+
+func envOr(name, def string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return def
+}
+
+// serve builds the engine and answers until ctx is done. Containers go on
+// when it returns.
+func serve(ctx context.Context, o options) (err error) {
+	log, err := newLog(o.logLevel)
+	if err != nil {
+		return err
+	}
+	if err := directories(o); err != nil {
+		return err
+	}
+	closers := closeStack{}
+	defer closers.close(&err)
+
+	inst, err := instanceOf(o.root, o.run)
+	if err != nil {
+		return err
+	}
+	host, err := describeHost(o, inst)
+	if err != nil {
+		return err
+	}
+	events := event.New(4096)
+	st, err := store.Open(store.Config{Root: o.root, RunDir: o.run, Log: log})
+	if err != nil {
+		return err
+	}
+	closers.add(st.Close)
+
+	images, err := image.New(ctx, image.Config{
+		Root: filepath.Join(o.root, "images"), HostsDir: o.hostsDir, DockerConfig: dockerConfig(), Insecure: o.insecure, Mirrors: o.mirrors,
+		Events: events.Publish, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	closers.add(images.Close)
+
+	volumes, err := volume.New(volume.Config{Root: o.root, RunDir: o.run, Store: st, Events: events.Publish, Log: log})
+	if err != nil {
+		return err
+	}
+	networks, err := network.New(networkConfig(o, inst, st, events, log))
+	if err != nil {
+		return err
+	}
+	closers.add(networks.Close)
+
+	box, err := proc.New(proc.Config{MonitorPath: o.monitor, CgroupParent: inst.cgroup, RunDir: o.run, Log: log})
+	if err != nil {
+		return err
+	}
+	closers.add(box.Close)
+
+	logService, err := logs.New(logs.Config{Root: o.root, DefaultDriver: o.logDriver, Log: log})
+	if err != nil {
+		return err
+	}
+	closers.add(logService.Close)
+	host.LogDrivers = logs.Drivers()
+
+	eng := engine.New(engine.Config{
+		RunDir: o.run, DefaultIsolation: hull.IsolationContainer, DefaultLogDriver: o.logDriver, CgroupParent: inst.cgroup,
+		StopTimeout: o.stopAfter, Host: host,
+	}, engine.Parts{
+		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box},
+		Images:  images, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,
+		Files: files.Files{}, Log: log,
+	})
+	if err := eng.Recover(ctx); err != nil {
+		// What could be recovered was; the rest is named and must not keep the engine down.
+		log.Error("recovery", "error", err)
+	}
+	closers.add(func() error { eng.Close(); return nil })
+
+	front := docker.New(docker.Config{Version: version, GitCommit: gitCommit, BuildTime: buildTime, LogDriver: o.logDriver}, docker.Parts{
+		Containers: eng, Images: images, Volumes: volumes, Networks: networks, Events: events, Log: log,
+	})
+	listeners, err := listen(o)
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		g.Go(func() error { return front.Serve(gctx, l) })
+	}
+	log.Info("serving", "root", o.root, "run", o.run, "version", version)
+	if err := ready(o.readyFD); err != nil {
+		return err
+	}
+	return g.Wait()
+}
+
+// closeStack closes newest first and keeps every error.
+type closeStack struct{ fns []func() error }
+
+func (c *closeStack) add(f func() error) { c.fns = append(c.fns, f) }
+
+func (c *closeStack) close(err *error) {
+	for i := len(c.fns) - 1; i >= 0; i-- {
+		*err = errors.Join(*err, c.fns[i]())
+	}
+}
+
+func newLog(level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+}
+
+// directories makes the state and run directories. Others may pass through (a
+// volume's owner must reach it) but not look (CVE-2021-41091).
+func directories(o options) error {
+	for dir, mode := range map[string]os.FileMode{o.root: 0o701, o.run: 0o711, filepath.Join(o.run, "pods"): 0o700} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// ready tells whoever started this engine that it serves.
+func ready(fd int) error {
+	if fd < 0 {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), "ready")
+	if f == nil {
+		return fmt.Errorf("--ready-fd %d is not open", fd)
+	}
+	if _, err := f.Write([]byte{1}); err != nil {
+		return fmt.Errorf("write --ready-fd %d: %w", fd, err)
+	}
+	return f.Close()
+}
+
+func dockerConfig() string {
+	if d := os.Getenv("DOCKER_CONFIG"); d != "" {
+		return d
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".docker")
+}
+
+// tlsFiles are the PEM files of a tcp listener.
+type tlsFiles struct{ ca, cert, key string }
+
+var errTLS = errors.New("tcp:// needs --tlscacert, --tlscert and --tlskey: without client certificates anybody who reaches the port is root here")
+
+func (t tlsFiles) config() (*tls.Config, error) {
+	if t.ca == "" || t.cert == "" || t.key == "" {
+		return nil, errTLS
+	}
+	return loadTLS(t)
+}

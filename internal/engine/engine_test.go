@@ -1,0 +1,389 @@
+package engine
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
+)
+
+func create(t *testing.T, e *Engine, s hull.Spec) hull.Container {
+	t.Helper()
+	c, _, err := e.Create(t.Context(), "", s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func start(t *testing.T, e *Engine, s hull.Spec) hull.Container {
+	t.Helper()
+	c := create(t, e, s)
+	if err := e.Start(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (w *world) proc(id string) *process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if b := w.boxes[id]; b != nil {
+		return b.procs[id]
+	}
+	return nil
+}
+
+// waitExit ends the process and waits until the engine has handled it.
+func waitExit(t *testing.T, e *Engine, w *world, c hull.Container, code int) hull.Exit {
+	t.Helper()
+	wait, err := e.Wait(t.Context(), c.ID, hull.WaitNextExit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.proc(c.ID).end(code)
+	x, err := wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+// TestStartFailsCleanAtEveryStep fails each acquisition in turn and asserts that
+// nothing is left open, the cause survives and the record can be started again.
+func TestStartFailsCleanAtEveryStep(t *testing.T) {
+	for n := 1; n < 100; n++ {
+		w := newWorld()
+		e := w.engine(t)
+		c := create(t, e, hull.Spec{})
+		before := w.leaks()
+		w.calls, w.failAt = 0, n
+		err := e.Start(t.Context(), c.ID)
+		if err == nil {
+			if n < 7 {
+				t.Fatalf("only %d steps of Start can fail", n-1)
+			}
+			now, _ := e.Container(t.Context(), c.ID)
+			if now.Status.Phase != hull.Running || now.Status.Pid != 4711 {
+				t.Fatalf("started, but the record says %+v", now.Status)
+			}
+			t.Logf("%d steps can fail; all fail clean", n-1)
+			return
+		}
+		if !errors.Is(err, errInjected) {
+			t.Fatalf("step %d: cause lost: %v", n, err)
+		}
+		if got := w.leaks(); !slices.Equal(got, before) {
+			t.Errorf("step %d (%v): leaked %v", n, err, got)
+		}
+		now, _ := e.Container(t.Context(), c.ID)
+		if now.Status.Phase != hull.Created || now.Status.ExitCode != 128 || now.Status.Error == "" {
+			t.Errorf("step %d: record says %+v", n, now.Status)
+		}
+		if len(w.pods) != 0 || len(e.runs.pods) != 0 || len(e.runs.byID) != 0 {
+			t.Errorf("step %d: pods %v, runs %v left", n, w.pods, e.runs.pods)
+		}
+		w.failAt = 0
+		if err := e.Start(t.Context(), c.ID); err != nil {
+			t.Errorf("step %d: second start: %v", n, err)
+		}
+	}
+}
+
+func TestCreateFailsCleanAtEveryStep(t *testing.T) {
+	for n := 1; n < 100; n++ {
+		w := newWorld()
+		w.failAt = n
+		e := w.engine(t)
+		_, _, err := e.Create(t.Context(), "web", hull.Spec{})
+		if err == nil {
+			if n < 4 {
+				t.Fatalf("only %d steps of Create can fail", n-1)
+			}
+			return
+		}
+		if !errors.Is(err, errInjected) || len(w.leaks()) != 0 || len(w.containers) != 0 {
+			t.Errorf("step %d: %v; leaked %v, records %d", n, err, w.leaks(), len(w.containers))
+		}
+	}
+}
+
+func TestExitReleasesEverything(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	c := start(t, e, hull.Spec{})
+	if x := waitExit(t, e, w, c, 3); x.Code != 3 {
+		t.Errorf("exit %+v", x)
+	}
+	now, _ := e.Container(t.Context(), c.ID)
+	if now.Status.Phase != hull.Stopped || now.Status.ExitCode != 3 || now.Status.Pid != 0 {
+		t.Errorf("record %+v", now.Status)
+	}
+	if got := w.leaks(); !slices.Contains(got, "layer:1") || len(got) != 2 { // its keeping: layer and volumes
+		t.Errorf("held after exit: %v", got)
+	}
+	if err := e.Remove(t.Context(), c.ID, hull.RemoveRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.leaks(); len(got) != 0 || len(w.pods) != 0 {
+		t.Errorf("held after remove: %v, pods %v", got, w.pods)
+	}
+}
+
+func TestAutoRemove(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	c := start(t, e, hull.Spec{AutoRemove: true})
+	wait, err := e.Wait(t.Context(), c.ID, hull.WaitRemoved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.proc(c.ID).end(7)
+	x, err := wait(t.Context())
+	if err != nil || x.Code != 7 {
+		t.Fatalf("%+v, %v", x, err)
+	}
+	if _, err := e.Container(t.Context(), c.ID); !errdefs.IsNotFound(err) || len(w.leaks()) != 0 {
+		t.Errorf("still there: %v, %v", err, w.leaks())
+	}
+}
+
+func TestStop(t *testing.T) {
+	for _, tc := range []struct {
+		cmd  string
+		want int
+	}{{"app", 143}, {"deaf", 137}} {
+		w := newWorld()
+		e := w.engine(t)
+		c := start(t, e, hull.Spec{Process: hull.ProcessSpec{Cmd: []string{tc.cmd}}, Restart: hull.RestartPolicy{Name: "always"}})
+		zero := 0
+		r := hull.StopRequest{}
+		if tc.cmd == "deaf" {
+			r.Timeout = &zero
+		}
+		if err := e.Stop(t.Context(), c.ID, r); err != nil {
+			t.Fatal(err)
+		}
+		now, _ := e.Container(t.Context(), c.ID)
+		if now.Status.ExitCode != tc.want || now.Status.Phase != hull.Stopped || now.Status.Restarting {
+			t.Errorf("%s: %+v", tc.cmd, now.Status)
+		}
+		if err := e.Stop(t.Context(), c.ID, hull.StopRequest{}); !isNotModified(err) {
+			t.Errorf("second stop: %v", err)
+		}
+	}
+}
+
+func TestRestartPolicies(t *testing.T) {
+	fail, ok := hull.Exit{Code: 1}, hull.Exit{}
+	for _, tc := range []struct {
+		policy    hull.RestartPolicy
+		exit      hull.Exit
+		count     int
+		user, ill bool
+		want      bool
+	}{
+		{hull.RestartPolicy{Name: "no"}, fail, 0, false, false, false},
+		{hull.RestartPolicy{Name: "always"}, ok, 0, false, false, true},
+		{hull.RestartPolicy{Name: "always"}, fail, 0, true, false, false},
+		{hull.RestartPolicy{Name: "unless-stopped"}, ok, 99, false, false, true},
+		{hull.RestartPolicy{Name: "on-failure"}, ok, 0, false, false, false},
+		{hull.RestartPolicy{Name: "on-failure"}, fail, 50, false, false, true},
+		{hull.RestartPolicy{Name: "on-failure", MaxRetries: 2}, fail, 1, false, false, true},
+		{hull.RestartPolicy{Name: "on-failure", MaxRetries: 2}, fail, 2, false, false, false},
+		{hull.RestartPolicy{Name: "on-failure"}, ok, 0, false, true, false},
+		{hull.RestartPolicy{Name: "unhealthy"}, ok, 0, false, true, true},
+		{hull.RestartPolicy{Name: "unhealthy"}, ok, 0, false, false, false},
+	} {
+		c := hull.Container{Spec: hull.Spec{Restart: tc.policy}, Status: hull.Status{RestartCount: tc.count, StopRequested: tc.user}}
+		if got := restartAfter(c, tc.exit, tc.ill); got != tc.want {
+			t.Errorf("%+v: %v", tc, got)
+		}
+	}
+}
+
+// TestRestartsAfterFailure runs the policy for real: the second run is another
+// process, and the count is in the record.
+func TestRestartsAfterFailure(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	c := start(t, e, hull.Spec{Restart: hull.RestartPolicy{Name: "on-failure", MaxRetries: 1}})
+	first := w.proc(c.ID)
+	waitExit(t, e, w, c, 1)
+	deadline := time.Now().Add(10 * time.Second)
+	for w.proc(c.ID) == nil || w.proc(c.ID) == first || !w.proc(c.ID).on {
+		if time.Now().After(deadline) {
+			t.Fatal("was not started again")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	waitExit(t, e, w, c, 1)
+	now, _ := e.Container(t.Context(), c.ID)
+	if now.Status.RestartCount != 1 || now.Status.Restarting || now.Status.Phase != hull.Stopped {
+		t.Errorf("after the last retry: %+v", now.Status)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	c := start(t, e, hull.Spec{
+		Restart: hull.RestartPolicy{Name: "unhealthy"},
+		Health:  &hull.HealthSpec{Test: []string{"CMD-SHELL", "1"}, Interval: time.Millisecond, Retries: 2},
+	})
+	first := w.proc(c.ID)
+	deadline := time.Now().Add(10 * time.Second)
+	for w.proc(c.ID) == first || w.proc(c.ID) == nil {
+		if time.Now().After(deadline) {
+			now, _ := e.Container(t.Context(), c.ID)
+			t.Fatalf("an unhealthy container was not started again: %+v, events %v", now.Status, w.events)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Contains(w.events, "health_status: unhealthy") {
+		t.Errorf("events %v", w.events)
+	}
+}
+
+func TestNextHealth(t *testing.T) {
+	bad, good := hull.HealthResult{ExitCode: 1}, hull.HealthResult{}
+	h := hull.Health{Status: "starting"}
+	h = nextHealth(h, bad, 2, true)
+	if h.Status != "starting" || h.FailingStreak != 0 {
+		t.Errorf("a failure in the start period counted: %+v", h)
+	}
+	h = nextHealth(h, bad, 2, false)
+	h = nextHealth(h, bad, 2, false)
+	if h.Status != "unhealthy" || h.FailingStreak != 2 {
+		t.Errorf("%+v", h)
+	}
+	for range 9 {
+		h = nextHealth(h, good, 2, false)
+	}
+	if h.Status != "healthy" || h.FailingStreak != 0 || len(h.Log) != healthLogLen {
+		t.Errorf("%+v", h)
+	}
+}
+
+// TestRecover kills the engine (forgets it) at different points and lets
+// another one take over.
+func TestRecover(t *testing.T) {
+	t.Run("running goes on", func(t *testing.T) {
+		w := newWorld()
+		e := w.engine(t)
+		c := start(t, e, hull.Spec{})
+		e2 := w.engine(t)
+		if err := e2.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if x := waitExit(t, e2, w, c, 5); x.Code != 5 {
+			t.Errorf("%+v", x)
+		}
+	})
+	t.Run("ended meanwhile", func(t *testing.T) {
+		w := newWorld()
+		e := w.engine(t)
+		c := start(t, e, hull.Spec{})
+		w.boxes[c.ID].gone = map[string]hull.Exit{c.ID: {Code: 9, At: time.Now()}}
+		e2 := w.engine(t)
+		if err := e2.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		now, _ := e2.Container(t.Context(), c.ID)
+		if now.Status.Phase != hull.Stopped || now.Status.ExitCode != 9 {
+			t.Errorf("%+v", now.Status)
+		}
+		if len(w.pods) != 0 {
+			t.Errorf("pods left: %v", w.pods)
+		}
+	})
+	t.Run("ended meanwhile with --rm", func(t *testing.T) {
+		w := newWorld()
+		e := w.engine(t)
+		c := start(t, e, hull.Spec{AutoRemove: true})
+		w.boxes[c.ID].gone = map[string]hull.Exit{c.ID: {Code: 0}}
+		e2 := w.engine(t)
+		if err := e2.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e2.Container(t.Context(), c.ID); !errdefs.IsNotFound(err) {
+			t.Errorf("not removed: %v", err)
+		}
+	})
+	t.Run("restart policy", func(t *testing.T) {
+		w := newWorld()
+		e := w.engine(t)
+		c := start(t, e, hull.Spec{Restart: hull.RestartPolicy{Name: "always"}})
+		b := w.boxes[c.ID]
+		b.gone = map[string]hull.Exit{c.ID: {Code: 0}}
+		delete(w.boxes, c.ID)
+		e2 := w.engine(t)
+		if err := e2.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(10 * time.Second)
+		for {
+			now, _ := e2.Container(t.Context(), c.ID)
+			if now.Status.Phase == hull.Running {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%+v", now.Status)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+// TestRecoverAtEveryStep is the kill -9 version of
+// TestStartFailsCleanAtEveryStep: the engine vanishes at step n, nothing is
+// undone, and the next engine cleans up.
+func TestRecoverAtEveryStep(t *testing.T) {
+	for n := 1; n < 100; n++ {
+		w := newWorld()
+		e := w.engine(t)
+		c := create(t, e, hull.Spec{})
+		w.calls = 0
+		died := dieAt(t, w, e, c, n)
+		e2 := w.engine(t)
+		if err := e2.Recover(t.Context()); err != nil {
+			t.Errorf("step %d: %v", n, err)
+		}
+		now, err := e2.Container(t.Context(), c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.Status.Phase == hull.Starting {
+			t.Errorf("step %d: still starting", n)
+		}
+		if !died {
+			return
+		}
+		if now.Status.Phase != hull.Running {
+			if err := e2.Start(t.Context(), c.ID); err != nil {
+				t.Errorf("step %d: start after recovery: %v", n, err)
+			}
+		}
+	}
+}
+
+// dieAt runs Start until step n, which panics: as after kill -9, no error path
+// runs and nothing is undone.
+func dieAt(t *testing.T, w *world, e *Engine, c hull.Container, n int) (died bool) {
+	t.Helper()
+	w.failAt = -n
+	defer func() {
+		died = recover() != nil
+		w.failAt = 0
+	}()
+	if err := e.Start(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	return false
+}
