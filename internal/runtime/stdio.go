@@ -92,13 +92,14 @@ func (c *Container) openTTY(x *ProcPlan, s Stdio) (master, slave *os.File, err e
 		master.Close()
 		return nil, nil, fmt.Errorf("unlock terminal: %w", err)
 	}
-	n, err := unix.IoctlRetInt(fd, unix.TIOCGPTPEER)
-	_ = n
-	if err != nil {
+	// Not as a controlling terminal: the caller may lead a session without one, and
+	// would be hung up with the container.
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
 		master.Close()
-		return nil, nil, fmt.Errorf("open terminal: %w", err)
+		return nil, nil, fmt.Errorf("open terminal: %w", errno)
 	}
-	slave = os.NewFile(uintptr(n), "tty")
+	slave = os.NewFile(n, "tty")
 	rows, cols := s.Rows, s.Cols
 	if rows == 0 && cols == 0 {
 		rows, cols = x.Rows, x.Cols
