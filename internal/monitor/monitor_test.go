@@ -107,7 +107,7 @@ func (c hostContainer) Exec(_ context.Context, plan []byte, s runtime.Stdio, _ r
 
 // pod is a monitor in this process.
 type pod struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	c      *Client
 	exits  *exits
@@ -128,7 +128,7 @@ func (e *exits) add(id string, x hull.Exit) {
 	e.ch = make(chan struct{})
 }
 
-func (e *exits) wait(t *testing.T, id string) hull.Exit {
+func (e *exits) wait(t testing.TB, id string) hull.Exit {
 	t.Helper()
 	limit := time.After(20 * time.Second)
 	for {
@@ -147,7 +147,7 @@ func (e *exits) wait(t *testing.T, id string) hull.Exit {
 	}
 }
 
-func newPod(t *testing.T) *pod {
+func newPod(t testing.TB) *pod {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -194,7 +194,7 @@ func (p *pod) start(id string) {
 }
 
 // socket is a connected pair: theirs goes to the monitor.
-func socket(t *testing.T) (ours, theirs *os.File) {
+func socket(t testing.TB) (ours, theirs *os.File) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

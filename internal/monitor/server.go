@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"syscall"
@@ -22,6 +23,9 @@ import (
 const (
 	// SocketName is the monitor's socket in the pod's run directory.
 	SocketName = "monitor.sock"
+	// CrashName is the file in the run directory that a monitor's own crash is
+	// written to.
+	CrashName = "monitor.crash"
 	// keepExecs is how many ended execs are remembered for a hulld that restarts;
 	// health checks alone make thousands a day.
 	keepExecs = 32
@@ -143,6 +147,9 @@ func (s *server) setPod(body []byte) error {
 	if v != version || !d.done() || !filepath.IsAbs(s.dir) {
 		return errFrame
 	}
+	if err := keepCrash(filepath.Join(s.dir, CrashName)); err != nil {
+		return err
+	}
 	l, err := listen(filepath.Join(s.dir, SocketName))
 	if err != nil {
 		return err
@@ -154,6 +161,17 @@ func (s *server) setPod(body []byte) error {
 	}
 	go s.accept(rc)
 	return nil
+}
+
+// keepCrash has the Go runtime write a crash to a file: there is no terminal to
+// write it to.
+func keepCrash(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return debug.SetCrashOutput(f, debug.CrashOptions{})
 }
 
 // listen makes the socket. Paths longer than sun_path go through the directory's

@@ -390,6 +390,9 @@ func (b *sandbox) ended(p *process, x hull.Exit) {
 func (b *sandbox) monitorDied() {
 	ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
 	defer cancel()
+	if crash, err := os.ReadFile(filepath.Join(b.dir, monitor.CrashName)); err == nil && len(crash) > 0 {
+		b.d.cfg.Log.Error("the pod's monitor has crashed", "pod", b.id, "crash", string(crash[:min(len(crash), 8<<10)]))
+	}
 	if h, err := parseHandle(b.handle); err == nil {
 		if err := h.kill(); err != nil { // alive, but cannot be talked to
 			b.d.cfg.Log.Error("kill monitor", "pod", b.id, "error", err)
