@@ -128,9 +128,24 @@ func isWhiteout(st *unix.Stat_t) bool {
 func procPath(p *os.File, base string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "/proc/self/fd/%d", fdOf(p))
-	if base != "" {
-		b.WriteByte('/')
-		b.WriteString(base)
+	b.WriteByte('/')
+	if base == "" {
+		base = "." // the directory itself, not the link in /proc that names it
 	}
+	b.WriteString(base)
 	return b.String()
+}
+
+// SymlinkIn makes a link named base in directory dir below root, unless
+// something has that name.
+func SymlinkIn(root *os.File, dir, base, target string) error {
+	d, err := openIn(root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Symlinkat(target, fdOf(d), base); err != nil && !errors.Is(err, unix.EEXIST) {
+		return &os.PathError{Op: "link", Path: dir + "/" + base, Err: err}
+	}
+	return nil
 }
