@@ -9,18 +9,18 @@ const InfoPath = "/hull/v1/info"
 // Info says what this engine is and which isolations work on its host.
 type Info struct {
 	ID               string
+	Name             string // of the host
 	Version          string
-	Root             string `json:",omitempty"` // state directory
-	Run              string `json:",omitempty"` // run directory
+	Root             string // state directory
+	Run              string // run directory
+	Isolations       map[string]Isolation
 	DefaultIsolation string
-	Isolations       []Isolation
 }
 
-// Isolation is one way to isolate a container.
+// Isolation is one way to isolate a container: "container", "sandbox", "vm".
 type Isolation struct {
-	Name      string // "container", "sandbox", "vm"
 	Available bool
-	Reason    string            `json:",omitempty"` // why it is not available
-	Abilities []string          `json:",omitempty"` // beyond create, start, exec, stop: "pause", "stats", ...
-	Details   map[string]string `json:",omitempty"` // of the driver, for people
+	Reason    string            // why it is not available
+	Abilities []string          // beyond create, start, exec, stop: "pause", "stats", ...
+	Details   map[string]string // of the driver, for people
 }

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/docker/cli/cli/command"
@@ -79,7 +81,8 @@ func engineInfo(ctx context.Context, cli *command.DockerCli) (*api.Info, error) 
 // printIsolations continues docker's table: one line each, the default marked.
 func printIsolations(w io.Writer, i api.Info) {
 	fmt.Fprintln(w, " Isolations:")
-	for _, s := range i.Isolations {
+	for _, name := range slices.Sorted(maps.Keys(i.Isolations)) {
+		s := i.Isolations[name]
 		state := "available"
 		if !s.Available {
 			state = "not available"
@@ -87,12 +90,15 @@ func printIsolations(w io.Writer, i api.Info) {
 				state += " (" + s.Reason + ")"
 			}
 		}
-		if s.Name == i.DefaultIsolation {
+		if name == i.DefaultIsolation {
 			state += ", default"
 		}
-		fmt.Fprintf(w, "  %s: %s\n", s.Name, state)
+		fmt.Fprintf(w, "  %s: %s\n", name, state)
 		if s.Available && len(s.Abilities) > 0 {
 			fmt.Fprintf(w, "   Abilities: %s\n", strings.Join(s.Abilities, " "))
+		}
+		for _, key := range slices.Sorted(maps.Keys(s.Details)) {
+			fmt.Fprintf(w, "   %s: %s\n", key, s.Details[key])
 		}
 	}
 }

@@ -9,21 +9,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime/debug"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/cli/cli"
-	dockerversion "github.com/docker/cli/cli/version"
 )
 
-// version is set by the linker.
-var version = "dev" //nolint:gochecknoglobals // see above
+// version and commit are set by the linker.
+var ( //nolint:gochecknoglobals // see above
+	version = "dev"
+	commit  = "unknown"
+)
 
 func main() {
 	ctx, stop := notifyContext(context.Background())
 	err := run(ctx, os.Args[1:], os.Getenv)
-	stop()
 	var sig signalError
+	if errdefs.IsCanceled(err) && errors.As(context.Cause(ctx), &sig) {
+		err = sig
+	}
+	stop()
 	if err != nil && !errors.As(err, &sig) && !errdefs.IsCanceled(err) {
 		if text := renamed(err.Error()); text != "" {
 			fmt.Fprintln(os.Stderr, text)
@@ -50,22 +54,4 @@ func exitCode(err error) int {
 		return st.StatusCode
 	}
 	return 1
-}
-
-// describe tells docker/cli what it prints as this client's version; commit and
-// time are what the Go tool recorded.
-func describe(version string) {
-	dockerversion.PlatformName, dockerversion.Version = "hull", version
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return
-	}
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			dockerversion.GitCommit = s.Value[:min(len(s.Value), 7)]
-		case "vcs.time":
-			dockerversion.BuildTime = s.Value
-		}
-	}
 }

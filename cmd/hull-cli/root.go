@@ -38,7 +38,7 @@ type program struct {
 
 // run is main without the process.
 func run(ctx context.Context, args []string, getenv func(string) string) error {
-	describe(version)
+	dockerversion.PlatformName, dockerversion.Version, dockerversion.GitCommit, dockerversion.BuildTime = "hull", version, commit, ""
 	p := &program{}
 	var err error
 	p.cli, err = command.NewDockerCli(command.WithBaseContext(ctx))

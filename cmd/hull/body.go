@@ -35,50 +35,69 @@ type networkingConfig struct {
 	EndpointsConfig map[string]struct{}
 }
 
+// hostConfig is one JSON object; its parts are apart for people.
 type hostConfig struct {
 	Binds           []string `json:",omitempty"`
 	ContainerIDFile string   `json:",omitempty"`
-	LogConfig       struct {
-		Type   string
-		Config map[string]string
-	}
-	NetworkMode       string
-	PortBindings      map[string][]portBinding `json:",omitempty"`
-	RestartPolicy     restartPolicy
-	AutoRemove        bool              `json:",omitempty"`
-	VolumeDriver      string            `json:",omitempty"`
-	ConsoleSize       [2]uint           //
-	CapAdd            []string          `json:",omitempty"`
-	CapDrop           []string          `json:",omitempty"`
-	CgroupnsMode      string            `json:",omitempty"`
-	Dns               []string          `json:",omitempty"`
-	DnsOptions        []string          `json:",omitempty"`
-	ExtraHosts        []string          `json:",omitempty"`
-	GroupAdd          []string          `json:",omitempty"`
-	IpcMode           string            `json:",omitempty"`
-	OomScoreAdj       int64             `json:",omitempty"`
-	PidMode           string            `json:",omitempty"`
-	Privileged        bool              `json:",omitempty"`
-	PublishAllPorts   bool              `json:",omitempty"`
-	ReadonlyRootfs    bool              `json:",omitempty"`
-	SecurityOpt       []string          `json:",omitempty"`
-	Tmpfs             map[string]string `json:",omitempty"`
-	UTSMode           string            `json:",omitempty"`
-	UsernsMode        string            `json:",omitempty"`
-	ShmSize           int64             `json:",omitempty"`
-	Runtime           string            `json:",omitempty"`
-	Isolation         string            `json:",omitempty"`
-	CpuShares         int64             `json:",omitempty"`
-	Memory            int64             `json:",omitempty"`
-	NanoCpus          int64             `json:",omitempty"`
-	CgroupParent      string            `json:",omitempty"`
-	CpusetCpus        string            `json:",omitempty"`
-	CpusetMems        string            `json:",omitempty"`
-	MemoryReservation int64             `json:",omitempty"`
+	LogConfig       logConfig
+	RestartPolicy   restartPolicy
+	AutoRemove      bool              `json:",omitempty"`
+	VolumeDriver    string            `json:",omitempty"`
+	ConsoleSize     [2]uint           // rows, columns
+	Tmpfs           map[string]string `json:",omitempty"`
+	Runtime         string            `json:",omitempty"`
+	Isolation       string            `json:",omitempty"`
+	Init            *bool             `json:",omitempty"`
+	hostNetwork
+	hostSecurity
+	hostNamespaces
+	hostResources
+}
+
+type hostNetwork struct {
+	NetworkMode     string
+	PortBindings    map[string][]portBinding `json:",omitempty"`
+	PublishAllPorts bool                     `json:",omitempty"`
+	DNS             []string                 `json:"Dns,omitempty"`
+	DNSOptions      []string                 `json:"DnsOptions,omitempty"`
+	ExtraHosts      []string                 `json:",omitempty"`
+}
+
+type hostSecurity struct {
+	CapAdd         []string `json:",omitempty"`
+	CapDrop        []string `json:",omitempty"`
+	GroupAdd       []string `json:",omitempty"`
+	Privileged     bool     `json:",omitempty"`
+	ReadonlyRootfs bool     `json:",omitempty"`
+	SecurityOpt    []string `json:",omitempty"`
+}
+
+type hostNamespaces struct {
+	CgroupnsMode string `json:",omitempty"`
+	IpcMode      string `json:",omitempty"`
+	PidMode      string `json:",omitempty"`
+	UTSMode      string `json:",omitempty"`
+	UsernsMode   string `json:",omitempty"`
+}
+
+type hostResources struct {
+	CgroupParent      string `json:",omitempty"`
+	CPUShares         int64  `json:"CpuShares,omitempty"`
+	NanoCPUs          int64  `json:"NanoCpus,omitempty"`
+	CpusetCpus        string `json:",omitempty"`
+	CpusetMems        string `json:",omitempty"`
+	Memory            int64  `json:",omitempty"`
+	MemoryReservation int64  `json:",omitempty"`
 	MemorySwappiness  int64
 	OomKillDisable    bool
+	OomScoreAdj       int64 `json:",omitempty"`
 	PidsLimit         int64
-	Init              *bool `json:",omitempty"`
+	ShmSize           int64 `json:",omitempty"`
+}
+
+type logConfig struct {
+	Type   string
+	Config map[string]string
 }
 
 type portBinding struct {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -26,6 +27,7 @@ func environment(files, given []string) ([]string, bool) {
 		}
 		env = append(env, vars...)
 	}
+	first := len(env)
 	for _, v := range given {
 		name, _, has := strings.Cut(v, "=")
 		if name == "" {
@@ -36,9 +38,18 @@ func environment(files, given []string) ([]string, bool) {
 				v = name + "=" + value
 			}
 		}
+		if i := slices.IndexFunc(env[first:], func(o string) bool { return sameName(o, name) }); i >= 0 {
+			env[first+i] = v // the last one counts
+			continue
+		}
 		env = append(env, v)
 	}
 	return env, true
+}
+
+func sameName(v, name string) bool {
+	rest, ok := strings.CutPrefix(v, name)
+	return ok && (rest == "" || rest[0] == '=')
 }
 
 // parseEnvFile reads NAME=VALUE lines; blank ones and those with # are comments,

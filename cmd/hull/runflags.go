@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -60,8 +62,8 @@ func runFlags(r *runRequest) []flag {
 		sizeFlag("memory", 'm', &h.Memory),
 		sizeFlag("memory-reservation", 0, &h.MemoryReservation),
 		sizeFlag("shm-size", 0, &h.ShmSize),
-		valueFlag("cpus", 0, func(s string) (ok bool) { h.NanoCpus, ok = nanoCPUs(s); return ok }),
-		intFlag("cpu-shares", 'c', &h.CpuShares),
+		valueFlag("cpus", 0, func(s string) (ok bool) { h.NanoCPUs, ok = nanoCPUs(s); return ok }),
+		intFlag("cpu-shares", 'c', &h.CPUShares),
 		stringFlag("cpuset-cpus", 0, &h.CpusetCpus),
 		stringFlag("cpuset-mems", 0, &h.CpusetMems),
 		intFlag("pids-limit", 0, &h.PidsLimit),
@@ -84,11 +86,11 @@ func runFlags(r *runRequest) []flag {
 		valueFlag("add-host", 0, func(s string) bool { return addHost(&h.ExtraHosts, s) }),
 		valueFlag("dns", 0, func(s string) bool {
 			a, err := netip.ParseAddr(s)
-			h.Dns = append(h.Dns, a.String())
+			h.DNS = append(h.DNS, a.String())
 			return err == nil && a.Is4()
 		}),
-		listFlag("dns-opt", 0, &h.DnsOptions),
-		listFlag("dns-option", 0, &h.DnsOptions),
+		listFlag("dns-opt", 0, &h.DNSOptions),
+		listFlag("dns-option", 0, &h.DNSOptions),
 		listFlag("tmpfs", 0, &r.tmpfs),
 		stringFlag("log-driver", 0, &h.LogConfig.Type),
 		listFlag("log-opt", 0, &r.logOpts),
@@ -154,7 +156,7 @@ func (r *runRequest) setVolumes() bool {
 		parts := strings.Split(spec, ":")
 		for i, p := range parts {
 			// hull-cli looks at errors and at what may be a Windows path.
-			if p == "" || len(parts) > 3 || len(p) == 1 && i < len(parts)-1 || strings.HasPrefix(p, `\\`) {
+			if p == "" || len(parts) > 3 || len(p) == 1 && p != "." && p != "/" && i < len(parts)-1 || strings.HasPrefix(p, `\\`) {
 				return false
 			}
 		}
@@ -353,5 +355,5 @@ func pairs(list []string) map[string]string {
 // absent tells whether nothing is at path.
 func absent(path string) bool {
 	_, err := os.Lstat(path)
-	return os.IsNotExist(err)
+	return errors.Is(err, fs.ErrNotExist)
 }

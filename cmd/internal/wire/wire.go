@@ -282,8 +282,12 @@ func (k *chunks) Read(b []byte) (int, error) {
 func (k *chunks) next() error {
 	budget := 4 << 10
 	if k.begun {
-		if s, err := k.c.line(&budget); err != nil || s != "" {
-			return errors.Join(err, protocol(s != "", "chunk end %q", s))
+		s, err := k.c.line(&budget)
+		if err != nil {
+			return err
+		}
+		if s != "" {
+			return fmt.Errorf("%w: chunk end %q", ErrProtocol, s)
 		}
 	}
 	k.begun = true
@@ -306,13 +310,6 @@ func (k *chunks) next() error {
 			return err
 		}
 	}
-}
-
-func protocol(bad bool, format string, a ...any) error {
-	if !bad {
-		return nil
-	}
-	return fmt.Errorf("%w: "+format, append([]any{ErrProtocol}, a...)...)
 }
 
 // noEOF makes an early end an error that no reader takes for a good one.
