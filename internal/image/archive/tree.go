@@ -128,11 +128,10 @@ func isWhiteout(st *unix.Stat_t) bool {
 func procPath(p *os.File, base string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "/proc/self/fd/%d", fdOf(p))
-	b.WriteByte('/')
-	if base == "" {
-		base = "." // the directory itself, not the link in /proc that names it
+	if base != "" {
+		b.WriteByte('/')
+		b.WriteString(base)
 	}
-	b.WriteString(base)
 	return b.String()
 }
 

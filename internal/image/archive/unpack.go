@@ -74,6 +74,7 @@ func Unpack(ctx context.Context, r io.Reader, root *os.File, o Options) (Result,
 		buf: make([]byte, 128<<10), ownUID: os.Geteuid(), implied: map[string]struct{}{},
 	}
 	defer u.t.forget()
+	u.implied[""] = struct{}{}
 	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -121,6 +122,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		if h.Typeflag != tar.TypeDir {
 			return hostile(h.Name, "the root of a layer is a directory")
 		}
+		delete(u.implied, "")
 		return u.attributes(u.t.root, "", "", h)
 	}
 	dir, base := split(name)
@@ -389,7 +391,7 @@ func (u *unpacker) opaque(p *os.File, base string) error {
 	if u.o.User {
 		attr = OpaqueXattrUser
 	}
-	if err := unix.Lsetxattr(procPath(p, base), attr, []byte("y"), 0); err != nil {
+	if err := setXattr(p, base, attr, []byte("y")); err != nil {
 		return fmt.Errorf("mark directory %s opaque: %w", base, err)
 	}
 	return nil
@@ -468,7 +470,7 @@ func (u *unpacker) xattrs(p *os.File, base string, h *tar.Header) error {
 		if strings.HasPrefix(attr, overlayUser) {
 			continue
 		}
-		err := unix.Lsetxattr(procPath(p, base), attr, []byte(v), 0)
+		err := setXattr(p, base, attr, []byte(v))
 		switch {
 		case err == nil:
 		case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EPERM), errors.Is(err, unix.EINVAL):
@@ -549,7 +551,7 @@ func (u *unpacker) likeLower(lower []*os.File, d string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil
 	}
-	own, err := openIn(u.t.root, d, unix.O_RDONLY|unix.O_DIRECTORY)
+	own, err := openIn(u.t.root, "./"+d, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}

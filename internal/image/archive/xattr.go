@@ -1,6 +1,8 @@
 package archive
 
 import (
+	"os"
+
 	"bytes"
 	"errors"
 
@@ -11,11 +13,6 @@ import (
 // (/proc/self/fd/N is one, and meant to be followed).
 func listXattrs(path string) ([]string, error) {
 	return xattrNames(func(b []byte) (int, error) { return unix.Listxattr(path, b) })
-}
-
-// llistXattrs does not follow a link.
-func llistXattrs(path string) ([]string, error) {
-	return xattrNames(func(b []byte) (int, error) { return unix.Llistxattr(path, b) })
 }
 
 func xattrNames(list func([]byte) (int, error)) ([]string, error) {
@@ -34,10 +31,6 @@ func getXattr(path, name string) ([]byte, error) {
 	return xattrCall(func(b []byte) (int, error) { return unix.Getxattr(path, name, b) })
 }
 
-func lgetXattr(path, name string) ([]byte, error) {
-	return xattrCall(func(b []byte) (int, error) { return unix.Lgetxattr(path, name, b) })
-}
-
 // xattrCall runs a call that fills a buffer, with one large enough. A file
 // system without attributes has none.
 func xattrCall(call func([]byte) (int, error)) ([]byte, error) {
@@ -54,4 +47,13 @@ func xattrCall(call func([]byte) (int, error)) ([]byte, error) {
 		}
 		b = make([]byte, len(b)*8)
 	}
+}
+
+// setXattr sets an attribute of base in p, following no link; base "" is p
+// itself, which only the link in /proc leads to.
+func setXattr(p *os.File, base, attr string, value []byte) error {
+	if base == "" {
+		return unix.Setxattr(procPath(p, ""), attr, value, 0)
+	}
+	return unix.Lsetxattr(procPath(p, base), attr, value, 0)
 }
