@@ -100,6 +100,9 @@ func (c *compressor) file(path string, gen int64) (_ bool, err error) {
 	err = c.pack(out, in, gen)
 	err = errors.Join(err, out.Close())
 	if err == nil {
+		err = keepTime(tmp, in)
+	}
+	if err == nil {
 		// Under the writer's lock no rotation comes between the two.
 		c.w.mu.Lock()
 		if c.gen.Load() != gen {
@@ -131,4 +134,14 @@ func (c *compressor) pack(out io.Writer, in io.Reader, gen int64) error {
 			return err
 		}
 	}
+}
+
+// keepTime gives path the time of f's last write: by it a reader sees what it can
+// pass over, and finds again what it was reading.
+func keepTime(path string, f *os.File) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return os.Chtimes(path, st.ModTime(), st.ModTime())
 }

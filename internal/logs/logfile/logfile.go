@@ -68,7 +68,8 @@ type Writer interface {
 	Close() error
 }
 
-// Open makes the writer for a target. An existing file is continued; what a crash
+// Open makes the writer for a target. A remote driver's output also goes to
+// files at Path in the local format, if Path is set: they can be read back. An existing file is continued; what a crash
 // left of a half-written record is repaired.
 func Open(t hull.LogTarget) (Writer, error) {
 	switch t.Driver {
@@ -79,13 +80,13 @@ func Open(t hull.LogTarget) (Writer, error) {
 	case Local:
 		return openFile(t, newLocalEncoder(), repairFrames)
 	case Journald:
-		return newRemote(t, newJournal(t)), nil
+		return openRemote(t, newJournal(t))
 	case Syslog:
 		s, err := newSyslog(t)
 		if err != nil {
 			return nil, err
 		}
-		return newRemote(t, s), nil
+		return openRemote(t, s)
 	}
 	return nil, fmt.Errorf("open log: no log driver named %q", t.Driver)
 }

@@ -51,7 +51,26 @@ type remote struct {
 	lost  int // messages
 }
 
-func newRemote(_ hull.LogTarget, s service) *remote { return &remote{svc: s, fd: -1} }
+func openRemote(t hull.LogTarget, s service) (Writer, error) {
+	r := &remote{svc: s, fd: -1}
+	if t.Path == "" {
+		return r, nil
+	}
+	f, err := openFile(t, newLocalEncoder(), repairFrames)
+	if err != nil {
+		return nil, err
+	}
+	return tee{r, f}, nil
+}
+
+// tee writes to two logs.
+type tee struct{ a, b Writer }
+
+func (t tee) Write(s Stream, p []byte, now time.Time) error {
+	return errors.Join(t.a.Write(s, p, now), t.b.Write(s, p, now))
+}
+
+func (t tee) Close() error { return errors.Join(t.a.Close(), t.b.Close()) }
 
 func (r *remote) Write(s Stream, p []byte, now time.Time) error {
 	r.mu.Lock()
