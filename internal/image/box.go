@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 
 	"hull/internal/hull"
+	"hull/internal/image/archive"
 )
 
 // box is a container's writable layer: ROOT/containers/ID/{upper,work}, and an
@@ -99,6 +100,11 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 			return fmt.Errorf("unpack image %s again: %w", img.ID, err)
 		}
 	}
+	if !s.cfg.SkipOwner {
+		if _, err := s.scaffold(b); err != nil {
+			return err
+		}
+	}
 	dir := s.boxDir(id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
@@ -106,7 +112,7 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 		}
 		return fmt.Errorf("make writable layer: %w", err)
 	}
-	if err := makeBox(dir, b); err != nil {
+	if err := s.makeBox(dir, b); err != nil {
 		return errors.Join(fmt.Errorf("make writable layer: %w", err), os.RemoveAll(dir))
 	}
 	s.boxMu.Lock()
@@ -118,7 +124,7 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 	return nil
 }
 
-func makeBox(dir string, b box) error {
+func (s *Service) makeBox(dir string, b box) error {
 	f, err := os.OpenFile(filepath.Join(dir, b.file()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -127,16 +133,20 @@ func makeBox(dir string, b box) error {
 		return err
 	}
 	for _, d := range []string{"upper", "work"} {
-		p := filepath.Join(dir, d)
-		if err := os.Mkdir(p, 0o755); err != nil {
-			return err
-		}
-		// The upper directory's mode is that of the container's "/".
-		if err := os.Chmod(p, 0o755); err != nil {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			return err
 		}
 	}
-	return nil
+	// The upper directory's attributes are those of the container's "/".
+	return s.likeRoot(b.chain, filepath.Join(dir, "upper"))
+}
+
+// likeRoot gives a directory the owner and mode of a chain's root.
+func (s *Service) likeRoot(chain digest.Digest, dir string) error {
+	if chain == "" {
+		return os.Chmod(dir, 0o755) // whatever the umask
+	}
+	return archive.CopyOwnerMode(s.layers.Path(chain), dir, s.cfg.SkipOwner)
 }
 
 // chainOf is the chain id of all layers together.
@@ -189,11 +199,25 @@ func (s *Service) Mount(_ context.Context, id string, want []hull.RootfsKind) (h
 
 // lower lists the directories below a writable layer, topmost first.
 func (s *Service) lower(b box) ([]string, error) {
-	if b.chain == "" {
+	dirs, err := s.lowerOf(b.chain)
+	if err != nil || s.cfg.SkipOwner {
+		return dirs, err
+	}
+	init, err := s.scaffold(b)
+	if err != nil {
+		return nil, err
+	}
+	return append([]string{init}, dirs...), nil
+}
+
+// lowerOf lists the directories of a chain, topmost first; an image without
+// layers has one that is empty.
+func (s *Service) lowerOf(chain digest.Digest) ([]string, error) {
+	if chain == "" {
 		return []string{filepath.Join(s.cfg.Root, "empty")}, nil
 	}
 	var dirs []string
-	for c := b.chain; c != ""; {
+	for c := chain; c != ""; {
 		i, err := s.layers.Info(c)
 		if err != nil {
 			return nil, fmt.Errorf("root file system is incomplete: %w", err)

@@ -49,6 +49,8 @@ type entry struct {
 	platform  ocispec.Platform
 	manifest  ocispec.Descriptor
 	manifests []digest.Digest // all with this configuration
+	chains    []digest.Digest // lowest first
+	history   []ocispec.History
 }
 
 // parsed is what a manifest and its configuration say; it never changes.
@@ -149,7 +151,7 @@ func (v *view) entry(s *Service, m ocispec.Descriptor, p *parsed, target ocispec
 	id := p.manifest.Config.Digest
 	e := v.byID[id]
 	if e == nil {
-		e = &entry{platform: platforms.Normalize(p.config.Platform), manifest: m, img: hull.Image{
+		e = &entry{platform: platforms.Normalize(p.config.Platform), manifest: m, chains: p.chains, history: p.config.History, img: hull.Image{
 			ID: id.String(), Manifest: m.Digest.String(),
 			Target: target.Digest.String(), TargetType: target.MediaType,
 			Parent: p.parent, Comment: p.config.Comment, Author: p.config.Author,

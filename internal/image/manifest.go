@@ -29,6 +29,24 @@ func badDocument(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, errors.Join(err, errdefs.ErrInvalidArgument))
 }
 
+const mediaTypeDockerManifest = images.MediaTypeDockerSchema2Manifest
+
+// digestOf is the digest a string holds; a bad one names nothing.
+func digestOf(s string) digest.Digest { return digest.Digest(s) }
+
+// ociLayerType is the OCI name of a Docker layer type.
+func ociLayerType(t string) string {
+	switch t {
+	case images.MediaTypeDockerSchema2Layer:
+		return ocispec.MediaTypeImageLayer
+	case images.MediaTypeDockerSchema2LayerGzip:
+		return ocispec.MediaTypeImageLayerGzip
+	case images.MediaTypeDockerSchema2LayerZstd:
+		return ocispec.MediaTypeImageLayerZstd
+	}
+	return t
+}
+
 // isIndex and isManifest know the OCI and the Docker media types.
 func isIndex(mediaType string) bool { return images.IsIndexType(mediaType) }
 

@@ -98,10 +98,11 @@ func TestPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release(t.Context())
-	if len(fs.Lower) != 2 {
+	n := len(fs.Lower)
+	if n < 2 {
 		t.Fatalf("lower %v", fs.Lower)
 	}
-	top, low := tree(t, fs.Lower[0]), tree(t, fs.Lower[1])
+	top, low := tree(t, fs.Lower[n-2]), tree(t, fs.Lower[n-1])
 	if d := cmp.Diff(map[string]string{"etc": "/", "etc/b": "b", "etc/a": "Dc---------"}, top); d != "" {
 		t.Error(d)
 	}

@@ -3,10 +3,8 @@ package image
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -32,9 +30,10 @@ type registry struct {
 
 // registry makes a client with the caller's credentials, or those of the
 // configured config.json and its helpers when the caller sent none.
-func (s *Service) registry(ctx context.Context, a hull.Auth) registry {
+func (s *Service) registry(ctx context.Context, a hull.Auth, auth ...docker.AuthorizerOpt) registry {
 	opts := hosts.HostOptions{
-		Credentials: func(host string) (string, string, error) { return s.credentials(host, a) },
+		AuthorizerOpts: auth,
+		Credentials:    func(host string) (string, string, error) { return s.credentials(host, a) },
 	}
 	if a.RegistryToken != "" {
 		opts.AuthorizerOpts = append(opts.AuthorizerOpts, docker.WithAuthHeader(http.Header{"Authorization": {"Bearer " + a.RegistryToken}}))
@@ -174,66 +173,4 @@ func remoteError(n reference.Named, err error) error {
 		return say(errdefs.ErrNotFound, "pull access denied for %s, repository does not exist or may require 'docker login': denied: requested access to the resource is denied", name)
 	}
 	return fmt.Errorf("ask registry for %s: %w", reference.FamiliarString(n), err)
-}
-
-// tags lists a repository's tags.
-func (s *Service) tags(ctx context.Context, n reference.Named, a hull.Auth) ([]string, error) {
-	var list struct{ Tags []string }
-	err := s.registry(s.ns(ctx), a).get(ctx, n, "tags/list", &list)
-	if err != nil {
-		return nil, remoteError(n, err)
-	}
-	return list.Tags, nil
-}
-
-// get asks for a JSON document of a repository.
-func (r registry) get(ctx context.Context, n reference.Named, path string, into any) error {
-	list, err := r.hosts(reference.Domain(n))
-	if err != nil {
-		return err
-	}
-	err = fmt.Errorf("no host for %s: %w", n, errdefs.ErrNotFound)
-	for _, h := range list {
-		u := url.URL{Scheme: h.Scheme, Host: h.Host, Path: h.Path + "/" + reference.Path(n) + "/" + path}
-		if err = getJSON(ctx, h, n, u.String(), into); err == nil {
-			return nil
-		}
-	}
-	return err
-}
-
-// getJSON asks one host, with the authorization it demands.
-func getJSON(ctx context.Context, h docker.RegistryHost, n reference.Named, u string, into any) error {
-	ctx = docker.WithScope(ctx, "repository:"+reference.Path(n)+":pull")
-	var asked []*http.Response
-	for range 2 {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-		if err != nil {
-			return err
-		}
-		if h.Authorizer != nil {
-			if err := h.Authorizer.Authorize(ctx, req); err != nil {
-				return err
-			}
-		}
-		resp, err := h.Client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		switch {
-		case resp.StatusCode == http.StatusOK:
-			return json.NewDecoder(io.LimitReader(resp.Body, maxManifest)).Decode(into)
-		case resp.StatusCode == http.StatusUnauthorized && h.Authorizer != nil && len(asked) == 0:
-			asked = append(asked, resp)
-			if err := h.Authorizer.AddResponses(ctx, asked); err != nil {
-				return err
-			}
-		case resp.StatusCode == http.StatusNotFound:
-			return fmt.Errorf("%s: %w", u, errdefs.ErrNotFound)
-		default:
-			return fmt.Errorf("%s: %s: %w", u, resp.Status, errdefs.ErrUnauthenticated)
-		}
-	}
-	return fmt.Errorf("%s: %w", u, errdefs.ErrUnauthenticated)
 }

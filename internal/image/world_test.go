@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/log"
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
@@ -165,6 +166,13 @@ func (b built) oldArchive(t testing.TB, tags ...string) []byte {
 	}
 	files = append(files, file{name: "manifest.json", body: string(mustJSON(t, []dockerManifest{dm}))})
 	return layerTar(t, files...)
+}
+
+func TestMain(m *testing.M) {
+	if err := log.SetLevel("panic"); err != nil { // containerd's and the registry's
+		panic(err)
+	}
+	os.Exit(m.Run())
 }
 
 // service opens an image service on a fresh directory.

@@ -148,3 +148,20 @@ func SymlinkIn(root *os.File, dir, base, target string) error {
 	}
 	return nil
 }
+
+// CopyOwnerMode gives directory to the owner and the mode of directory from.
+func CopyOwnerMode(from, to string, skipOwner bool) error {
+	var st unix.Stat_t
+	if err := unix.Stat(from, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: from, Err: err}
+	}
+	if !skipOwner {
+		if err := os.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+		return &os.PathError{Op: "chmod", Path: to, Err: err}
+	}
+	return nil
+}

@@ -3,6 +3,7 @@
 //
 //	ROOT/layers/<chain>/fs          the layer's own files, overlayfs whiteouts
 //	ROOT/layers/<chain>/layer.json  Info; its time is that of the last use
+//	ROOT/layers/<chain>/init        what containers of it add before they start, see Init
 //	ROOT/new/<random>/...           being unpacked; emptied at start
 //	ROOT/trash/<random>/...         being deleted; emptied at start
 //
@@ -42,12 +43,13 @@ type Store struct {
 
 	mu    sync.Mutex
 	have  map[digest.Digest]Info
-	added chan struct{} // closed when a layer was added, and replaced
+	inits map[digest.Digest]bool // which init layers are known to be there
+	added chan struct{}          // closed when a layer was added, and replaced
 }
 
 // Open reads what is below root, and deletes what an earlier process left half done.
 func Open(root string) (*Store, error) {
-	s := &Store{root: root, have: map[digest.Digest]Info{}, added: make(chan struct{})}
+	s := &Store{root: root, have: map[digest.Digest]Info{}, inits: map[digest.Digest]bool{}, added: make(chan struct{})}
 	for _, d := range []string{"layers", "new", "trash"} {
 		// Files of layers have the ids of the container, root's set-uid programs
 		// among them: nobody else may walk in here.
@@ -247,6 +249,47 @@ func writeNew(path string, b []byte) error {
 	return errors.Join(err, f.Close())
 }
 
+// Empty names the init layer of images without layers.
+const Empty digest.Digest = "empty"
+
+// Init is the directory of a chain's init layer, made by fill when it is not
+// there: fill gets an empty directory, beside which it may use others whose
+// names begin with its own. It goes with the layer.
+func (s *Store) Init(chain digest.Digest, fill func(dir string) error) (string, error) {
+	at := filepath.Join(s.dir(chain), "init")
+	if chain == Empty {
+		at = filepath.Join(s.root, "init-empty")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inits[chain] {
+		return at, nil
+	}
+	if _, err := os.Stat(at); err == nil {
+		s.inits[chain] = true
+		return at, nil
+	}
+	tmp, err := os.MkdirTemp(filepath.Join(s.root, "new"), "")
+	if err != nil {
+		return "", fmt.Errorf("make init layer: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	dir := filepath.Join(tmp, "init")
+	if err = os.Mkdir(dir, 0o755); err == nil {
+		if err = os.Chmod(dir, 0o755); err == nil {
+			err = fill(dir)
+		}
+	}
+	if err == nil {
+		err = os.Rename(dir, at)
+	}
+	if err != nil {
+		return "", fmt.Errorf("make init layer of %s: %w", chain, err)
+	}
+	s.inits[chain] = true
+	return at, nil
+}
+
 // Remove deletes a layer. It is out of sight when Remove returns; the files go
 // with the next Purge. An unknown one is no error.
 func (s *Store) Remove(chain digest.Digest) error {
@@ -259,6 +302,7 @@ func (s *Store) Remove(chain digest.Digest) error {
 		return err
 	}
 	delete(s.have, chain)
+	delete(s.inits, chain)
 	return nil
 }
 

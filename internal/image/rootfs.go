@@ -1,0 +1,155 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"hull/internal/hull"
+	"hull/internal/image/archive"
+	"hull/internal/image/layers"
+	"hull/internal/linux"
+)
+
+// Open mounts the root file system of a container that does not run, nowhere,
+// and returns its root directory. The mount ends with the last descriptor in it.
+func (s *Service) Open(_ context.Context, id string) (*os.File, error) {
+	b, err := s.box(id)
+	if err != nil {
+		return nil, err
+	}
+	lower, err := s.lower(b)
+	if err != nil {
+		return nil, err
+	}
+	dir := s.boxDir(id)
+	f, err := linux.MountOverlay(linux.Overlay{Lower: lower, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work")})
+	if err != nil {
+		return nil, fmt.Errorf("open root file system of container %s: %w", id, err)
+	}
+	return f, nil
+}
+
+// Changes lists what the writable layer changed, sorted by path.
+func (s *Service) Changes(_ context.Context, id string) ([]hull.Change, error) {
+	upper, lower, done, err := s.openBox(id)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	list, err := archive.Changes(upper, lower)
+	if err != nil {
+		return nil, fmt.Errorf("changes of container %s: %w", id, err)
+	}
+	return list, nil
+}
+
+// openBox opens a writable layer's directory and those below it.
+func (s *Service) openBox(id string) (upper *os.File, lower []*os.File, done func(), err error) {
+	b, err := s.box(id)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	dirs, err := s.lower(b)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var open []*os.File
+	done = func() { linux.CloseAll(open) }
+	for _, d := range append([]string{filepath.Join(s.boxDir(id), "upper")}, dirs...) {
+		f, err := os.Open(d)
+		if err != nil {
+			done()
+			return nil, nil, nil, fmt.Errorf("open layer: %w", err)
+		}
+		open = append(open, f)
+	}
+	return open[0], open[1:], done, nil
+}
+
+// Export writes the whole root file system below root as a tar.
+func (s *Service) Export(ctx context.Context, root *os.File, w io.Writer) error {
+	return archive.Pack(ctx, w, root)
+}
+
+// Size is the bytes of the writable layer and of the whole root file system.
+func (s *Service) Size(_ context.Context, id string) (rw, root int64, err error) {
+	b, err := s.box(id)
+	if err != nil {
+		return 0, 0, err
+	}
+	upper, err := os.Open(filepath.Join(s.boxDir(id), "upper"))
+	if err != nil {
+		return 0, 0, fmt.Errorf("open writable layer: %w", err)
+	}
+	defer upper.Close()
+	rw, err = archive.Size(upper)
+	if err != nil {
+		return 0, 0, fmt.Errorf("size of container %s: %w", id, err)
+	}
+	root = rw
+	for _, c := range s.chainUp(b.chain) {
+		if i, err := s.layers.Info(c); err == nil {
+			root += i.Size
+		}
+	}
+	return rw, root, nil
+}
+
+// scaffold is the layer between an image and a container: the files and
+// directories that a container's own mounts go on. It is made once per image, by
+// the kernel, as the upper directory of an overlay, so that what it adds to has
+// the image's own attributes. Because of it a container that changed nothing
+// shows no changes, and a read-only one can be started.
+func (s *Service) scaffold(b box) (string, error) {
+	below, err := s.lowerOf(b.chain)
+	if err != nil {
+		return "", err
+	}
+	fill := func(dir string) error {
+		if err := s.likeRoot(b.chain, dir); err != nil {
+			return fmt.Errorf("make init layer: %w", err)
+		}
+		work := dir + ".work"
+		if err := os.Mkdir(work, 0o700); err != nil {
+			return fmt.Errorf("make init layer: %w", err)
+		}
+		root, err := linux.MountOverlay(linux.Overlay{Lower: below, Upper: dir, Work: work})
+		if err != nil {
+			return fmt.Errorf("make init layer: %w", err)
+		}
+		defer root.Close()
+		return furnish(root)
+	}
+	if b.chain == "" {
+		return s.layers.Init(layers.Empty, fill)
+	}
+	return s.layers.Init(b.chain, fill)
+}
+
+// furnish makes what is missing of Docker's list.
+func furnish(root *os.File) error {
+	for _, d := range []string{"dev/pts", "dev/shm", "proc", "sys", "etc"} {
+		f, err := linux.MkdirAllInRoot(root, d, 0o755)
+		if err != nil {
+			return fmt.Errorf("make /%s: %w", d, err)
+		}
+		f.Close()
+	}
+	for _, n := range []string{".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf", "dev/console"} {
+		f, err := linux.OpenInRoot(root, n, os.O_RDONLY|os.O_CREATE, 0o755)
+		if err != nil {
+			// The image has a dangling link or something stranger there: it is the
+			// runtime's to deal with.
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+				continue
+			}
+			return fmt.Errorf("make /%s: %w", n, err)
+		}
+		f.Close()
+	}
+	return archive.SymlinkIn(root, "etc", "mtab", "/proc/mounts")
+}

@@ -1,0 +1,254 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Save writes images as one tar that is an OCI layout and a docker-archive at
+// once. A repository's name stands for all its tags.
+func (s *Service) Save(ctx context.Context, refs, wanted []string, w io.Writer) error {
+	ctx = s.ns(ctx)
+	leave := s.gate.enter()
+	defer leave()
+	sv := &saver{s: s, blobs: map[digest.Digest]ocispec.Descriptor{}, docs: map[digest.Digest][]byte{}, repos: map[string]map[string]string{}}
+	for _, p := range wanted {
+		spec, err := s.platform(p)
+		if err != nil {
+			return err
+		}
+		sv.wanted = append(sv.wanted, spec)
+	}
+	sv.index.MediaType, sv.index.SchemaVersion = ocispec.MediaTypeImageIndex, 2
+	for _, ref := range refs {
+		if err := sv.add(ctx, ref); err != nil {
+			return err
+		}
+	}
+	if err := sv.write(ctx, w); err != nil {
+		return fmt.Errorf("save images: %w", err)
+	}
+	for _, id := range sv.ids {
+		s.publish("save", id, id)
+	}
+	return nil
+}
+
+type saver struct {
+	s      *Service
+	wanted []ocispec.Platform
+	index  ocispec.Index
+	list   []dockerManifest
+	repos  map[string]map[string]string // legacy "repositories"
+	blobs  map[digest.Digest]ocispec.Descriptor
+	docs   map[digest.Digest][]byte // made here
+	ids    []string
+}
+
+// add collects what one reference stands for.
+func (sv *saver) add(ctx context.Context, ref string) error {
+	v := sv.s.view.Load()
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err == nil && reference.IsNameOnly(named) {
+		var tags []string
+		for n := range v.names {
+			if repo, isDigest := splitName(n); !isDigest && repo == named.Name() {
+				tags = append(tags, n)
+			}
+		}
+		slices.Sort(tags)
+		for _, n := range tags {
+			if err := sv.image(ctx, n, v.byName[n], ref); err != nil {
+				return err
+			}
+		}
+		if len(tags) > 0 {
+			return nil
+		}
+	}
+	entries, ferr := v.find(ref)
+	if ferr != nil {
+		return ferr
+	}
+	name := ""
+	if err == nil {
+		if n := reference.TagNameOnly(named).String(); v.byName[n] != nil {
+			if _, isDigest := splitName(n); !isDigest {
+				name = n
+			}
+		}
+	}
+	return sv.image(ctx, name, entries, ref)
+}
+
+// image collects the images of one name ("" = none), of the wanted platforms.
+func (sv *saver) image(ctx context.Context, name string, entries []*entry, ref string) error {
+	var descs []ocispec.Descriptor
+	for _, e := range entries {
+		if !sv.wants(e.platform) {
+			continue
+		}
+		d, err := sv.one(ctx, e, name)
+		if err != nil {
+			return err
+		}
+		descs = append(descs, d)
+	}
+	if len(descs) == 0 {
+		if len(sv.wanted) > 0 {
+			return say(errdefs.ErrNotFound, "image %s has no local content for the platform %s", ref, platforms.FormatAll(sv.wanted[0]))
+		}
+		return noSuchImage(ref)
+	}
+	d := descs[0]
+	if len(descs) > 1 {
+		// One name for several platforms is an index of those that are here.
+		idx := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: descs}
+		idx.SchemaVersion = 2
+		b, err := json.Marshal(idx)
+		if err != nil {
+			return fmt.Errorf("write image index: %w", err)
+		}
+		d = ocispec.Descriptor{MediaType: idx.MediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+		sv.docs[d.Digest] = b
+	}
+	if name != "" {
+		n, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return badReference(name, err)
+		}
+		d.Annotations = map[string]string{annotationName: name}
+		if t, ok := n.(reference.Tagged); ok {
+			d.Annotations[annotationRef] = t.Tag()
+		}
+	}
+	if !slices.ContainsFunc(sv.index.Manifests, func(o ocispec.Descriptor) bool {
+		return o.Digest == d.Digest && o.Annotations[annotationName] == d.Annotations[annotationName]
+	}) {
+		sv.index.Manifests = append(sv.index.Manifests, d)
+	}
+	return nil
+}
+
+func (sv *saver) wants(p ocispec.Platform) bool {
+	return len(sv.wanted) == 0 || slices.ContainsFunc(sv.wanted, func(w ocispec.Platform) bool { return platforms.OnlyStrict(w).Match(p) })
+}
+
+// one collects one image.
+func (sv *saver) one(ctx context.Context, e *entry, name string) (ocispec.Descriptor, error) {
+	p, err := sv.s.readImage(ctx, e.manifest)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d := ocispec.Descriptor{MediaType: e.manifest.MediaType, Digest: e.manifest.Digest, Size: e.manifest.Size, Platform: &e.platform}
+	if info, err := sv.s.content.Info(ctx, d.Digest); err == nil {
+		d.Size = info.Size
+	}
+	sv.blobs[d.Digest] = d
+	sv.blobs[p.manifest.Config.Digest] = p.manifest.Config
+	dm := dockerManifest{Config: blobPath(p.manifest.Config.Digest), RepoTags: nil}
+	for _, l := range p.manifest.Layers {
+		sv.blobs[l.Digest] = l
+		dm.Layers = append(dm.Layers, blobPath(l.Digest))
+	}
+	if !slices.Contains(sv.ids, e.img.ID) {
+		sv.ids = append(sv.ids, e.img.ID)
+	}
+	i := slices.IndexFunc(sv.list, func(o dockerManifest) bool { return o.Config == dm.Config })
+	if i < 0 {
+		sv.list = append(sv.list, dm)
+		i = len(sv.list) - 1
+	}
+	if name != "" {
+		n, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return d, badReference(name, err)
+		}
+		familiar := reference.FamiliarString(n)
+		if !slices.Contains(sv.list[i].RepoTags, familiar) {
+			sv.list[i].RepoTags = append(sv.list[i].RepoTags, familiar)
+		}
+		if t, ok := n.(reference.Tagged); ok && len(p.chains) > 0 {
+			repo := reference.FamiliarName(n)
+			if sv.repos[repo] == nil {
+				sv.repos[repo] = map[string]string{}
+			}
+			sv.repos[repo][t.Tag()] = p.chains[len(p.chains)-1].Encoded()
+		}
+	}
+	return d, nil
+}
+
+func blobPath(d digest.Digest) string { return "blobs/" + d.Algorithm().String() + "/" + d.Encoded() }
+
+// write writes the tar. The same images always give the same bytes.
+func (sv *saver) write(ctx context.Context, w io.Writer) error {
+	tw := tar.NewWriter(w)
+	for _, d := range []string{"blobs/", "blobs/sha256/"} {
+		if err := tw.WriteHeader(&tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}); err != nil {
+			return err
+		}
+	}
+	var all []digest.Digest
+	for d := range sv.blobs {
+		all = append(all, d)
+	}
+	for d := range sv.docs {
+		all = append(all, d)
+	}
+	slices.Sort(all)
+	for _, d := range slices.Compact(all) {
+		if err := sv.blob(ctx, tw, d); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct {
+		name string
+		v    any
+	}{{"index.json", sv.index}, {"manifest.json", sv.list}, {"oci-layout", ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}}, {"repositories", sv.repos}} {
+		b, err := json.Marshal(f.v)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", f.name, err)
+		}
+		if err := writeFile(tw, f.name, b); err != nil {
+			return err
+		}
+	}
+	return tw.Close()
+}
+
+func writeFile(tw *tar.Writer, name string, b []byte) error {
+	if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(b)), ModTime: time.Unix(0, 0)}); err != nil {
+		return err
+	}
+	_, err := tw.Write(b)
+	return err
+}
+
+func (sv *saver) blob(ctx context.Context, tw *tar.Writer, d digest.Digest) error {
+	if b, ok := sv.docs[d]; ok {
+		return writeFile(tw, blobPath(d), b)
+	}
+	ra, err := sv.s.content.ReaderAt(ctx, sv.blobs[d])
+	if err != nil {
+		return fmt.Errorf("read %s: %w", d, err)
+	}
+	defer ra.Close()
+	if err := tw.WriteHeader(&tar.Header{Name: blobPath(d), Typeflag: tar.TypeReg, Mode: 0o644, Size: ra.Size(), ModTime: time.Unix(0, 0)}); err != nil {
+		return err
+	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{tw}, content.NewReader(ra), make([]byte, 256<<10))
+	return err
+}
