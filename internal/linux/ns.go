@@ -15,8 +15,16 @@ import (
 func InThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		// Never unlocked: the runtime ends the thread with the goroutine.
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The process's first thread cannot end before the process: it would stay
+			// where fn has taken it, keep that alive, and be what /proc/PID shows. Hold
+			// it here while another one does the work.
+			defer runtime.UnlockOSThread()
+			done <- InThread(fn)
+			return
+		}
+		// Never unlocked: the runtime ends the thread with the goroutine.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			done <- os.NewSyscallError("unshare", err)
 			return
