@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -26,6 +27,8 @@ const undoLimit = 10 * time.Second
 // attachment is a pod's place on its networks for one run.
 type attachment struct {
 	podID, name string
+
+	mu          sync.Mutex // held by release, connect and disconnect; before Service.mu
 	dir         string // of its namespace's pin, "" for the host's or another pod's
 	ends        []*end // first the one with the default route
 	claims      []*claim
@@ -421,6 +424,8 @@ func (s *Service) join(a *attachment, ref string) (hull.Endpoint, error) {
 // release gives back all that an attachment has. Nobody waits for the kernel to
 // take the namespace down.
 func (s *Service) release(a *attachment) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	s.mu.Lock()
 	if s.pods[a.podID] != a {
 		s.mu.Unlock()
@@ -438,10 +443,6 @@ func (s *Service) release(a *attachment) error {
 	s.ports.release(a.claims)
 
 	s.mu.Lock()
-	if s.pods[a.podID] != a {
-		s.mu.Unlock()
-		return nil
-	}
 	delete(s.pods, a.podID)
 	shared := a.joined > 0
 	if a.owner != nil {

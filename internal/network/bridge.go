@@ -135,8 +135,46 @@ func (s *Service) makeBridge(n *network) error {
 	if err := s.links.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
+	if err := s.routeLoopback6(n, link); err != nil {
+		return err
+	}
 	n.index = link.Attrs().Index
 	return s.replug(n)
+}
+
+// routeLoopback6 lets the answers to connections that the host makes to a
+// published port through ::1 come home. IPv6 has no route_localnet: the kernel
+// looks for the way to ::1 only on the interface a packet came from, so the bridge
+// gets a local route of its own, behind that of the loopback. (A container cannot
+// use it: the kernel drops what says ::1 on any wire, before the translation.)
+//
+// Where bridged packets go through the firewall (br_netfilter), the translation
+// comes before that check and its answers are dropped; then ::1 is left alone. A
+// connection is refused at once, and clients that mean "localhost" go on to
+// 127.0.0.1.
+func (s *Service) routeLoopback6(n *network, link netlink.Link) error {
+	if n.v6 == nil {
+		return nil
+	}
+	const rtnLocal, tableLocal, behindLo = 2, 255, 4096
+	able := !bridgedFiltered("ip6tables")
+	err := s.links.RouteReplace(&netlink.Route{
+		LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(netip.IPv6Loopback(), 128)),
+		Type: rtnLocal, Table: tableLocal, Priority: behindLo,
+	})
+	if err != nil {
+		s.log.Info("ports are not published on ::1", "bridge", n.bridge, "error", err)
+		able = false
+	}
+	_, err = s.fw.Apply(firewall.Change{Loopback6: &able})
+	return err
+}
+
+// bridgedFiltered says whether packets that stay on a bridge go through the
+// firewall all the same. kind is iptables or ip6tables, whatever firewall it is.
+func bridgedFiltered(kind string) bool {
+	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-" + kind)
+	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
 func missingAddrs(n *network, have []netlink.Addr) []netip.Prefix {

@@ -3,18 +3,246 @@ package network
 import (
 	"context"
 	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
 
 	"hull/internal/hull"
+	"hull/internal/network/firewall"
 )
 
-// Connect puts a container on another network.
-func (s *Service) Connect(context.Context, string, string, hull.EndpointSpec) error {
-	return fmt.Errorf("connecting a container to a network while it exists is not supported yet; name the network when it is created: %w", errdefs.ErrNotImplemented)
+// Connect puts a running container on another bridge network, as another
+// interface.
+func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.EndpointSpec) error {
+	a, p, n, err := s.live(ref, containerID)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.find(n) != nil:
+		return fmt.Errorf("endpoint with name %s already exists in network %s: %w", a.name, n.rec.Name, errdefs.ErrPermissionDenied)
+	case len(a.ends) > 0 && a.ends[0].network.rec.Name == None:
+		return fmt.Errorf("container cannot be connected to multiple networks with one of the networks in private (none) mode: %w", errdefs.ErrPermissionDenied)
+	case a.dir == "" || n.bridge == "":
+		return invalid("cannot connect container %s to network %s: both must have a network of their own (not host, none or container:ID)", a.name, n.rec.Name)
+	}
+	if err := checkEndpoint(n, spec); err != nil {
+		return err
+	}
+	sl := &slot{dir: a.dir, id: filepath.Base(p.Status.Endpoint.NetNS)}
+	if _, err := s.ensureBridge(n); err != nil {
+		return err
+	}
+	index, err := freeInterface(p.Status.Endpoint.NetNS)
+	if err != nil {
+		return err
+	}
+	e, err := s.newEnd(n, "", index, spec, "")
+	if err != nil {
+		return err
+	}
+	if err := s.connectSlot(sl, e, !a.hasRoute()); err != nil {
+		e.release()
+		return err
+	}
+	s.mu.Lock()
+	a.ends = append(a.ends, e)
+	s.mu.Unlock()
+	err = s.cfg.Update(p.ID, func(st *hull.PodStatus) error {
+		st.Endpoint.Networks = maps.Clone(st.Endpoint.Networks)
+		if st.Endpoint.Networks == nil {
+			st.Endpoint.Networks = map[string]hull.NetworkEndpoint{}
+		}
+		st.Endpoint.Networks[n.rec.Name] = e.record(spec, p)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record connection to network %s: %w", n.rec.Name, err)
+	}
+	if err := appendHosts(p, e); err != nil {
+		s.log.Warn("hosts file is not updated", "pod", p.ID, "error", err)
+	}
+	s.publish(n, "connect", "container", p.ID)
+	return nil
 }
 
-// Disconnect takes a container off a network.
-func (s *Service) Disconnect(context.Context, string, string, bool) error {
-	return fmt.Errorf("disconnecting a container from a network is not supported yet; remove the container: %w", errdefs.ErrNotImplemented)
+// Disconnect takes a running container off a network. With force, a container
+// that is not on it is no error.
+func (s *Service) Disconnect(_ context.Context, ref, containerID string, force bool) error {
+	a, p, n, err := s.live(ref, containerID)
+	if err != nil {
+		if force && errdefs.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.find(n)
+	switch {
+	case e == nil && force:
+		return nil
+	case e == nil:
+		return fmt.Errorf("container %s is not connected to network %s: %w", p.ID, n.rec.Name, errdefs.ErrPermissionDenied)
+	case n.rec.Name == Host:
+		return invalid("container cannot be disconnected from host network or connected to host network")
+	}
+	lead := a.ends[0] == e
+	if lead && len(a.forwards) > 0 {
+		if _, err := s.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
+			return fmt.Errorf("unpublish ports: %w", err)
+		}
+		a.forwards = nil
+	}
+	if e.veth != "" {
+		if err := s.deleteLink(e.veth); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	a.ends = slices.DeleteFunc(slices.Clone(a.ends), func(o *end) bool { return o == e })
+	s.mu.Unlock()
+	e.release()
+	if lead && len(a.ends) > 0 {
+		if err := s.promote(a, p); err != nil {
+			return err
+		}
+	}
+	err = s.cfg.Update(p.ID, func(st *hull.PodStatus) error {
+		st.Endpoint.Networks = maps.Clone(st.Endpoint.Networks)
+		delete(st.Endpoint.Networks, n.rec.Name)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record disconnection from network %s: %w", n.rec.Name, err)
+	}
+	s.publish(n, "disconnect", "container", p.ID)
+	return nil
+}
+
+// promote gives the default route and the published ports to the first end that
+// is left.
+func (s *Service) promote(a *attachment, p hull.Pod) error {
+	e := a.ends[0]
+	if e.veth == "" || e.network.rec.Internal {
+		return nil
+	}
+	h, err := handleAt(p.Status.Endpoint.NetNS)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := s.interfaceOf(h, e)
+	if err != nil {
+		return err
+	}
+	if err := setDefaultRoute(h, link.Attrs().Index, e); err != nil {
+		return err
+	}
+	a.forwards = forwards(p.Status.Endpoint.Ports, e)
+	if len(a.forwards) == 0 {
+		return nil
+	}
+	_, err = s.fw.Apply(firewall.Change{AddForwards: a.forwards})
+	return err
+}
+
+// interfaceOf finds an end's interface in its namespace by its hardware address:
+// after a restart of the engine its name is not known.
+func (s *Service) interfaceOf(h *netlink.Handle, e *end) (netlink.Link, error) {
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range links {
+		if l.Attrs().HardwareAddr.String() == e.mac {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("interface of network %s in the container: %w", e.network.rec.Name, errdefs.ErrNotFound)
+}
+
+// live finds a running container and a network.
+func (s *Service) live(ref, containerID string) (*attachment, hull.Pod, *network, error) {
+	if s.cfg.Pod == nil || s.cfg.Update == nil {
+		return nil, hull.Pod{}, nil, fmt.Errorf("connecting a running container is not possible here: %w", errdefs.ErrNotImplemented)
+	}
+	s.mu.Lock()
+	n, err := s.find(ref)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, hull.Pod{}, nil, err
+	}
+	p, err := s.cfg.Pod(containerID)
+	if err != nil {
+		return nil, hull.Pod{}, nil, err
+	}
+	s.mu.Lock()
+	a := s.pods[p.ID]
+	s.mu.Unlock()
+	if a == nil || !p.Status.Running {
+		return nil, hull.Pod{}, nil, fmt.Errorf("container %s is not running; only a running one can change its networks yet: %w", p.Name, errdefs.ErrNotImplemented)
+	}
+	return a, p, n, nil
+}
+
+func (a *attachment) find(n *network) *end {
+	for _, e := range a.ends {
+		if e.network == n {
+			return e
+		}
+	}
+	return nil
+}
+
+// hasRoute says whether one of the networks leads anywhere else.
+func (a *attachment) hasRoute() bool {
+	return slices.ContainsFunc(a.ends, func(e *end) bool { return e.veth != "" && !e.network.rec.Internal })
+}
+
+// freeInterface is the lowest number N for which the namespace has no ethN.
+func freeInterface(path string) (int, error) {
+	h, err := handleAt(path)
+	if err != nil {
+		return 0, err
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return 0, fmt.Errorf("list interfaces of %s: %w", path, err)
+	}
+	for i := 0; ; i++ {
+		if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == ifname(i) }) {
+			return i, nil
+		}
+	}
+}
+
+// appendHosts adds the new addresses to the pod's hosts file, in place: the
+// container has the file itself mounted.
+func appendHosts(p hull.Pod, e *end) (err error) {
+	if p.Status.Endpoint.Hosts == "" {
+		return nil
+	}
+	f, err := os.OpenFile(p.Status.Endpoint.Hosts, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	for _, pre := range e.prefixes() {
+		if _, err := fmt.Fprintf(f, "%s\t%s\n", pre.Addr(), hostname(p, false)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -12,7 +12,7 @@ import (
 // that cannot be found out. Only for the text of an error.
 func holder(proto string, port uint16) string {
 	for _, table := range []string{proto, proto + "6"} {
-		b, err := os.ReadFile("/proc/self/net/" + table)
+		b, err := os.ReadFile("/proc/thread-self/net/" + table)
 		if err != nil {
 			continue
 		}

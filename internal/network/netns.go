@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -258,7 +257,9 @@ func (s *Service) plug(path string, e *end, defaultRoute bool) (err error) {
 	if err := setSysctl("/proc/sys/net/ipv6/conf/"+e.veth+"/disable_ipv6", "1"); err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	if hairpinNeeded() {
+	// Where bridged packets go through the firewall, one that comes back to the
+	// port it came from never leaves the bridge.
+	if bridgedFiltered("iptables") {
 		if err := s.links.LinkSetHairpin(cable, true); err != nil {
 			return fmt.Errorf("set hairpin mode: %w", err)
 		}
@@ -272,13 +273,6 @@ func (s *Service) plug(path string, e *end, defaultRoute bool) (err error) {
 		return fmt.Errorf("set %s up: %w", e.veth, err)
 	}
 	return configure(h, path, e, defaultRoute && !e.network.rec.Internal)
-}
-
-// hairpinNeeded: where bridged packets go through the firewall, a packet that
-// comes back to the port it came from stays on the bridge.
-func hairpinNeeded() bool {
-	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
-	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
 // configure gives the pod's interface its addresses and routes. h is a handle

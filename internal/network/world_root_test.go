@@ -57,11 +57,13 @@ func newWorld(t testing.TB) *world {
 		Log:    slog.New(slog.NewTextHandler(&lockedWriter{w: w.log}, nil)),
 	}
 	must(t, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}))
+	noDAD(t)
 	w.lan = filepath.Join(w.run, "lan")
 	must(t, linux.NewNetNS(w.lan))
 	ns, err := netns.GetFromPath(w.lan)
 	must(t, err)
 	defer ns.Close()
+	must(t, linux.InNetNS(w.lan, func() error { noDAD(t); return nil }))
 	cable := netlink.NewVeth(netlink.LinkAttrs{Name: "uplink", MTU: 1500, TxQLen: -1})
 	cable.PeerName, cable.PeerNamespace = "eth0", netlink.NsFd(ns)
 	must(t, netlink.LinkAdd(cable))
@@ -71,26 +73,114 @@ func newWorld(t testing.TB) *world {
 		address(t, "eth0", lanIP4+"/24", lanIP6+"/64")
 		return nil
 	}))
-	t.Cleanup(func() {
-		if w.s != nil {
-			must(t, w.s.Close())
-		}
-		must(t, linux.Unpin(w.lan))
-		if l, err := netlink.LinkByName("uplink"); err == nil {
-			must(t, netlink.LinkDel(l))
-		}
-		links, _ := netlink.LinkList()
-		for _, l := range links {
-			if l.Type() == "bridge" {
-				must(t, netlink.LinkDel(l))
-			}
-		}
-		conn := &nftables.Conn{}
-		conn.FlushRuleset()
-		must(t, conn.Flush())
-	})
+	t.Cleanup(w.end)
 	w.start()
+	// The neighbours find each other; the first look for one on a new interface is lost.
+	serve(t, w.lan, "tcp", ":6")
+	for range 20 {
+		if _, err := askFor(t, "", "tcp", "["+lanIP6+"]:6", 200*time.Millisecond); err == nil {
+			break
+		}
+	}
 	return w
+}
+
+// end closes the engine, looks for what it has left, and takes the world down.
+func (w *world) end() {
+	t := w.t
+	pods := len(w.s.pods)
+	must(t, w.s.Close())
+	if pods == 0 {
+		left := w.leftovers()
+		for range 200 { // the kernel takes namespaces down when it finds the time
+			if left == "" {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+			left = w.leftovers()
+		}
+		if left != "" {
+			t.Errorf("left behind:\n%s", left)
+		}
+	}
+	entries, _ := os.ReadDir(filepath.Join(w.run, "netns"))
+	for _, e := range entries {
+		must(t, unpinDir(filepath.Join(w.run, "netns", e.Name())))
+	}
+	must(t, linux.Unpin(w.lan))
+	links, err := netlink.LinkList()
+	must(t, err)
+	for _, l := range links {
+		if l.Type() == "bridge" || l.Type() == "veth" {
+			_ = netlink.LinkDel(l) // may have gone with its peer's namespace
+		}
+	}
+	conn := &nftables.Conn{}
+	conn.FlushRuleset()
+	must(t, conn.Flush())
+	if t.Failed() {
+		t.Log(w.log.String())
+	}
+}
+
+// leftovers lists cables, pins, mounts and published ports.
+func (w *world) leftovers() string {
+	var out []string
+	links, err := netlink.LinkList()
+	must(w.t, err)
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, "hv") {
+			out = append(out, "interface "+l.Attrs().Name)
+		}
+	}
+	entries, _ := os.ReadDir(filepath.Join(w.run, "netns"))
+	for _, e := range entries {
+		out = append(out, "pin "+e.Name())
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	must(w.t, err)
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, w.run) && !strings.Contains(line, w.lan) {
+			out = append(out, "mount "+strings.TrimSpace(line))
+		}
+	}
+	for set, n := range w.elements() {
+		if n > 0 && (strings.HasPrefix(set, "ports") || strings.HasPrefix(set, "ranges")) {
+			out = append(out, fmt.Sprintf("%d elements in %s", n, set))
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+// elements counts the elements of the instance's sets.
+func (w *world) elements() map[string]int {
+	out := map[string]int{}
+	conn := &nftables.Conn{}
+	table := &nftables.Table{Name: "hull-" + w.cfg.Instance, Family: nftables.TableFamilyINet}
+	sets, err := conn.GetSets(table)
+	if err != nil {
+		return out // no table
+	}
+	for _, s := range sets {
+		e, err := conn.GetSetElements(s)
+		must(w.t, err)
+		out[s.Name] = len(e)
+	}
+	return out
+}
+
+// crash leaves everything as a killed engine would, and starts another one.
+func (w *world) crash() {
+	w.t.Helper()
+	w.s.stop()
+	w.s.mu.Lock()
+	w.s.closed = true
+	w.s.mu.Unlock()
+	w.s.work.Wait()
+	w.s.ports.close() // the kernel does that
+	w.s.links.Close()
+	must(w.t, w.s.fw.Close())
+	w.start()
 }
 
 func (w *world) start() {
@@ -98,6 +188,12 @@ func (w *world) start() {
 	s, err := New(w.cfg)
 	must(w.t, err)
 	w.s = s
+}
+
+// noDAD: the link-local addresses of the test's own interfaces are usable at once.
+func noDAD(t testing.TB) {
+	t.Helper()
+	must(t, setSysctl("/proc/sys/net/ipv6/conf/default/accept_dad", "0"))
 }
 
 func address(t testing.TB, name string, addrs ...string) {
@@ -244,16 +340,21 @@ func in(t testing.TB, ns string, fn func() error) {
 // ask connects from ns and returns what address the server saw.
 func ask(t testing.TB, ns, proto, addr string) (netip.Addr, error) {
 	t.Helper()
+	return askFor(t, ns, proto, addr, 3*time.Second)
+}
+
+func askFor(t testing.TB, ns, proto, addr string, limit time.Duration) (netip.Addr, error) {
+	t.Helper()
 	var seen netip.Addr
 	var fail error
 	in(t, ns, func() error {
-		c, err := net.DialTimeout(proto, addr, time.Second)
+		c, err := net.DialTimeout(proto, addr, limit)
 		if err != nil {
 			fail = err
 			return nil
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(time.Second))
+		_ = c.SetDeadline(time.Now().Add(limit))
 		if proto == "udp" {
 			_, _ = c.Write([]byte("?"))
 		}
@@ -286,7 +387,7 @@ func wantSeen(t testing.TB, ns, proto, addr, seen string) {
 
 func wantRefused(t testing.TB, ns, proto, addr string) {
 	t.Helper()
-	if seen, err := ask(t, ns, proto, addr); err == nil {
+	if seen, err := askFor(t, ns, proto, addr, 400*time.Millisecond); err == nil {
 		t.Errorf("%s %s must not be reachable, server saw %s", proto, addr, seen)
 	}
 }

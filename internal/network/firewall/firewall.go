@@ -64,6 +64,7 @@ type Table struct {
 	networks map[string]Network
 	forwards map[Forward]struct{}
 	uplinks  map[string]struct{}
+	noLoop6  bool // ::1 is not translated
 }
 
 // Open prepares a table by name in the network namespace of the calling thread.
@@ -112,15 +113,15 @@ func (t *Table) drop() error {
 func (t *Table) Apply(c Change) (repaired bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old := state{maps.Clone(t.networks), maps.Clone(t.forwards), maps.Clone(t.uplinks)}
-	defer func() {
-		if err != nil {
-			t.networks, t.forwards, t.uplinks = old.networks, old.forwards, old.uplinks
-		}
-	}()
-	if c.empty() && t.checked && t.current() {
+	if t.holds(c) && t.checked && t.current() {
 		return false, nil
 	}
+	old := state{maps.Clone(t.networks), maps.Clone(t.forwards), maps.Clone(t.uplinks), t.noLoop6}
+	defer func() {
+		if err != nil {
+			t.networks, t.forwards, t.uplinks, t.noLoop6 = old.networks, old.forwards, old.uplinks, old.noLoop6
+		}
+	}()
 	if repaired, err = t.verify(false); err != nil {
 		return false, err
 	}
@@ -139,6 +140,14 @@ func (t *Table) Apply(c Change) (repaired bool, err error) {
 		}
 		t.elements(t.conn.SetAddElements, networkElements(n))
 		t.networks[n.Bridge] = n
+	}
+	if c.Loopback6 != nil && *c.Loopback6 == t.noLoop6 {
+		do := t.conn.SetAddElements
+		if *c.Loopback6 {
+			do = t.conn.SetDeleteElements
+		}
+		t.elements(do, loopbackElements())
+		t.noLoop6 = !*c.Loopback6
 	}
 	for _, u := range c.AddUplinks {
 		if _, ok := t.uplinks[u]; !ok {
@@ -174,10 +183,21 @@ type Change struct {
 	AddForwards []Forward
 	DelForwards []Forward
 	AddUplinks  []string // interfaces between which nothing may be forwarded
+	// Loopback6 says whether connections of the host to a published port of ::1
+	// are translated. nil = as before; at first they are.
+	Loopback6 *bool
 }
 
-func (c Change) empty() bool {
-	return len(c.AddNetworks)+len(c.DelNetworks)+len(c.AddForwards)+len(c.DelForwards)+len(c.AddUplinks) == 0
+// holds says whether c would change nothing. An attach asks that each time, so it
+// is cheap for what an attach asks: a network that is there.
+func (t *Table) holds(c Change) bool {
+	for _, n := range c.AddNetworks {
+		if was, ok := t.networks[n.Bridge]; !ok || was != n {
+			return false
+		}
+	}
+	return len(c.DelNetworks)+len(c.AddForwards)+len(c.DelForwards)+len(c.AddUplinks) == 0 &&
+		(c.Loopback6 == nil || *c.Loopback6 != t.noLoop6)
 }
 
 // Adopt takes networks and forwards as already in effect, without touching the
@@ -211,6 +231,7 @@ type state struct {
 	networks map[string]Network
 	forwards map[Forward]struct{}
 	uplinks  map[string]struct{}
+	noLoop6  bool
 }
 
 // verify makes the kernel's table what the memory says. Without prune it leaves
@@ -241,14 +262,18 @@ func (t *Table) verify(prune bool) (repaired bool, err error) {
 		if err != nil {
 			return false, fmt.Errorf("read set %s of nftables table %s: %w", s.Name, t.name, err)
 		}
-		if s.Name == setUplinks {
+		// What an earlier run of the engine found out about the host holds.
+		switch {
+		case s.Name == setUplinks:
 			t.adoptUplinks(have)
 			want[s.Name] = append(want[s.Name], have...)
+		case s.Name == setLoopback6 && len(have) > 0:
+			t.noLoop6 = true
+			want[s.Name] = have
 		}
 		missing, extra := diff(want[s.Name], have)
 		if prune && len(extra) > 0 {
 			t.elements(t.conn.SetDeleteElements, elementList{s.Name: extra})
-			repaired = true
 		}
 		if len(missing) > 0 {
 			t.elements(t.conn.SetAddElements, elementList{s.Name: missing})
@@ -366,6 +391,9 @@ func (t *Table) wanted() elementList {
 	}
 	for u := range t.uplinks {
 		l.merge(uplinkElements(u))
+	}
+	if t.noLoop6 {
+		l.merge(loopbackElements())
 	}
 	for f := range t.forwards {
 		l.add(f)

@@ -40,8 +40,9 @@ const (
 	setMembers    = "members"    // (bridge . bridge) of networks whose members reach each other
 	setHairpin4   = "hairpin4"   // (bridge . source address) of every network
 	setHairpin6   = "hairpin6"
-	setUplinks    = "uplinks"    // the host's own interfaces, when this engine turned forwarding on
-	mapPorts4     = "ports4"     // (protocol . address . port) -> (address . port)
+	setLoopback6  = "loopback6"  // ::1 where the kernel cannot bring the answer back
+	setUplinks    = "uplinks" // the host's own interfaces, when this engine turned forwarding on
+	mapPorts4     = "ports4"  // (protocol . address . port) -> (address . port)
 	mapPorts6     = "ports6"
 	mapRanges4    = "ranges4" // (protocol . address . port) -> address, the port is kept
 	mapRanges6    = "ranges6"
@@ -73,6 +74,7 @@ func (t *Table) sets() []*nftables.Set {
 		{Name: setMasquerade, KeyType: nftables.TypeIFName},
 		{Name: setInternal, KeyType: nftables.TypeIFName},
 		{Name: setUplinks, KeyType: nftables.TypeIFName},
+		{Name: setLoopback6, KeyType: nftables.TypeIP6Addr},
 		{Name: setMembers, KeyType: pair, Concatenation: true},
 		{Name: setHairpin4, KeyType: from(nftables.TypeIPAddr), Interval: true, Concatenation: true},
 		{Name: setHairpin6, KeyType: from(nftables.TypeIP6Addr), Interval: true, Concatenation: true},
@@ -128,6 +130,7 @@ func (t *Table) chains() []chain {
 			rule(toHost(), jump("publish")),
 		),
 		base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest,
+			rule(destIn6(setLoopback6), verdict(expr.VerdictReturn)),
 			rule(toHost(), jump("publish")),
 		),
 		base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource,
@@ -214,6 +217,13 @@ func sourceIn(set string, v4 bool) []expr.Any {
 	return append(family(v4),
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg1},
 		&expr.Payload{DestRegister: reg2, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n},
+		&expr.Lookup{SourceRegister: reg1, SetName: set},
+	)
+}
+
+func destIn6(set string) []expr.Any {
+	return append(family(false),
+		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseNetworkHeader, Offset: dest6, Len: 16},
 		&expr.Lookup{SourceRegister: reg1, SetName: set},
 	)
 }
@@ -339,6 +349,10 @@ func networkElements(n Network) elementList {
 
 func uplinkElements(name string) elementList {
 	return elementList{setUplinks: {{Key: ifName(name)}}}
+}
+
+func loopbackElements() elementList {
+	return elementList{setLoopback6: {{Key: netip.IPv6Loopback().AsSlice()}}}
 }
 
 func (l *elementList) add(f Forward) {
