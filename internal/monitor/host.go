@@ -69,7 +69,8 @@ func oomKilled(c runtime.Cgroup) bool {
 	if c.V2 {
 		name = "memory.events"
 	}
-	b, err := os.ReadFile(filepath.Join(dir, name))
+	var buf [512]byte
+	b, err := readFile(filepath.Join(dir, name), buf[:])
 	if err != nil {
 		return false
 	}
@@ -81,23 +82,44 @@ func oomKilled(c runtime.Cgroup) bool {
 	return false
 }
 
-// killCgroup kills every process in a container's cgroup and waits a moment
-// until they are gone: new ones may be forked while it looks.
+// readFile reads as much of a small file as fits. Not with os.ReadFile, which
+// registers kernel files with the poller: four more system calls on the path of
+// every exit.
+func readFile(path string, buf []byte) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	for at := 0; ; {
+		n, err := unix.Read(fd, buf[at:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if at += n; n == 0 || at == len(buf) {
+			return buf[:at], nil
+		}
+	}
+}
+
+// killCgroup kills every process in a container's cgroup and below, and waits a
+// moment until they are gone: new ones may be forked while it looks.
 func killCgroup(c runtime.Cgroup) {
 	dir := ""
-	for _, h := range []string{"pids", "memory", "freezer", "devices", "systemd"} {
+	for _, h := range []string{"unified", "pids", "memory", "freezer", "devices"} {
 		if dir = cgroupDir(c, h); dir != "" {
 			break
 		}
 	}
-	if dir == "" {
+	if dir == "" || empty(dir) {
 		return
 	}
-	if c.V2 {
-		if fd, err := unix.Open(filepath.Join(dir, "cgroup.kill"), unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
-			unix.Write(fd, []byte("1"))
-			unix.Close(fd)
-		}
+	if fd, err := unix.Open(filepath.Join(dir, "cgroup.kill"), unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Write(fd, []byte("1"))
+		unix.Close(fd)
 	}
 	for pause := 100 * time.Microsecond; pause < time.Second; pause *= 2 {
 		if killBelow(dir) == 0 {
@@ -107,17 +129,33 @@ func killCgroup(c runtime.Cgroup) {
 	}
 }
 
+// empty reports whether a cgroup has neither processes nor children; mostly it
+// has not, since the kernel kills a pid namespace with its first process.
+func empty(dir string) bool {
+	var buf [16]byte
+	b, err := readFile(filepath.Join(dir, "cgroup.procs"), buf[:])
+	if err != nil || len(b) > 0 {
+		return err != nil
+	}
+	var st unix.Stat_t
+	return unix.Stat(dir, &st) != nil || st.Nlink <= 2
+}
+
 // killBelow kills what is in dir and in the cgroups that the container made in
 // it, and counts them.
 func killBelow(dir string) int {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	// As many pids as fit; the caller comes again.
+	buf := make([]byte, 8<<10)
+	b, err := readFile(filepath.Join(dir, "cgroup.procs"), buf)
 	if err != nil {
 		return 0
 	}
 	n := 0
-	for line := range strings.SplitSeq(strings.TrimSpace(string(b)), "\n") {
-		// 0 = a process of another pid namespace's, which is not ours to see
-		if pid, err := strconv.Atoi(line); err == nil && pid > 0 && pid != os.Getpid() {
+	for line := range strings.Lines(string(b)) {
+		// Without its newline it may be half a number. 0 is a process of another pid
+		// namespace, not ours to see.
+		pid, err := strconv.Atoi(strings.TrimSuffix(line, "\n"))
+		if strings.HasSuffix(line, "\n") && err == nil && pid > 0 && pid != os.Getpid() {
 			unix.Kill(pid, unix.SIGKILL)
 			n++
 		}

@@ -2,12 +2,16 @@ package proc
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"hull/internal/monitor"
 )
+
+// refillDelay keeps the start of the next monitor off the path of the container
+// that took the last one: on a small machine they would share the same cores.
+const refillDelay = 30 * time.Millisecond
 
 // pool keeps monitors ready, so that starting one is on nobody's path. They hold
 // nothing and exit by themselves when this process closes their socket or dies.
@@ -39,16 +43,32 @@ func newPool(path string, size int, log *slog.Logger) *pool {
 
 // fill starts a monitor for each one taken.
 func (p *pool) fill(ctx context.Context) {
-	for {
+	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.want:
-			p.have <- spawn(p.path) // never blocks: as many wants as places
 		}
+		if !first {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(refillDelay):
+			}
+		}
+		m := spawn(p.path)
+		if m.err != nil { // whoever takes next tries again and hears why
+			p.log.Error("start a monitor ahead of time", "error", m.err)
+			p.want <- struct{}{}
+			first = false
+			continue
+		}
+		p.have <- m // never blocks: as many wants as places
+		first = first && len(p.have) < cap(p.have)
 	}
 }
 
+// spawn starts a monitor now.
 func spawn(path string) ready {
 	c, err := monitor.Spawn(path)
 	if err != nil {
@@ -62,17 +82,16 @@ func spawn(path string) ready {
 	return ready{client: c, start: start}
 }
 
-// take gives a ready monitor, and has another one made.
-func (p *pool) take(ctx context.Context) (ready, error) {
+// take gives a ready monitor, and has another one made. In a burst that empties
+// the pool it starts one itself.
+func (p *pool) take() (ready, error) {
 	select {
-	case m, ok := <-p.have:
-		if !ok {
-			return ready{}, errors.New("the engine is shutting down")
-		}
+	case m := <-p.have:
 		p.want <- struct{}{}
+		return m, nil
+	default:
+		m := spawn(p.path)
 		return m, m.err
-	case <-ctx.Done():
-		return ready{}, context.Cause(ctx)
 	}
 }
 
@@ -82,9 +101,7 @@ func (p *pool) close() {
 	for {
 		select {
 		case m := <-p.have:
-			if m.client != nil {
-				m.client.Close()
-			}
+			m.client.Close()
 		default:
 			return
 		}

@@ -89,11 +89,11 @@ func (d *Driver) Info() driver.Info {
 
 // Create implements driver.Driver. The boundary of a pod of containers is its
 // network namespace, which the network service has made, and its monitor.
-func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (driver.Sandbox, error) {
+func (d *Driver) Create(_ context.Context, s driver.SandboxSpec) (driver.Sandbox, error) {
 	if s.ID == "" || !filepath.IsAbs(s.RunDir) {
 		return nil, fmt.Errorf("sandbox %q with run directory %q: %w", s.ID, s.RunDir, errdefs.ErrInvalidArgument)
 	}
-	m, err := d.pool.take(ctx)
+	m, err := d.pool.take()
 	if err != nil {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}

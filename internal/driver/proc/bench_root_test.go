@@ -1,0 +1,97 @@
+package proc_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/driver"
+	"hull/internal/driver/drivertest"
+	"hull/internal/hull"
+	"hull/internal/require"
+)
+
+// BenchmarkRunRoot is a pod of one from Create to Destroy, by step.
+func BenchmarkRunRoot(b *testing.B) {
+	require.Root(b)
+	w := newWorld(b)
+	d := w.driver()
+	ctx := context.Background()
+	steps := map[string]time.Duration{}
+	step := func(name string, fn func() error) {
+		at := time.Now()
+		if err := fn(); err != nil {
+			b.Fatal(name, err)
+		}
+		steps[name] += time.Since(at)
+	}
+	n := 0
+	for b.Loop() {
+		n++
+		id := fmt.Sprintf("%064x", n)
+		dir, root, log := w.RunDir(id), w.Rootfs(), w.Log(id)
+		time.Sleep(5 * time.Millisecond) // the pool is full again
+		var box driver.Sandbox
+		var p driver.Process
+		step("create", func() (err error) {
+			box, err = d.Create(ctx, driver.SandboxSpec{ID: id, RunDir: dir})
+			return err
+		})
+		step("add", func() (err error) {
+			p, err = box.Add(ctx, driver.ContainerSpec{ID: id, Rootfs: root, OCI: drivertest.Spec("/bin/true")}, hull.IO{Log: log})
+			return err
+		})
+		step("start", func() error { return p.Start(ctx) })
+		var x hull.Exit
+		step("wait", func() (err error) {
+			x, err = p.Wait(ctx)
+			return err
+		})
+		if x.Code != 0 {
+			b.Fatal(x)
+		}
+		steps["told"] += time.Since(x.At)
+		step("destroy", func() error { return box.Destroy(ctx) })
+	}
+	for s, t := range steps {
+		b.ReportMetric(float64(t.Microseconds())/float64(n), s+"-µs/op")
+	}
+}
+
+// BenchmarkExecRoot is an exec of /bin/true in a running container.
+func BenchmarkExecRoot(b *testing.B) {
+	require.Root(b)
+	w := newWorld(b)
+	ctx := context.Background()
+	box, err := w.driver().Create(ctx, driver.SandboxSpec{ID: "pod", RunDir: w.RunDir("pod")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer box.Destroy(ctx)
+	p, err := box.Add(ctx, driver.ContainerSpec{ID: "pod", Rootfs: w.Rootfs(), OCI: drivertest.Spec("/bin/sleep", "1000")}, hull.IO{})
+	if err == nil {
+		err = p.Start(ctx)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	spec := drivertest.Spec("/bin/true")
+	spec.Process.Capabilities = &specs.LinuxCapabilities{}
+	for b.Loop() {
+		n++
+		e, err := box.Exec(ctx, "pod", driver.ExecSpec{ID: fmt.Sprint("e", n), Process: spec.Process}, hull.IO{})
+		if err == nil {
+			err = e.Start(ctx)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := e.Wait(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
