@@ -20,7 +20,20 @@ import (
 
 // Create gives a container its keeping: name, id, resolved image, writable
 // layer, volumes, record. It is ended by Remove. name "" = choose one.
-func (e *Engine) Create(ctx context.Context, name string, s hull.Spec) (_ hull.Container, warnings []string, err error) {
+func (e *Engine) Create(ctx context.Context, name string, s hull.Spec) (hull.Container, []string, error) {
+	return e.CreateIn(ctx, "", name, s)
+}
+
+// CreateIn is Create of a container of an existing pod; podID "" gives it a pod
+// of its own. The pod's isolation and network are the container's.
+func (e *Engine) CreateIn(ctx context.Context, podID, name string, s hull.Spec) (_ hull.Container, warnings []string, err error) {
+	if podID != "" {
+		pod, err := e.store.Pod(podID)
+		if err != nil {
+			return hull.Container{}, nil, err
+		}
+		s.Isolation, s.Runtime, s.Network = pod.Isolation, pod.Runtime, pod.Network
+	}
 	s = withDefaults(s, e.cfg)
 	if err := validate(s); err != nil {
 		return hull.Container{}, nil, err
@@ -57,7 +70,7 @@ func (e *Engine) Create(ctx context.Context, name string, s hull.Spec) (_ hull.C
 		Image:  hull.ImageRef{Name: s.Image, ID: img.ID, Manifest: img.Manifest, Platform: path.Join(img.OS, img.Architecture, img.Variant)},
 		Status: hull.Status{Phase: hull.Created},
 	}
-	c.PodID = c.ID
+	c.PodID = firstOf(podID, c.ID)
 	if c.Name, err = e.chooseName(name); err != nil {
 		return hull.Container{}, nil, err
 	}

@@ -387,3 +387,53 @@ func dieAt(t *testing.T, w *world, e *Engine, c hull.Container, n int) (died boo
 	}
 	return false
 }
+
+// TestPodOfTwo runs two containers in one boundary on one network.
+func TestPodOfTwo(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	p, err := e.CreatePod(t.Context(), hull.Pod{Name: "pod"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cs []hull.Container
+	for range 2 {
+		c, _, err := e.CreateIn(t.Context(), p.ID, "", hull.Spec{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs = append(cs, c)
+	}
+	if err := e.Start(t.Context(), cs[0].ID); !errdefs.IsConflict(err) {
+		t.Errorf("start in a pod that does not run: %v", err)
+	}
+	if err := e.StartPod(t.Context(), p.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cs {
+		if err := e.Start(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.open["sandbox"] != 1 || w.open["net"] != 1 || len(w.boxes[p.ID].procs) != 2 {
+		t.Errorf("open %v", w.open)
+	}
+	if err := e.Stop(t.Context(), cs[0].ID, hull.StopRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if w.open["sandbox"] != 1 {
+		t.Error("the end of one container took the pod away")
+	}
+	if err := e.RemovePod(t.Context(), p.ID); !errdefs.IsConflict(err) {
+		t.Errorf("remove a running pod: %v", err)
+	}
+	if err := e.StopPod(t.Context(), p.ID, hull.StopRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.RemovePod(t.Context(), p.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.leaks(); len(got) != 0 || len(w.pods) != 0 || len(w.containers) != 0 {
+		t.Errorf("left: %v", got)
+	}
+}

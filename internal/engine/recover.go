@@ -205,6 +205,11 @@ func (e *Engine) rewatch(ctx context.Context, c hull.Container) error {
 	if p, err := e.store.Pod(c.PodID); err == nil && p.Implicit {
 		x.release.Add("leave pod", func(ctx context.Context) error { return e.closePod(ctx, c.PodID) })
 	}
+	// The engine may have died between the record and the start: what the record
+	// promises is made true.
+	if err := proc.Start(ctx); err != nil && !errdefs.IsFailedPrecondition(err) {
+		e.log.Error("finish an interrupted start", "container", c.ID, "error", err)
+	}
 	e.watch(ctx, x)
 	return nil
 }

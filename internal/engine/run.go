@@ -149,6 +149,9 @@ func (e *Engine) enterPod(ctx context.Context, c hull.Container, drv driver.Driv
 		}
 		return p.box, pod.Status.Endpoint, func(context.Context) error { return nil }, nil
 	}
+	if c.PodID != c.ID {
+		return nil, hull.Endpoint{}, nil, fmt.Errorf("pod %s of container %s does not run; start the pod first: %w", c.PodID, c.Name, errdefs.ErrConflict)
+	}
 	pod, err := e.podOf(c)
 	if err != nil {
 		return nil, hull.Endpoint{}, nil, err

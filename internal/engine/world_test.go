@@ -405,11 +405,11 @@ type process struct {
 }
 
 func (p *process) Start(context.Context) error {
+	if p.on {
+		return errdefs.ErrFailedPrecondition
+	}
 	if err := p.w.step("start"); err != nil {
 		return err
-	}
-	if p.on {
-		return errdefs.ErrConflict
 	}
 	p.on = true
 	switch p.args[0] {
