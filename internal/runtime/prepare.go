@@ -284,7 +284,7 @@ func planProcess(s *specs.Process, l *specs.Linux, host uint64) (ProcPlan, []str
 		return p, nil, err
 	}
 	if l.Seccomp != nil {
-		if p.Seccomp, err = compileSeccomp(l.Seccomp); err != nil {
+		if p.Seccomp, err = seccompFilter(l.Seccomp); err != nil {
 			return p, nil, fmt.Errorf("seccomp profile: %w", err)
 		}
 	}
