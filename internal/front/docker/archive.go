@@ -34,23 +34,33 @@ func archivePath(r *http.Request) (string, error) {
 	return p, nil
 }
 
-// missingFile words a missing file as Docker does.
-func (a *containerAPI) missingFile(r *http.Request, path string, err error) error {
-	err = a.missing(r.Context(), ref(r), err)
+// missingFile words a missing file as Docker does. The container is there: the
+// handlers look first.
+func missingFile(ref, path string, err error) error {
 	if errdefs.IsNotFound(err) {
-		return notFound("Could not find the file %s in container %s", path, ref(r))
+		return notFound("Could not find the file %s in container %s", path, ref)
 	}
 	return err
 }
 
-func (a *containerAPI) statArchive(w http.ResponseWriter, r *http.Request) error {
+// archiveOf is the container and the path that an archive request is about.
+func (a *containerAPI) archiveOf(r *http.Request) (hull.Container, string, error) {
 	path, err := archivePath(r)
+	if err != nil {
+		return hull.Container{}, "", err
+	}
+	c, err := a.engine.Container(r.Context(), ref(r))
+	return c, path, err //nolint:wrapcheck // the engine names the object
+}
+
+func (a *containerAPI) statArchive(w http.ResponseWriter, r *http.Request) error {
+	c, path, err := a.archiveOf(r)
 	if err != nil {
 		return err
 	}
-	st, err := a.engine.StatPath(r.Context(), ref(r), path)
+	st, err := a.engine.StatPath(r.Context(), c.ID, path)
 	if err != nil {
-		return a.missingFile(r, path, err)
+		return missingFile(ref(r), path, err)
 	}
 	if err := setPathStat(w, st); err != nil {
 		return err
@@ -60,13 +70,13 @@ func (a *containerAPI) statArchive(w http.ResponseWriter, r *http.Request) error
 }
 
 func (a *containerAPI) getArchive(w http.ResponseWriter, r *http.Request) error {
-	path, err := archivePath(r)
+	c, path, err := a.archiveOf(r)
 	if err != nil {
 		return err
 	}
-	tar, st, err := a.engine.CopyFrom(r.Context(), ref(r), path)
+	tar, st, err := a.engine.CopyFrom(r.Context(), c.ID, path)
 	if err != nil {
-		return a.missingFile(r, path, err)
+		return missingFile(ref(r), path, err)
 	}
 	defer func() { _ = tar.Close() }()
 	if err := setPathStat(w, st); err != nil {
@@ -80,7 +90,7 @@ func (a *containerAPI) getArchive(w http.ResponseWriter, r *http.Request) error 
 }
 
 func (a *containerAPI) putArchive(w http.ResponseWriter, r *http.Request) error {
-	path, err := archivePath(r)
+	c, path, err := a.archiveOf(r)
 	if err != nil {
 		return err
 	}
@@ -89,11 +99,11 @@ func (a *containerAPI) putArchive(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	defer func() { _ = tar.Close() }()
-	err = a.engine.CopyTo(r.Context(), ref(r), hull.CopyToRequest{
+	err = a.engine.CopyTo(r.Context(), c.ID, hull.CopyToRequest{
 		Path: path, NoOverwriteDirNonDir: boolQuery(r, "noOverwriteDirNonDir"), CopyUIDGID: boolQuery(r, "copyUIDGID"),
 	}, tar)
 	if err != nil {
-		return a.missingFile(r, path, err)
+		return missingFile(ref(r), path, err)
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil

@@ -31,9 +31,9 @@ func toAttach(r *http.Request) (attachRequest, error) {
 
 // attachable finds a container that one may attach to in its present state.
 func (a *containerAPI) attachable(ctx context.Context, id string) (hull.Container, error) {
-	c, err := a.find(ctx, id)
+	c, err := a.engine.Container(ctx, id)
 	if err != nil {
-		return c, err
+		return c, err //nolint:wrapcheck // the engine names the object
 	}
 	switch stateOf(c.Status) {
 	case container.StatePaused:

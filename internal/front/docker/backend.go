@@ -11,7 +11,8 @@ import (
 )
 
 // Containers are the engine's verbs. ref is a full id, a name or an unambiguous
-// id prefix. Errors carry errdefs kinds; hull.ErrNotModified is 304.
+// id prefix. Errors carry errdefs kinds and Docker's words where clients match
+// on them ("No such container: x"); hull.ErrNotModified is 304.
 type Containers interface {
 	// Create returns the record and warnings for the user. name "" = choose one.
 	Create(ctx context.Context, name string, s hull.Spec) (hull.Container, []string, error)
@@ -35,6 +36,7 @@ type Containers interface {
 	Resize(ctx context.Context, ref string, rows, cols uint16) error
 	Logs(ctx context.Context, ref string, r hull.LogsRequest) (hull.LogReader, error)
 	Top(ctx context.Context, ref string, psArgs string) (titles []string, rows [][]string, err error)
+	// Stats of a container that does not run is the zero value.
 	Stats(ctx context.Context, ref string) (hull.Stats, error)
 	Size(ctx context.Context, ref string) (rw, root int64, err error)
 	Changes(ctx context.Context, ref string) ([]hull.Change, error)

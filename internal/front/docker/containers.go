@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,27 +20,6 @@ type containerAPI struct {
 	maxBody int64
 }
 
-// missing words "not found" as Docker does when it is the container that is
-// missing, and leaves other missing things (a file, a network) alone.
-func (a *containerAPI) missing(ctx context.Context, id string, err error) error {
-	if err == nil || !errdefs.IsNotFound(err) {
-		return err
-	}
-	if _, e := a.engine.Container(ctx, id); errdefs.IsNotFound(e) {
-		return notFound("No such container: %s", id)
-	}
-	return err
-}
-
-// find is the record, or Docker's 404.
-func (a *containerAPI) find(ctx context.Context, id string) (hull.Container, error) {
-	c, err := a.engine.Container(ctx, id)
-	if errdefs.IsNotFound(err) {
-		return c, notFound("No such container: %s", id)
-	}
-	return c, err //nolint:wrapcheck // the engine names the object
-}
-
 func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
 	name, err := checkName(r.FormValue("name"))
 	if err != nil {
@@ -57,21 +35,10 @@ func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
 	}
 	c, more, err := a.engine.Create(r.Context(), name, spec)
 	if err != nil {
-		return a.createError(r.Context(), err, spec)
+		return nameTaken(err)
 	}
 	writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: orEmpty(append(warnings, more...))})
 	return nil
-}
-
-// createError words a missing image so that clients pull it: they look at the
-// status, and people at the text. Other things may be missing, too.
-func (a *containerAPI) createError(ctx context.Context, err error, spec hull.Spec) error {
-	if errdefs.IsNotFound(err) {
-		if _, e := a.images.Resolve(ctx, spec.Image, spec.Platform); errdefs.IsNotFound(e) {
-			return notFound("No such image: %s", withTag(spec.Image))
-		}
-	}
-	return nameTaken(err)
 }
 
 // nameTaken is Docker's text for a name that is in use.
@@ -83,9 +50,9 @@ func nameTaken(err error) error {
 }
 
 func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
-	c, err := a.find(r.Context(), ref(r))
+	c, err := a.engine.Container(r.Context(), ref(r))
 	if err != nil {
-		return err
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	out := toInspect(c)
 	if boolQuery(r, "size") {
@@ -131,7 +98,7 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 
 func (a *containerAPI) start(w http.ResponseWriter, r *http.Request) error {
 	if err := a.engine.Start(r.Context(), ref(r)); err != nil {
-		return startError(a.missing(r.Context(), ref(r), err))
+		return startError(err)
 	}
 	return noContent(w)
 }
@@ -155,7 +122,7 @@ func (a *containerAPI) stop(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := a.engine.Stop(r.Context(), ref(r), q); err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	return noContent(w)
 }
@@ -166,7 +133,7 @@ func (a *containerAPI) restart(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := a.engine.Restart(r.Context(), ref(r), q); err != nil {
-		return startError(a.missing(r.Context(), ref(r), err))
+		return startError(err)
 	}
 	return noContent(w)
 }
@@ -177,21 +144,21 @@ func (a *containerAPI) kill(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := a.engine.Kill(r.Context(), ref(r), sig); err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	return noContent(w)
 }
 
 func (a *containerAPI) pause(w http.ResponseWriter, r *http.Request) error {
 	if err := a.engine.Pause(r.Context(), ref(r)); err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	return noContent(w)
 }
 
 func (a *containerAPI) unpause(w http.ResponseWriter, r *http.Request) error {
 	if err := a.engine.Unpause(r.Context(), ref(r)); err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	return noContent(w)
 }
@@ -205,7 +172,7 @@ func (a *containerAPI) rename(w http.ResponseWriter, r *http.Request) error {
 		return invalid("Neither old nor new names may be empty")
 	}
 	if err := a.engine.Rename(r.Context(), ref(r), name); err != nil {
-		return nameTaken(a.missing(r.Context(), ref(r), err))
+		return nameTaken(err)
 	}
 	return noContent(w)
 }
@@ -217,7 +184,7 @@ func (a *containerAPI) update(w http.ResponseWriter, r *http.Request) error {
 	}
 	warnings, err := a.engine.Update(r.Context(), ref(r), toUpdate(body))
 	if err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	return reply(w, container.UpdateResponse{Warnings: orEmpty(warnings)})
 }
@@ -237,7 +204,7 @@ func (a *containerAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	}
 	q := hull.RemoveRequest{Force: boolQuery(r, "force"), Volumes: boolQuery(r, "v")}
 	if err := a.engine.Remove(r.Context(), ref(r), q); err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	return noContent(w)
 }
@@ -251,7 +218,7 @@ func (a *containerAPI) wait(w http.ResponseWriter, r *http.Request) error {
 	}
 	wait, err := a.engine.Wait(r.Context(), ref(r), cond)
 	if err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
@@ -284,7 +251,7 @@ func (a *containerAPI) top(w http.ResponseWriter, r *http.Request) error {
 	}
 	titles, rows, err := a.engine.Top(r.Context(), ref(r), args)
 	if err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	return reply(w, container.TopResponse{Titles: orEmpty(titles), Processes: orEmpty(rows)})
 }
@@ -295,7 +262,7 @@ func (a *containerAPI) resize(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := a.engine.Resize(r.Context(), ref(r), rows, cols); err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil
@@ -304,7 +271,7 @@ func (a *containerAPI) resize(w http.ResponseWriter, r *http.Request) error {
 func (a *containerAPI) changes(w http.ResponseWriter, r *http.Request) error {
 	changes, err := a.engine.Changes(r.Context(), ref(r))
 	if err != nil {
-		return a.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	var out []container.FilesystemChange // null when nothing changed, as Docker
 	for _, c := range changes {
@@ -314,8 +281,8 @@ func (a *containerAPI) changes(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *containerAPI) export(w http.ResponseWriter, r *http.Request) error {
-	if _, err := a.find(r.Context(), ref(r)); err != nil {
-		return err
+	if _, err := a.engine.Container(r.Context(), ref(r)); err != nil {
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	return a.engine.Export(r.Context(), ref(r), w) //nolint:wrapcheck // the engine names the object
@@ -351,7 +318,7 @@ func (a *containerAPI) commit(w http.ResponseWriter, r *http.Request) error {
 	id := strings.TrimPrefix(r.FormValue("container"), "/")
 	image, err := a.engine.Commit(r.Context(), id, q)
 	if err != nil {
-		return a.missing(r.Context(), id, err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	writeJSON(w, http.StatusCreated, container.CommitResponse{ID: image})
 	return nil

@@ -85,9 +85,6 @@ func toSpec(b createBody, platform string) (hull.Spec, []string, error) {
 	if err != nil {
 		return hull.Spec{}, nil, fmt.Errorf("keep create request: %w", err)
 	}
-	if h.NetworkMode.IsHost() && len(h.PortBindings) > 0 {
-		warnings = append(warnings, "Published ports are discarded when using host network mode")
-	}
 	return hull.Spec{
 		Image: c.Image, Platform: platform,
 		Isolation: isolation, Runtime: toRuntime(h.Runtime),
@@ -176,15 +173,16 @@ func checkModes(c *container.Config, h *container.HostConfig) error {
 	if err := checkHealth(c.Healthcheck); err != nil {
 		return err
 	}
-	return checkNetworkMode(c, h)
+	return checkNetworkMode(h)
 }
 
 func validIPC(m container.IpcMode) bool {
 	return m.Valid() && (!m.IsContainer() || m.Container() != "")
 }
 
-// checkNetworkMode refuses what cannot be had in somebody else's network.
-func checkNetworkMode(c *container.Config, h *container.HostConfig) error {
+// checkNetworkMode refuses links where there is no network of one's own; the
+// engine checks the rest.
+func checkNetworkMode(h *container.HostConfig) error {
 	if len(h.Links) > 0 && (h.NetworkMode.IsHost() || h.NetworkMode.IsContainer()) {
 		kind := "host type networking"
 		if h.NetworkMode.IsContainer() {
@@ -192,22 +190,8 @@ func checkNetworkMode(c *container.Config, h *container.HostConfig) error {
 		}
 		return invalid("conflicting options: %s can't be used with links. This would result in undefined behavior", kind)
 	}
-	if !h.NetworkMode.IsContainer() {
-		return nil
-	}
-	switch {
-	case h.NetworkMode.ConnectedContainer() == "":
+	if h.NetworkMode.IsContainer() && h.NetworkMode.ConnectedContainer() == "" {
 		return invalid("invalid container format container:<name|id>")
-	case c.Hostname != "":
-		return invalid("conflicting options: hostname and the network mode")
-	case len(h.DNS) > 0:
-		return invalid("conflicting options: dns and the network mode")
-	case len(h.ExtraHosts) > 0:
-		return invalid("conflicting options: custom host-to-IP mapping and the network mode")
-	case len(h.PortBindings) > 0 || h.PublishAllPorts:
-		return invalid("conflicting options: port publishing and the container type network mode")
-	case len(c.ExposedPorts) > 0:
-		return invalid("conflicting options: port exposing and the container type network mode")
 	}
 	return nil
 }

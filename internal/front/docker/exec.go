@@ -12,9 +12,8 @@ import (
 
 // execAPI are the routes of processes in running containers.
 type execAPI struct {
-	engine     Containers
-	containers *containerAPI
-	maxBody    int64
+	engine  Containers
+	maxBody int64
 }
 
 func (a *execAPI) find(ctx context.Context, id string) (hull.Exec, error) {
@@ -38,7 +37,7 @@ func (a *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 	}
 	id, err := a.engine.ExecCreate(r.Context(), ref(r), toExec(body))
 	if err != nil {
-		return a.containers.missing(r.Context(), ref(r), err)
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	writeJSON(w, http.StatusCreated, container.ExecCreateResponse{ID: id})
 	return nil

@@ -22,12 +22,10 @@ func toImageInspect(i hull.Image, manifests bool) image.InspectResponse {
 		ID: i.ID, RepoTags: orEmpty(i.RepoTags), RepoDigests: orEmpty(i.RepoDigests),
 		Comment: i.Comment, Author: i.Author, Architecture: i.Architecture, Variant: i.Variant, Os: i.OS, OsVersion: i.OSVersion,
 		Size: i.Size, Config: imageConfig(i),
-		GraphDriver: graphDriver("", ""),
-		RootFS:      image.RootFS{Type: "layers", Layers: i.Layers},
-		Metadata:    image.Metadata{LastTagTime: i.LastTagged},
-		Descriptor:  target(i),
+		RootFS:     image.RootFS{Type: "layers", Layers: i.Layers},
+		Metadata:   image.Metadata{LastTagTime: i.LastTagged},
+		Descriptor: target(i),
 	}
-	out.GraphDriver = nil
 	if !i.Created.IsZero() {
 		out.Created = i.Created.UTC().Format(time.RFC3339Nano)
 	}
@@ -141,7 +139,7 @@ func (a *imageAPI) createdOf(ctx context.Context, f filters, term string) (time.
 	}
 	img, err := a.images.Resolve(ctx, name, "")
 	if err != nil {
-		return time.Time{}, missingImage(err, name)
+		return time.Time{}, err //nolint:wrapcheck // the service names the object
 	}
 	return img.Created, nil
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/image"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -17,10 +16,8 @@ import (
 
 // imageAPI are the routes below /images.
 type imageAPI struct {
-	images  Images
-	engine  Containers
-	events  Events
-	maxBody int64
+	images Images
+	engine Containers
 }
 
 // byName serves the routes whose middle part is an image name, which may hold
@@ -38,15 +35,7 @@ func (a *imageAPI) byName(verbs map[string]func(w http.ResponseWriter, r *http.R
 	}
 }
 
-// missing words "not found" of an image as Docker does.
-func missingImage(err error, name string) error {
-	if errdefs.IsNotFound(err) {
-		return notFound("No such image: %s", name)
-	}
-	return err
-}
-
-// pullOrImport is POST /images/create.
+// create is POST /images/create.
 func (a *imageAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if src := r.FormValue("fromSrc"); src != "" {
 		return a.importTar(w, r, src)
@@ -105,17 +94,9 @@ func (a *imageAPI) push(w http.ResponseWriter, r *http.Request, name string) err
 		name += ":" + tag
 	}
 	p := newProgressStream(w, r)
-	return p.end(missingPush(a.images.Push(r.Context(), hull.PushRequest{
+	return p.end(a.images.Push(r.Context(), hull.PushRequest{
 		Ref: name, Platform: platform, All: all, Auth: registryAuth(r), Progress: p.step,
-	}), name))
-}
-
-// missingPush: Docker's words for pushing what is not there.
-func missingPush(err error, name string) error {
-	if errdefs.IsNotFound(err) {
-		return notFound("An image does not exist locally with the tag: %s", strings.SplitN(name, ":", 2)[0])
-	}
-	return err
+	}))
 }
 
 // platformQuery reads "platform" as JSON (what the API says) or "os/arch".
@@ -158,7 +139,7 @@ func (a *imageAPI) tag(w http.ResponseWriter, r *http.Request, name string) erro
 		repo += ":" + tag
 	}
 	if err := a.images.Tag(r.Context(), name, repo); err != nil {
-		return missingImage(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	w.WriteHeader(http.StatusCreated)
 	return nil
@@ -174,7 +155,7 @@ func (a *imageAPI) inspect(w http.ResponseWriter, r *http.Request, name string) 
 	}
 	img, err := a.images.Resolve(r.Context(), name, platform)
 	if err != nil {
-		return missingImage(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	return reply(w, imageInspectFor(versionOf(r), img, toImageInspect(img, boolQuery(r, "manifests"))))
 }
@@ -186,7 +167,7 @@ func (a *imageAPI) history(w http.ResponseWriter, r *http.Request, name string) 
 	}
 	items, err := a.images.History(r.Context(), name, platform)
 	if err != nil {
-		return missingImage(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	out := []image.HistoryResponseItem{}
 	for _, h := range items {
@@ -212,7 +193,7 @@ func (a *imageAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	}
 	gone, err := a.images.Remove(r.Context(), name, boolQuery(r, "force"), !boolQuery(r, "noprune"), inUse)
 	if err != nil {
-		return missingImage(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	return reply(w, toDeleted(gone))
 }
@@ -290,7 +271,7 @@ func (a *imageAPI) saveAll(w http.ResponseWriter, r *http.Request, names []strin
 	}
 	for _, n := range names {
 		if _, err := a.images.Resolve(r.Context(), n, ""); err != nil {
-			return missingImage(err, n)
+			return err //nolint:wrapcheck // the service names the object
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
@@ -333,7 +314,7 @@ func (a *imageAPI) attestations(w http.ResponseWriter, r *http.Request, name str
 		return err
 	}
 	if _, err := a.images.Resolve(r.Context(), name, platform); err != nil {
-		return missingImage(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	return reply(w, []image.AttestationStatement{}) // the store keeps no attestations
 }

@@ -5,15 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path"
 	"slices"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hull/internal/hull"
 )
@@ -332,12 +331,4 @@ func macOf(text string) network.HardwareAddr {
 		return nil
 	}
 	return network.HardwareAddr(m)
-}
-
-// graphDriver is Docker's account of an overlay; the paths are the engine's own.
-func graphDriver(root, id string) *storage.DriverData {
-	dir := path.Join(root, "containers", id)
-	return &storage.DriverData{Name: storageDriver, Data: map[string]string{
-		"UpperDir": path.Join(dir, "upper"), "WorkDir": path.Join(dir, "work"),
-	}}
 }

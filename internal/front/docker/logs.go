@@ -64,9 +64,9 @@ func (a *containerAPI) logs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c, err := a.find(r.Context(), ref(r))
+	c, err := a.engine.Container(r.Context(), ref(r))
 	if err != nil {
-		return err
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	reader, err := a.engine.Logs(r.Context(), c.ID, q)
 	if err != nil {

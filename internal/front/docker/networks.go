@@ -16,16 +16,9 @@ import (
 
 // networkAPI are the routes below /networks.
 type networkAPI struct {
-	networks   Networks
-	containers *containerAPI
-	maxBody    int64
-}
-
-func missingNetwork(err error, name string) error {
-	if errdefs.IsNotFound(err) {
-		return notFound("network %s not found", name)
-	}
-	return err
+	networks Networks
+	engine   Containers
+	maxBody  int64
 }
 
 func (a *networkAPI) list(w http.ResponseWriter, r *http.Request) error {
@@ -110,7 +103,7 @@ func (a *networkAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("id")
 	n, err := a.networks.Get(r.Context(), name)
 	if err != nil {
-		return missingNetwork(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	if scope := r.FormValue("scope"); scope != "" && scope != firstOf(n.Scope, "local") {
 		return notFound("network %s not found", name)
@@ -216,12 +209,12 @@ func (a *networkAPI) connect(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, a.maxBody, false, &body); err != nil {
 		return err
 	}
-	c, err := a.containers.find(r.Context(), strings.TrimPrefix(body.Container, "/"))
+	c, err := a.engine.Container(r.Context(), strings.TrimPrefix(body.Container, "/"))
 	if err != nil {
-		return err
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	if err := a.networks.Connect(r.Context(), r.PathValue("id"), c.ID, toEndpoint(body.EndpointConfig)); err != nil {
-		return missingNetwork(err, r.PathValue("id"))
+		return err //nolint:wrapcheck // the service names the object
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil
@@ -232,12 +225,12 @@ func (a *networkAPI) disconnect(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, a.maxBody, false, &body); err != nil {
 		return err
 	}
-	c, err := a.containers.find(r.Context(), strings.TrimPrefix(body.Container, "/"))
+	c, err := a.engine.Container(r.Context(), strings.TrimPrefix(body.Container, "/"))
 	if err != nil && !body.Force {
-		return err
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	if err := a.networks.Disconnect(r.Context(), r.PathValue("id"), firstOf(c.ID, body.Container), body.Force); err != nil {
-		return missingNetwork(err, r.PathValue("id"))
+		return err //nolint:wrapcheck // the service names the object
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil
@@ -249,7 +242,7 @@ func (a *networkAPI) remove(w http.ResponseWriter, r *http.Request) error {
 		return &statusError{http.StatusForbidden, name + " is a pre-defined network and cannot be removed"}
 	}
 	if err := a.networks.Remove(r.Context(), name); err != nil {
-		return missingNetwork(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	return noContent(w)
 }

@@ -8,10 +8,10 @@ func (s *Server) routes() {
 	p := s.parts
 	sys := &systemAPI{cfg: s.cfg, parts: p}
 	con := &containerAPI{engine: p.Containers, images: p.Images, maxBody: s.cfg.MaxBody}
-	exe := &execAPI{engine: p.Containers, containers: con, maxBody: s.cfg.MaxBody}
+	exe := &execAPI{engine: p.Containers, maxBody: s.cfg.MaxBody}
 	img := &imageAPI{images: p.Images, engine: p.Containers}
 	vol := &volumeAPI{volumes: p.Volumes, maxBody: s.cfg.MaxBody}
-	net := &networkAPI{networks: p.Networks, containers: con, maxBody: s.cfg.MaxBody}
+	net := &networkAPI{networks: p.Networks, engine: p.Containers, maxBody: s.cfg.MaxBody}
 
 	s.handle("/", func(http.ResponseWriter, *http.Request) error { return notFound("page not found") })
 

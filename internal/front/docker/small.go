@@ -54,18 +54,3 @@ func platformText(p ocispec.Platform) string {
 	}
 	return text
 }
-
-// withTag adds ":latest" where neither a tag nor a digest is said, as Docker
-// does in its messages.
-func withTag(name string) string {
-	last := name[strings.LastIndexByte(name, '/')+1:]
-	if strings.ContainsAny(last, ":@") || isImageID(name) {
-		return name
-	}
-	return name + ":latest"
-}
-
-// isImageID says whether name is a full digest in hexadecimal.
-func isImageID(name string) bool {
-	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
-}

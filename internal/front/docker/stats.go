@@ -21,9 +21,9 @@ func (a *containerAPI) stats(w http.ResponseWriter, r *http.Request) error {
 	if streaming && oneShot {
 		return invalid("cannot have stream=true and one-shot=true")
 	}
-	c, err := a.find(r.Context(), ref(r))
+	c, err := a.engine.Container(r.Context(), ref(r))
 	if err != nil {
-		return err
+		return err //nolint:wrapcheck // the engine names the object
 	}
 	send := func(now, before *hull.Stats) error {
 		if err := encode(w, statsFor(versionOf(r), toStats(c, now, before))); err != nil {
@@ -68,18 +68,11 @@ func (a *containerAPI) stats(w http.ResponseWriter, r *http.Request) error {
 
 // sample is nil for a container that does not run.
 func (a *containerAPI) sample(ctx context.Context, id string) (*hull.Stats, error) {
-	c, err := a.engine.Container(ctx, id)
-	if err != nil {
+	s, err := a.engine.Stats(ctx, id)
+	if err != nil || s.Read.IsZero() {
 		return nil, err //nolint:wrapcheck // the engine names the object
 	}
-	if !c.Status.Phase.Live() {
-		return nil, nil //nolint:nilnil // nothing to count
-	}
-	s, err := a.engine.Stats(ctx, id)
-	if errdefs.IsConflict(err) || errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) {
-		return nil, nil //nolint:nilnil // ended in between
-	}
-	return &s, err //nolint:wrapcheck // the engine names the object
+	return &s, nil
 }
 
 func toStats(c hull.Container, now, before *hull.Stats) container.StatsResponse {

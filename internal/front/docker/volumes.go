@@ -16,13 +16,6 @@ type volumeAPI struct {
 	maxBody int64
 }
 
-func missingVolume(err error, name string) error {
-	if errdefs.IsNotFound(err) {
-		return notFound("get %s: no such volume", name)
-	}
-	return err
-}
-
 func (a *volumeAPI) list(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilters(r.FormValue("filters"), volumeFilters)
 	if err != nil {
@@ -86,7 +79,7 @@ func (a *volumeAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
 	v, err := a.volumes.Get(r.Context(), name)
 	if err != nil {
-		return missingVolume(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	return reply(w, toVolume(v))
 }
@@ -96,7 +89,7 @@ func (a *volumeAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	force := boolQuery(r, "force")
 	err := a.volumes.Remove(r.Context(), name, force)
 	if err != nil && !(force && errdefs.IsNotFound(err)) {
-		return missingVolume(err, name)
+		return err //nolint:wrapcheck // the service names the object
 	}
 	return noContent(w)
 }
