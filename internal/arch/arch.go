@@ -135,6 +135,7 @@ func Confined() []Foreign {
 		{
 			Prefixes: []string{"github.com/moby/moby/api", "github.com/moby/moby/client", "github.com/docker/cli", "github.com/docker/docker"},
 			Only:     []string{"internal/front/docker/...", "cmd/hull/...", "cmd/hull-cli/...", "cmd/internal/...", "test/..."},
+			Except:   []string{"github.com/docker/cli/cli/config"}, // credentials and their helpers: the image service's, too
 			Why:      "foreign types stop at the door",
 		},
 		{

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -16,6 +17,7 @@ import (
 
 	"hull/internal/hull"
 	"hull/internal/image/archive"
+	"hull/internal/image/layers"
 )
 
 // box is a container's writable layer: ROOT/containers/ID/{upper,work}, and an
@@ -24,6 +26,16 @@ import (
 type box struct {
 	chain    digest.Digest // top of the chain, "" = an image without layers
 	manifest digest.Digest
+}
+
+// boxStore keeps the containers' writable layers.
+type boxStore struct {
+	root   string
+	layers *layers.Store
+	plain  bool // no ids but our own, and no mounts: an engine that is not root
+
+	boxMu sync.Mutex
+	boxes map[string]box
 }
 
 const boxPrefix = "base,"
@@ -43,7 +55,7 @@ func parseBox(name string) (box, bool) {
 	return b, true
 }
 
-func (s *Service) boxDir(id string) string { return filepath.Join(s.cfg.Root, "containers", id) }
+func (s *boxStore) boxDir(id string) string { return filepath.Join(s.root, "containers", id) }
 
 // validID keeps container ids from being paths.
 func validID(id string) error {
@@ -54,8 +66,8 @@ func validID(id string) error {
 }
 
 // loadBoxes reads what containers stand on.
-func (s *Service) loadBoxes() error {
-	list, err := os.ReadDir(filepath.Join(s.cfg.Root, "containers"))
+func (s *boxStore) loadBoxes() error {
+	list, err := os.ReadDir(filepath.Join(s.root, "containers"))
 	if err != nil {
 		return fmt.Errorf("read writable layers: %w", err)
 	}
@@ -73,7 +85,7 @@ func (s *Service) loadBoxes() error {
 	return nil
 }
 
-func (s *Service) box(id string) (box, error) {
+func (s *boxStore) box(id string) (box, error) {
 	s.boxMu.Lock()
 	defer s.boxMu.Unlock()
 	b, ok := s.boxes[id]
@@ -100,7 +112,7 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 			return fmt.Errorf("unpack image %s again: %w", img.ID, err)
 		}
 	}
-	if !s.cfg.SkipOwner {
+	if !s.plain {
 		if _, err := s.scaffold(b); err != nil {
 			return err
 		}
@@ -124,7 +136,7 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 	return nil
 }
 
-func (s *Service) makeBox(dir string, b box) error {
+func (s *boxStore) makeBox(dir string, b box) error {
 	f, err := os.OpenFile(filepath.Join(dir, b.file()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -142,11 +154,11 @@ func (s *Service) makeBox(dir string, b box) error {
 }
 
 // likeRoot gives a directory the owner and mode of a chain's root.
-func (s *Service) likeRoot(chain digest.Digest, dir string) error {
+func (s *boxStore) likeRoot(chain digest.Digest, dir string) error {
 	if chain == "" {
 		return os.Chmod(dir, 0o755) // whatever the umask
 	}
-	return archive.CopyOwnerMode(s.layers.Path(chain), dir, s.cfg.SkipOwner)
+	return archive.CopyOwnerMode(s.layers.Path(chain), dir, s.plain)
 }
 
 // chainOf is the chain id of all layers together.
@@ -198,9 +210,9 @@ func (s *Service) Mount(_ context.Context, id string, want []hull.RootfsKind) (h
 }
 
 // lower lists the directories below a writable layer, topmost first.
-func (s *Service) lower(b box) ([]string, error) {
+func (s *boxStore) lower(b box) ([]string, error) {
 	dirs, err := s.lowerOf(b.chain)
-	if err != nil || s.cfg.SkipOwner {
+	if err != nil || s.plain {
 		return dirs, err
 	}
 	init, err := s.scaffold(b)
@@ -212,9 +224,9 @@ func (s *Service) lower(b box) ([]string, error) {
 
 // lowerOf lists the directories of a chain, topmost first; an image without
 // layers has one that is empty.
-func (s *Service) lowerOf(chain digest.Digest) ([]string, error) {
+func (s *boxStore) lowerOf(chain digest.Digest) ([]string, error) {
 	if chain == "" {
-		return []string{filepath.Join(s.cfg.Root, "empty")}, nil
+		return []string{filepath.Join(s.root, "empty")}, nil
 	}
 	var dirs []string
 	for c := chain; c != ""; {
@@ -230,7 +242,7 @@ func (s *Service) lowerOf(chain digest.Digest) ([]string, error) {
 
 // Sweep discards the writable layers of containers that keep denies.
 func (s *Service) Sweep(ctx context.Context, keep func(containerID string) bool) error {
-	list, err := os.ReadDir(filepath.Join(s.cfg.Root, "containers"))
+	list, err := os.ReadDir(filepath.Join(s.root, "containers"))
 	if err != nil {
 		return fmt.Errorf("list writable layers: %w", err)
 	}

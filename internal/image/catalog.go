@@ -5,10 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -17,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hull/internal/hull"
+	"hull/internal/image/layers"
 )
 
 // Names in containerd's image store: "docker.io/library/redis:7" and
@@ -26,6 +31,20 @@ const danglingPrefix = "hull.dangling/"
 
 // labelParent on a configuration blob names the image it was committed on.
 const labelParent = "hull.image.parent"
+
+// store is what the service knows of images: their content, their names, and a
+// view of both.
+type store struct {
+	content content.Store
+	names   images.Store
+	layers  *layers.Store
+	host    ocispec.Platform // the default one
+	log     *slog.Logger
+
+	view     atomic.Pointer[view]
+	reloadMu sync.Mutex
+	parsed   map[digest.Digest]*parsed // by manifest digest; guarded by reloadMu
+}
 
 // view is everything that can be asked about local images, rebuilt after each
 // change and read without a lock.
@@ -63,7 +82,7 @@ type parsed struct {
 }
 
 // reload rebuilds the view from the database.
-func (s *Service) reload(ctx context.Context) error {
+func (s *store) reload(ctx context.Context) error {
 	s.reloadMu.Lock()
 	defer s.reloadMu.Unlock()
 	list, err := s.names.List(ctx)
@@ -98,7 +117,7 @@ func (s *Service) reload(ctx context.Context) error {
 }
 
 // addRecord adds the local images behind one name.
-func (s *Service) addRecord(ctx context.Context, v *view, r record, seen map[digest.Digest]*parsed) error {
+func (s *store) addRecord(ctx context.Context, v *view, r record, seen map[digest.Digest]*parsed) error {
 	entries, ok := v.target[r.target.Digest]
 	if !ok {
 		manifests, err := s.manifestsOf(ctx, r.target, 0)
@@ -147,7 +166,7 @@ func (e *entry) name(r record) {
 }
 
 // entry finds or makes the image of a manifest.
-func (v *view) entry(s *Service, m ocispec.Descriptor, p *parsed, target ocispec.Descriptor) *entry {
+func (v *view) entry(s *store, m ocispec.Descriptor, p *parsed, target ocispec.Descriptor) *entry {
 	id := p.manifest.Config.Digest
 	e := v.byID[id]
 	if e == nil {
@@ -176,7 +195,7 @@ func (v *view) entry(s *Service, m ocispec.Descriptor, p *parsed, target ocispec
 }
 
 // parse reads a manifest and its configuration, once.
-func (s *Service) parse(ctx context.Context, m ocispec.Descriptor, seen map[digest.Digest]*parsed) (*parsed, error) {
+func (s *store) parse(ctx context.Context, m ocispec.Descriptor, seen map[digest.Digest]*parsed) (*parsed, error) {
 	if p := s.parsed[m.Digest]; p != nil {
 		seen[m.Digest] = p
 		return p, nil
@@ -191,7 +210,7 @@ func (s *Service) parse(ctx context.Context, m ocispec.Descriptor, seen map[dige
 
 // readImage reads a manifest and its configuration from the content store.
 // errdefs.ErrNotFound when they are not all here.
-func (s *Service) readImage(ctx context.Context, m ocispec.Descriptor) (*parsed, error) {
+func (s *store) readImage(ctx context.Context, m ocispec.Descriptor) (*parsed, error) {
 	b, err := s.readBlob(ctx, m, maxManifest)
 	if err != nil {
 		return nil, err
@@ -217,7 +236,7 @@ func (s *Service) readImage(ctx context.Context, m ocispec.Descriptor) (*parsed,
 }
 
 // setName points name at target, and makes it durable.
-func (s *Service) setName(ctx context.Context, name string, target ocispec.Descriptor) error {
+func (s *store) setName(ctx context.Context, name string, target ocispec.Descriptor) error {
 	img := images.Image{Name: name, Target: ocispec.Descriptor{MediaType: target.MediaType, Digest: target.Digest, Size: target.Size}}
 	_, err := s.names.Create(ctx, img)
 	if errdefs.IsAlreadyExists(err) {
@@ -230,7 +249,7 @@ func (s *Service) setName(ctx context.Context, name string, target ocispec.Descr
 }
 
 // dropName forgets a name. An unknown one is no error.
-func (s *Service) dropName(ctx context.Context, name string) error {
+func (s *store) dropName(ctx context.Context, name string) error {
 	if err := s.names.Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("forget image name %s: %w", name, err)
 	}
@@ -238,7 +257,7 @@ func (s *Service) dropName(ctx context.Context, name string) error {
 }
 
 // snapshot copies what a caller may keep.
-func (e *entry) snapshot(s *Service) hull.Image {
+func (e *entry) snapshot(s *store) hull.Image {
 	i := e.img
 	i.Names, i.RepoTags, i.RepoDigests = slices.Clone(i.Names), slices.Clone(i.RepoTags), slices.Clone(i.RepoDigests)
 	if c := chainOf(i.Layers); c != "" {
@@ -259,7 +278,7 @@ func (s *Service) List(_ context.Context, all bool) ([]hull.Image, error) {
 		if !all && len(e.img.Names) == 0 && parents[e.img.ID] {
 			continue // intermediate: a nameless parent
 		}
-		list = append(list, e.snapshot(s))
+		list = append(list, e.snapshot(s.store))
 	}
 	return list, nil
 }

@@ -94,7 +94,7 @@ func parseTarget(ref string) (reference.Named, error) {
 }
 
 // base is the image that a container stands on.
-func (s *Service) base(ctx context.Context, b box) (*parsed, error) {
+func (s *store) base(ctx context.Context, b box) (*parsed, error) {
 	if b.manifest == "" {
 		return &parsed{}, nil
 	}
@@ -116,7 +116,7 @@ type newLayer struct {
 
 // makeLayer turns a tar into a layer on top of parent: it is packed into a blob,
 // and unpacked into a directory, at once.
-func (s *Service) makeLayer(ctx context.Context, tar io.Reader, parent digest.Digest) (newLayer, error) {
+func (s *layerMaker) makeLayer(ctx context.Context, tar io.Reader, parent digest.Digest) (newLayer, error) {
 	d, err := s.layers.New()
 	if err != nil {
 		return newLayer{}, err
@@ -128,9 +128,9 @@ func (s *Service) makeLayer(ctx context.Context, tar io.Reader, parent digest.Di
 	return l, d.Commit(info)
 }
 
-func (s *Service) fillLayer(ctx context.Context, d *layers.Draft, tar io.Reader, parent digest.Digest) (newLayer, layers.Info, error) {
+func (s *layerMaker) fillLayer(ctx context.Context, d *layers.Draft, tar io.Reader, parent digest.Digest) (newLayer, layers.Info, error) {
 	ref := fmt.Sprintf("make-%d", time.Now().UnixNano())
-	w, err := content.OpenWriter(ctx, s.content, content.WithRef(ref))
+	w, err := content.OpenWriter(ctx, s.blobs, content.WithRef(ref))
 	if err != nil {
 		return newLayer{}, layers.Info{}, fmt.Errorf("store layer: %w", err)
 	}
@@ -152,7 +152,7 @@ func (s *Service) fillLayer(ctx context.Context, d *layers.Draft, tar io.Reader,
 	g.Go(func() error {
 		o := archive.Options{Limits: s.cfg.Limits, User: s.cfg.UserXattr, SkipOwner: s.cfg.SkipOwner}
 		if parent != "" {
-			t := layerTask{below: s.chainUp(parent)}
+			t := layerTask{below: s.layers.Chain(parent)}
 			o.Lower = func(ctx context.Context) ([]*os.File, error) { return s.openLower(ctx, t) }
 		}
 		var err error
@@ -163,7 +163,7 @@ func (s *Service) fillLayer(ctx context.Context, d *layers.Draft, tar io.Reader,
 	err = g.Wait()
 	l := newLayer{diff: sum.digest()}
 	if err != nil {
-		return l, layers.Info{}, errors.Join(err, s.content.Abort(context.WithoutCancel(ctx), ref))
+		return l, layers.Info{}, errors.Join(err, s.blobs.Abort(context.WithoutCancel(ctx), ref))
 	}
 	l.desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: w.Digest(), Size: size.n}
 	if err := w.Commit(ctx, size.n, l.desc.Digest); err != nil && !errdefs.IsAlreadyExists(err) {

@@ -147,7 +147,7 @@ func (c *collection) Active(ns string, fn func(gc.Node)) {
 	c.s.boxMu.Lock()
 	defer c.s.boxMu.Unlock()
 	for _, b := range c.s.boxes {
-		for _, chain := range c.s.chainUp(b.chain) {
+		for _, chain := range c.s.layers.Chain(b.chain) {
 			fn(layerNode(chain))
 		}
 		if b.manifest != "" {
@@ -170,18 +170,4 @@ func (c *collection) Finish() error {
 		}
 	}
 	return nil
-}
-
-// chainUp lists a chain from its top to its lowest layer.
-func (s *Service) chainUp(top digest.Digest) []digest.Digest {
-	var list []digest.Digest
-	for c := top; c != ""; {
-		list = append(list, c)
-		i, err := s.layers.Info(c)
-		if err != nil {
-			break
-		}
-		c = i.Parent
-	}
-	return list
 }

@@ -20,18 +20,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
 	"hull/internal/hull"
@@ -62,23 +57,18 @@ type Config struct {
 
 // Service is the image service. Its methods may be called concurrently.
 type Service struct {
+	*store
+	*boxStore
+	*layerMaker
+	*registries
+
 	cfg     Config
 	log     *slog.Logger
 	bolt    *bolt.DB
 	db      *metadata.DB
-	content content.Store
-	names   images.Store
 	layers  *layers.Store
-	host    ocispec.Platform
 	gate    gate
 	flights flights
-
-	view     atomic.Pointer[view]
-	reloadMu sync.Mutex
-	parsed   map[digest.Digest]*parsed // by manifest digest; guarded by reloadMu
-
-	boxMu sync.Mutex
-	boxes map[string]box // containers' writable layers
 }
 
 // New opens the service's state below cfg.Root, and clears what an earlier
@@ -126,16 +116,21 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 			err = errors.Join(err, bdb.Close())
 		}
 	}()
-	s := &Service{
-		cfg: cfg, log: cfg.Log, bolt: bdb, layers: ls, host: platforms.Normalize(host),
-		parsed: map[digest.Digest]*parsed{}, boxes: map[string]box{},
-	}
-	s.db = metadata.NewDB(bdb, cs, nil)
-	if err := s.db.Init(ctx); err != nil {
+	db := metadata.NewDB(bdb, cs, nil)
+	if err := db.Init(ctx); err != nil {
 		return nil, fmt.Errorf("open image database: %w", err)
 	}
-	s.db.RegisterCollectibleResource(resourceLayer, collector{s})
-	s.content, s.names = s.db.ContentStore(), metadata.NewImageStore(s.db)
+	s := &Service{
+		cfg: cfg, log: cfg.Log, bolt: bdb, db: db, layers: ls,
+		store: &store{
+			content: db.ContentStore(), names: metadata.NewImageStore(db), layers: ls,
+			host: platforms.Normalize(host), log: cfg.Log, parsed: map[digest.Digest]*parsed{},
+		},
+		boxStore:   &boxStore{root: cfg.Root, layers: ls, plain: cfg.SkipOwner, boxes: map[string]box{}},
+		layerMaker: &layerMaker{cfg: cfg, layers: ls, blobs: db.ContentStore()},
+		registries: &registries{cfg: cfg, log: cfg.Log},
+	}
+	db.RegisterCollectibleResource(resourceLayer, collector{s})
 	if err := s.loadBoxes(); err != nil {
 		return nil, err
 	}

@@ -245,7 +245,7 @@ func (l *loader) nameTarget(ctx context.Context, d ocispec.Descriptor) (string, 
 }
 
 // keepNameless keeps a target that has no name.
-func (s *Service) keepNameless(ctx context.Context, d ocispec.Descriptor) error {
+func (s *store) keepNameless(ctx context.Context, d ocispec.Descriptor) error {
 	for _, r := range s.view.Load().names {
 		if r.target.Digest == d.Digest {
 			return nil
@@ -449,7 +449,7 @@ func (l *loader) follow(name string) string {
 }
 
 // layerType is the media type of a layer blob, from its first bytes.
-func (s *Service) layerType(ctx context.Context, d ocispec.Descriptor) (string, error) {
+func (s *store) layerType(ctx context.Context, d ocispec.Descriptor) (string, error) {
 	ra, err := s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d.Digest})
 	if err != nil {
 		return "", fmt.Errorf("read layer %s: %w", d.Digest, err)

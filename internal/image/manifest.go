@@ -159,7 +159,7 @@ func parseConfig(b []byte) (imageConfig, error) {
 }
 
 // readBlob reads a small blob whole.
-func (s *Service) readBlob(ctx context.Context, d ocispec.Descriptor, limit int64) ([]byte, error) {
+func (s *store) readBlob(ctx context.Context, d ocispec.Descriptor, limit int64) ([]byte, error) {
 	ra, err := s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d.Digest})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", d.Digest, err)
@@ -176,14 +176,14 @@ func (s *Service) readBlob(ctx context.Context, d ocispec.Descriptor, limit int6
 }
 
 // hasBlob says whether content d is here.
-func (s *Service) hasBlob(ctx context.Context, d digest.Digest) bool {
+func (s *store) hasBlob(ctx context.Context, d digest.Digest) bool {
 	_, err := s.content.Info(ctx, d)
 	return err == nil
 }
 
 // manifestsOf lists the image manifests that a target stands for, in its order.
 // Nested indexes are followed a little way; those not here are left out.
-func (s *Service) manifestsOf(ctx context.Context, target ocispec.Descriptor, depth int) ([]ocispec.Descriptor, error) {
+func (s *store) manifestsOf(ctx context.Context, target ocispec.Descriptor, depth int) ([]ocispec.Descriptor, error) {
 	if isManifest(target.MediaType) {
 		return []ocispec.Descriptor{target}, nil
 	}

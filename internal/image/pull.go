@@ -112,7 +112,7 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 	if e == nil {
 		return hull.Image{}, fmt.Errorf("image %s vanished while it was pulled: %w", named, errdefs.ErrNotFound)
 	}
-	return e.snapshot(s), nil
+	return e.snapshot(s.store), nil
 }
 
 // tagName is the name under which a pull of n is recorded.
@@ -128,7 +128,7 @@ func tagName(n reference.Named) string {
 // name records n -> target, and repository@digest -> target beside it, as
 // Docker's reference store does. An image that loses its last name by that stays
 // as a dangling one.
-func (s *Service) name(ctx context.Context, n reference.Named, target ocispec.Descriptor) error {
+func (s *store) name(ctx context.Context, n reference.Named, target ocispec.Descriptor) error {
 	byDigest, err := reference.WithDigest(reference.TrimNamed(n), target.Digest)
 	if err != nil {
 		return badReference(n.String(), err)
@@ -148,7 +148,7 @@ func (s *Service) name(ctx context.Context, n reference.Named, target ocispec.De
 
 // tag points a tag at target; what the tag named before must not become garbage
 // by that.
-func (s *Service) tag(ctx context.Context, name string, target ocispec.Descriptor) error {
+func (s *store) tag(ctx context.Context, name string, target ocispec.Descriptor) error {
 	v := s.view.Load()
 	if old, ok := v.names[name]; ok && old.target.Digest != target.Digest {
 		if err := s.setName(ctx, danglingPrefix+old.target.Digest.String(), old.target); err != nil {
@@ -422,7 +422,7 @@ func manifestLabels(m ocispec.Manifest) map[string]string {
 
 // writeBlob stores a small blob. origin, if any, is the reference it came from,
 // noted for cross-repository mounts.
-func (s *Service) writeBlob(ctx context.Context, d ocispec.Descriptor, b []byte, labels map[string]string, origin string) error {
+func (s *store) writeBlob(ctx context.Context, d ocispec.Descriptor, b []byte, labels map[string]string, origin string) error {
 	if _, err := s.content.Info(ctx, d.Digest); err == nil {
 		return s.label(ctx, d.Digest, labels)
 	}
@@ -438,7 +438,7 @@ func (s *Service) writeBlob(ctx context.Context, d ocispec.Descriptor, b []byte,
 }
 
 // label adds labels to a blob that is here.
-func (s *Service) label(ctx context.Context, d digest.Digest, labels map[string]string) error {
+func (s *store) label(ctx context.Context, d digest.Digest, labels map[string]string) error {
 	info, err := s.content.Info(ctx, d)
 	if err != nil {
 		return fmt.Errorf("label %s: %w", d, err)
@@ -459,7 +459,7 @@ func (s *Service) label(ctx context.Context, d digest.Digest, labels map[string]
 }
 
 // origin notes the repository a blob came from.
-func (s *Service) origin(ctx context.Context, d digest.Digest, ref string) error {
+func (s *store) origin(ctx context.Context, d digest.Digest, ref string) error {
 	if ref == "" {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,6 +23,12 @@ import (
 
 const hubHost = "registry-1.docker.io"
 
+// registries makes clients of registries.
+type registries struct {
+	cfg Config
+	log *slog.Logger
+}
+
 // registry reaches the registry of one repository for one caller.
 type registry struct {
 	remotes.Resolver
@@ -30,7 +37,7 @@ type registry struct {
 
 // registry makes a client with the caller's credentials, or those of the
 // configured config.json and its helpers when the caller sent none.
-func (s *Service) registry(ctx context.Context, a hull.Auth, auth ...docker.AuthorizerOpt) registry {
+func (s *registries) registry(ctx context.Context, a hull.Auth, auth ...docker.AuthorizerOpt) registry {
 	opts := hosts.HostOptions{
 		AuthorizerOpts: auth,
 		Credentials:    func(host string) (string, string, error) { return s.credentials(host, a) },
@@ -79,7 +86,7 @@ func (u userAgent) RoundTrip(r *http.Request) (*http.Response, error) {
 // insecure says whether plain HTTP and unverified certificates were allowed for
 // host (with port). Loopback addresses are handled by the library: they may
 // speak plain HTTP.
-func (s *Service) insecure(host string) bool {
+func (s *registries) insecure(host string) bool {
 	name := host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		name = h
@@ -98,7 +105,7 @@ func (s *Service) insecure(host string) bool {
 }
 
 // mirrors are asked before the hub. like gives the client to use.
-func (s *Service) mirrors(like []docker.RegistryHost) []docker.RegistryHost {
+func (s *registries) mirrors(like []docker.RegistryHost) []docker.RegistryHost {
 	var list []docker.RegistryHost
 	for _, m := range s.cfg.Mirrors {
 		u, err := url.Parse(m)
@@ -119,7 +126,7 @@ func (s *Service) mirrors(like []docker.RegistryHost) []docker.RegistryHost {
 
 // credentials for a host. What came with the request goes to the registry it was
 // sent for only: a mirror, or a registry that redirects, must not see it.
-func (s *Service) credentials(host string, a hull.Auth) (user, secret string, err error) {
+func (s *registries) credentials(host string, a hull.Auth) (user, secret string, err error) {
 	if a != (hull.Auth{}) {
 		if a.ServerAddress != "" && hostKey(a.ServerAddress) != hostKey(host) {
 			return "", "", nil

@@ -306,7 +306,7 @@ func (r *remover) ownLayers(v *view, e *entry) []goneLayer {
 		}
 	}
 	for _, b := range r.s.boxList() {
-		for _, c := range r.s.chainUp(b.chain) {
+		for _, c := range r.s.layers.Chain(b.chain) {
 			needed[c] = true
 		}
 	}
@@ -329,7 +329,7 @@ func (s *Service) Prune(ctx context.Context, keep func(hull.Image) bool) ([]hull
 		defer leave()
 		list := []hull.Image{}
 		for _, e := range s.view.Load().all {
-			list = append(list, e.snapshot(s))
+			list = append(list, e.snapshot(s.store))
 		}
 		slices.SortFunc(list, func(a, b hull.Image) int {
 			return cmp.Or(a.LastUsed.Compare(b.LastUsed), cmp.Compare(a.ID, b.ID))
@@ -357,7 +357,7 @@ func (s *Service) Prune(ctx context.Context, keep func(hull.Image) bool) ([]hull
 }
 
 // boxList copies what containers stand on.
-func (s *Service) boxList() []box {
+func (s *boxStore) boxList() []box {
 	s.boxMu.Lock()
 	defer s.boxMu.Unlock()
 	list := make([]box, 0, len(s.boxes))

@@ -26,7 +26,7 @@ func (s *Service) Resolve(_ context.Context, ref, platform string) (hull.Image, 
 	if err != nil {
 		return hull.Image{}, err
 	}
-	return e.snapshot(s), nil
+	return e.snapshot(s.store), nil
 }
 
 // find lists the images a reference stands for: one for each local platform.
@@ -138,7 +138,7 @@ func isHex(s string) bool {
 
 // choose takes the image for a platform. Without one asked for, the host's is
 // best, and another is better than none.
-func (s *Service) choose(entries []*entry, ref, platform string) (*entry, error) {
+func (s *store) choose(entries []*entry, ref, platform string) (*entry, error) {
 	if len(entries) == 0 {
 		return nil, noSuchImage(ref)
 	}
@@ -169,7 +169,7 @@ func best(entries []*entry, want ocispec.Platform) *entry {
 }
 
 // platform parses a platform, "" = the default one.
-func (s *Service) platform(p string) (ocispec.Platform, error) {
+func (s *store) platform(p string) (ocispec.Platform, error) {
 	if p == "" {
 		return s.host, nil
 	}

@@ -48,7 +48,7 @@ func (s *Service) Changes(_ context.Context, id string) ([]hull.Change, error) {
 }
 
 // openBox opens a writable layer's directory and those below it.
-func (s *Service) openBox(id string) (upper *os.File, lower []*os.File, done func(), err error) {
+func (s *boxStore) openBox(id string) (upper *os.File, lower []*os.File, done func(), err error) {
 	b, err := s.box(id)
 	if err != nil {
 		return nil, nil, nil, err
@@ -91,7 +91,7 @@ func (s *Service) Size(_ context.Context, id string) (rw, root int64, err error)
 		return 0, 0, fmt.Errorf("size of container %s: %w", id, err)
 	}
 	root = rw
-	for _, c := range s.chainUp(b.chain) {
+	for _, c := range s.layers.Chain(b.chain) {
 		if i, err := s.layers.Info(c); err == nil {
 			root += i.Size
 		}
@@ -104,7 +104,7 @@ func (s *Service) Size(_ context.Context, id string) (rw, root int64, err error)
 // the kernel, as the upper directory of an overlay, so that what it adds to has
 // the image's own attributes. Because of it a container that changed nothing
 // shows no changes, and a read-only one can be started.
-func (s *Service) scaffold(b box) (string, error) {
+func (s *boxStore) scaffold(b box) (string, error) {
 	below, err := s.lowerOf(b.chain)
 	if err != nil {
 		return "", err

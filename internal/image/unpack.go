@@ -20,6 +20,13 @@ import (
 	"hull/internal/image/layers"
 )
 
+// layerMaker makes unpacked layers.
+type layerMaker struct {
+	cfg    Config
+	layers *layers.Store
+	blobs  content.Store
+}
+
 // layerTask is one layer to unpack.
 type layerTask struct {
 	blob  ocispec.Descriptor
@@ -30,7 +37,7 @@ type layerTask struct {
 
 // unpackLayer reads a layer from r and gives it its place, when its tar's digest
 // is the one that the configuration names.
-func (s *Service) unpackLayer(ctx context.Context, t layerTask, r io.Reader) error {
+func (s *layerMaker) unpackLayer(ctx context.Context, t layerTask, r io.Reader) error {
 	d, err := s.layers.New()
 	if err != nil {
 		return err
@@ -48,7 +55,7 @@ func (s *Service) unpackLayer(ctx context.Context, t layerTask, r io.Reader) err
 	return d.Commit(info)
 }
 
-func (s *Service) unpackInto(ctx context.Context, d *layers.Draft, t layerTask, r io.Reader) (layers.Info, error) {
+func (s *layerMaker) unpackInto(ctx context.Context, d *layers.Draft, t layerTask, r io.Reader) (layers.Info, error) {
 	in := &counter{r: r}
 	dec, kind, err := archive.Decompress(in)
 	if err != nil {
@@ -81,7 +88,7 @@ func (s *Service) unpackInto(ctx context.Context, d *layers.Draft, t layerTask, 
 
 // openLower waits for the layers below and opens them. The files are closed when
 // they are collected; there are few calls.
-func (s *Service) openLower(ctx context.Context, t layerTask) ([]*os.File, error) {
+func (s *layerMaker) openLower(ctx context.Context, t layerTask) ([]*os.File, error) {
 	if err := s.layers.Wait(ctx, t.below[0]); err != nil {
 		return nil, err
 	}

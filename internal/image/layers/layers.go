@@ -132,6 +132,22 @@ func (s *Store) Has(chain digest.Digest) bool {
 	return err == nil
 }
 
+// Chain lists a chain from its top to its lowest layer, as far as it is there.
+func (s *Store) Chain(top digest.Digest) []digest.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []digest.Digest
+	for c := top; c != ""; {
+		i, ok := s.have[c]
+		if !ok {
+			break
+		}
+		list = append(list, c)
+		c = i.Parent
+	}
+	return list
+}
+
 // Wait returns when the layer is there.
 func (s *Store) Wait(ctx context.Context, chain digest.Digest) error {
 	for {
