@@ -14,24 +14,36 @@ import (
 // its own current directory and root.
 func InThread(fn func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The process's first thread cannot end before the process: it would stay
-			// where fn has taken it, keep that alive, and be what /proc/PID shows. Hold
-			// it here while another one does the work.
-			defer runtime.UnlockOSThread()
-			done <- InThread(fn)
-			return
-		}
-		// Never unlocked: the runtime ends the thread with the goroutine.
+	GoOnThread(func() {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			done <- os.NewSyscallError("unshare", err)
 			return
 		}
 		done <- fn()
-	}()
+	})
 	return <-done
+}
+
+// GoOnThread runs fn in a goroutine on a thread of its own, which ends with fn. It
+// is never the main thread: that one cannot end, and is what /proc/self shows.
+func GoOnThread(fn func()) {
+	go func() {
+		// Never unlocked below: the runtime ends the thread with the goroutine.
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			fn()
+			return
+		}
+		// The main thread stays taken until another goroutine has found another.
+		taken := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(taken)
+			fn()
+		}()
+		<-taken
+		runtime.UnlockOSThread()
+	}()
 }
 
 // InNetNS runs fn on a thread inside the network namespace at path.

@@ -143,3 +143,72 @@ func tryRun(t testing.TB, s *specs.Spec, o Options, cg Cgroup) (res result, err 
 	must(t, err)
 	return result{strings.TrimSpace(b.String()), ws}, nil
 }
+
+// noLeaks compares mounts, children, threads in namespaces and descriptors
+// before and after the test.
+func noLeaks(t testing.TB) {
+	t.Helper()
+	count := func() (mounts, fds int) {
+		b, err := os.ReadFile("/proc/self/mountinfo")
+		must(t, err)
+		d, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		return bytes.Count(b, []byte(os.TempDir()+"/Test")), len(d) // others mount things meanwhile
+	}
+	// The poller's own descriptors appear with the first pipe.
+	r, w, err := os.Pipe()
+	must(t, err)
+	r.Close()
+	w.Close()
+	m0, f0 := count()
+	t.Cleanup(func() {
+		m1, f1 := count()
+		if m0 != m1 || f0 != f1 {
+			t.Errorf("leak: mounts %d, then %d; descriptors %d, then %d", m0, m1, f0, f1)
+		}
+		if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != syscall.ECHILD {
+			t.Errorf("leak: a child is left: %d, %v", pid, err)
+		}
+	})
+}
+
+// start makes a container that stays until the end of the test.
+func start(t testing.TB, s *specs.Spec, o Options) *Container {
+	t.Helper()
+	ctx := context.Background()
+	c, err := Create(ctx, plan(t, s, o), Stdio{}, Cgroup{})
+	must(t, err)
+	t.Cleanup(func() { must(t, c.Destroy()) })
+	must(t, c.Start(ctx))
+	return c
+}
+
+// execIn runs another process to its end.
+func execIn(t testing.TB, c *Container, s *specs.Spec, p *specs.Process, privileged bool) (result, error) {
+	t.Helper()
+	ctx := context.Background()
+	x, err := PrepareExec(s, p, privileged)
+	must(t, err)
+	b, err := x.MarshalBinary()
+	must(t, err)
+	y := &ExecPlan{}
+	must(t, y.UnmarshalBinary(b))
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	pr, err := c.Exec(ctx, y, Stdio{Out: w, Err: w}, Cgroup{})
+	w.Close()
+	if err != nil {
+		return result{}, err
+	}
+	defer func() { must(t, pr.Close()) }()
+	if err := pr.Start(ctx); err != nil {
+		return result{}, err
+	}
+	var out bytes.Buffer
+	_, err = io.Copy(&out, r)
+	must(t, err)
+	ws, err := pr.Wait(ctx)
+	must(t, err)
+	return result{strings.TrimSpace(out.String()), ws}, nil
+}

@@ -31,20 +31,22 @@ type mounter struct {
 // the terminal for the workload, if it has one.
 func (c *Container) mountAll(proc int, cg Cgroup, s Stdio) (slave *os.File, err error) {
 	m := &mounter{plan: c.plan, cg: cg, proc: proc}
-	defer func() { linux.CloseAll([]*os.File{m.null, m.hide}) }()
+	defer func() {
+		c.rootDir, c.pts = m.root, m.pts
+		linux.CloseAll([]*os.File{m.null, m.hide})
+	}()
 	if proc > 0 {
 		defer unix.Close(proc)
 	}
 	if err := m.mountRoot(); err != nil {
 		return nil, err
 	}
-	c.rootDir = m.root
 	for i := range c.plan.Mounts {
 		if err := m.mount(&c.plan.Mounts[i]); err != nil {
 			return nil, fmt.Errorf("mount %s: %w", c.plan.Mounts[i].Dest, err)
 		}
 	}
-	c.pts = m.pts
+	c.pts = m.pts // for openTTY
 	if c.plan.SetupDev {
 		if err := m.dev(); err != nil {
 			return nil, err

@@ -114,6 +114,7 @@ func (p *program) mountProc(opts []string, attrs int) {
 	}
 	p.do(what, unix.SYS_FSCONFIG, reg(regTmp), unix.FSCONFIG_CMD_CREATE, 0, 0, 0)
 	p.do(what, unix.SYS_FSMOUNT, reg(regTmp), unix.FSMOUNT_CLOEXEC, attrs).to(regProc)
+	p.do(what, unix.SYS_CLOSE, reg(regTmp)) // the table is still the parent's
 }
 
 // hello reports the proc descriptor and waits for the parent's go.

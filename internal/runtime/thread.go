@@ -2,9 +2,10 @@ package runtime
 
 import (
 	"errors"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
 )
 
 // thread is an operating system thread that has left this process's namespaces
@@ -19,14 +20,12 @@ var errThreadEnded = errors.New("the container's thread has ended")
 
 func startThread() *thread {
 	t := &thread{work: make(chan func()), done: make(chan struct{})}
-	go func() {
-		// Never unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
+	linux.GoOnThread(func() {
 		defer close(t.done)
 		for f := range t.work {
 			f()
 		}
-	}()
+	})
 	return t
 }
 
