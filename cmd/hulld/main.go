@@ -34,7 +34,7 @@ import (
 // Set by the linker.
 var (
 	version   = "dev"
-	gitCommit = ""
+	commit    = ""
 	buildTime = ""
 )
 
@@ -210,7 +210,7 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	closers.add(func() error { eng.Close(); return nil })
 
-	front := docker.New(docker.Config{Version: version, GitCommit: gitCommit, BuildTime: buildTime, LogDriver: o.logDriver}, docker.Parts{
+	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver}, docker.Parts{
 		Containers: eng, Images: pendingImages{images}, Volumes: volumes, Networks: networks, Events: events, Log: log,
 	})
 	listeners, err := listen(o)

@@ -133,7 +133,7 @@ func (e *Engine) startFailed(ctx context.Context, c hull.Container, err *error) 
 		return nil
 	})
 	*err = errors.Join(*err, uerr)
-	e.runs.notify(c.ID, false, hull.Exit{Code: code, Error: text, At: time.Now()})
+	e.runs.notify(c.ID, false, hull.Exit{Code: code, At: time.Now()})
 	if c.Spec.AutoRemove {
 		*err = errors.Join(*err, e.remove(context.WithoutCancel(ctx), c, hull.RemoveRequest{Volumes: true}))
 	}
