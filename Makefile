@@ -16,8 +16,12 @@ TOOLS   := $(HULL_CACHE)/tools
 GOLANGCI_VERSION := v2.12.2
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 
+# One set of flags for build, test and lint, so that each dependency is compiled once.
+export CGO_ENABLED ?= 0
+export GOFLAGS     ?= -trimpath -buildvcs=false
+
 GO      := go
-GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+GOBUILD := $(GO) build -trimpath -buildvcs=false
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 BINS    := $(notdir $(wildcard cmd/hull*))
 UNIT    := ./api/... ./cmd/... ./internal/...
@@ -45,7 +49,7 @@ test: setup build testbin ## Everything of tiers 0 to 2: installs what is missin
 
 .PHONY: unit
 unit: ## Tier 0: no root, no network, with the race detector
-	$(GO) test -race -short $(UNIT)
+	CGO_ENABLED=1 $(GO) test -race -short $(UNIT)
 
 .PHONY: test-root
 test-root: setup ## Tier 1: tests that need root, in namespaces of their own
@@ -82,7 +86,7 @@ lint: $(GOLANGCI) ## golangci-lint, at a pinned version
 
 $(GOLANGCI):
 	@mkdir -p $(TOOLS)
-	GOFLAGS= GOBIN=$(TOOLS)/build $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	GOBIN=$(TOOLS)/build $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	mv $(TOOLS)/build/golangci-lint $@
 
 .PHONY: fmt
