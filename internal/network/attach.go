@@ -28,13 +28,13 @@ const undoLimit = 10 * time.Second
 type attachment struct {
 	podID, name string
 
-	mu          sync.Mutex // held by release, connect and disconnect; before Service.mu
-	dir         string // of its namespace's pin, "" for the host's or another pod's
-	ends        []*end // first the one with the default route
-	claims      []*claim
-	forwards    []firewall.Forward
-	owner       *attachment // container:ID; nil when that pod has no namespace of its own
-	joined      int         // pods that share this one's namespace
+	mu       sync.Mutex // held by release, connect and disconnect; before Service.mu
+	dir      string     // of its namespace's pin, "" for the host's or another pod's
+	ends     []*end     // first the one with the default route
+	claims   []*claim
+	forwards []firewall.Forward
+	owner    *attachment // container:ID; nil when that pod has no namespace of its own
+	joined   int         // pods that share this one's namespace
 }
 
 var podIDForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.]{3,127}$`) //nolint:gochecknoglobals // constant
@@ -220,7 +220,12 @@ func (s *Service) connectSlot(sl *slot, e *end, defaultRoute bool) error {
 			return err
 		}
 	}
-	if err := s.plug(sl.path(), e, defaultRoute); err != nil {
+	h, err := handleAt(sl.path())
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if err := s.plug(h, sl.path(), e, defaultRoute); err != nil {
 		return fmt.Errorf("connect to network %s: %w", e.network.rec.Name, err)
 	}
 	return nil

@@ -440,10 +440,9 @@ func TestRepair(t *testing.T) {
 	serve(t, b.ns(), "tcp", ":80")
 	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 	wantSeen(t, a.ns(), "tcp", b.ip4("bridge")+":80", a.ip4("bridge"))
-	for _, say := range []string{"nftables table was damaged", "bridge has vanished"} {
-		if !strings.Contains(w.log.String(), say) {
-			t.Errorf("the log does not say %q", say)
-		}
+	said := w.log.String()
+	if !strings.Contains(said, "nftables table was damaged") || !strings.Contains(said, "bridge has vanished") && !strings.Contains(said, "bridge was changed") {
+		t.Error("the log does not say that something was repaired")
 	}
 	w.detach(a)
 	w.detach(b)

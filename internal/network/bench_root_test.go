@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,18 +34,21 @@ func BenchmarkAttach(b *testing.B) {
 			w.start()
 			w.detach(w.attach("first", c.spec))
 			time.Sleep(100 * time.Millisecond)
-			var attach, detach time.Duration
+			var attach, detach []time.Duration
 			for i := 0; b.Loop(); i++ {
 				start := time.Now()
 				x := w.attach(fmt.Sprintf("p%d", i), c.spec)
-				attach += time.Since(start)
+				attach = append(attach, time.Since(start))
 				start = time.Now()
 				must(b, x.release(context.Background()))
-				detach += time.Since(start)
+				detach = append(detach, time.Since(start))
 				time.Sleep(c.gap)
 			}
-			b.ReportMetric(float64(attach.Microseconds())/float64(b.N), "attach-µs/op")
-			b.ReportMetric(float64(detach.Microseconds())/float64(b.N), "detach-µs/op")
+			for name, d := range map[string][]time.Duration{"attach": attach, "detach": detach} {
+				slices.Sort(d)
+				b.ReportMetric(float64(d[len(d)/2].Microseconds()), name+"-p50-µs")
+				b.ReportMetric(float64(d[0].Microseconds()), name+"-min-µs")
+			}
 			b.ReportMetric(0, "ns/op")
 		})
 	}

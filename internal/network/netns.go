@@ -42,12 +42,13 @@ func (s *Service) vethPrefix() string { return "hv" + s.tag }
 
 func (s *Service) vethName(endID string) string { return s.vethPrefix() + endID[:slotLen] }
 
-// newSlot makes a network namespace with nothing but a loopback that is up. id
-// names it: the first digits of its first endpoint's id.
-func (s *Service) newSlot(id string) (_ *slot, err error) {
+// newSlot makes a network namespace with nothing but a loopback that is up, and
+// returns it with a handle inside, which the caller closes. id names it: the
+// first digits of its first endpoint's id.
+func (s *Service) newSlot(id string) (_ *slot, h *netlink.Handle, err error) {
 	n := &slot{dir: filepath.Join(s.nsDir(), "pool-"+id), id: id}
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -55,7 +56,7 @@ func (s *Service) newSlot(id string) (_ *slot, err error) {
 		}
 	}()
 	if err := linux.NewNetNS(n.path()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = linux.InNetNS(n.path(), func() error {
 		for _, c := range []struct{ path, value string }{
@@ -73,17 +74,20 @@ func (s *Service) newSlot(id string) (_ *slot, err error) {
 				return err
 			}
 		}
-		h, err := netlink.NewHandle(netlinkRoute)
-		if err != nil {
+		if h, err = netlink.NewHandle(netlinkRoute); err != nil {
 			return fmt.Errorf("open netlink: %w", err)
 		}
-		defer h.Close()
-		return h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}})
+		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("prepare network namespace: %w", err)
+	if err == nil {
+		if err = h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}); err != nil {
+			h.Close()
+		}
 	}
-	return n, nil
+	if err != nil {
+		return nil, nil, fmt.Errorf("prepare network namespace: %w", err)
+	}
+	return n, h, nil
 }
 
 // claim gives the slot to a pod.
@@ -217,9 +221,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// plug connects the namespace at path to e's network. defaultRoute: traffic to
-// everywhere else goes there.
-func (s *Service) plug(path string, e *end, defaultRoute bool) (err error) {
+// plug connects the namespace at path, in which h is a handle, to e's network.
+// defaultRoute: traffic to everywhere else goes there.
+func (s *Service) plug(h *netlink.Handle, path string, e *end, defaultRoute bool) (err error) {
 	index, err := s.ensureBridge(e.network)
 	if err != nil {
 		return err
@@ -233,11 +237,6 @@ func (s *Service) plug(path string, e *end, defaultRoute bool) (err error) {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	defer ns.Close()
-	h, err := handleAt(path)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
 
 	mtu := e.network.linkMTU(s)
 	attrs := netlink.NewLinkAttrs()

@@ -98,9 +98,11 @@ type Service struct {
 	fw    *firewall.Table
 	ports *ports
 	pool  *pool
-	work  sync.WaitGroup // background work
-	stop  context.CancelFunc
-	life  context.Context //nolint:containedctx // the life of background work, ended by Close
+
+	resolv textFile       // the host's resolv.conf
+	work   sync.WaitGroup // background work
+	stop   context.CancelFunc
+	life   context.Context //nolint:containedctx // the life of background work, ended by Close
 
 	mu       sync.Mutex
 	networks map[string]*network // by id
@@ -117,7 +119,7 @@ func New(cfg Config) (*Service, error) {
 	sum := sha256.Sum256([]byte(cfg.Instance))
 	s := &Service{
 		cfg: cfg, tag: hex.EncodeToString(sum[:])[:4], log: cfg.Log,
-		networks: map[string]*network{}, pods: map[string]*attachment{},
+		networks: map[string]*network{}, pods: map[string]*attachment{}, resolv: textFile{path: hostResolvConf},
 	}
 	if err := os.MkdirAll(s.nsDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of network namespaces: %w", err)

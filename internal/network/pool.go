@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"hull/internal/hull"
 )
@@ -70,7 +73,12 @@ func (p *pool) takeBare() (*slot, error) {
 	if sl != nil {
 		return sl, nil
 	}
-	return p.makeBare()
+	sl, h, err := p.makeBare()
+	if err != nil {
+		return nil, err
+	}
+	h.Close()
+	return sl, nil
 }
 
 // given is called when a pod has the slot's directory.
@@ -87,26 +95,28 @@ func (p *pool) knows(id string) bool {
 	return p.known[id]
 }
 
-func (p *pool) makeBare() (*slot, error) {
+// makeBare also returns a handle inside, which the caller closes.
+func (p *pool) makeBare() (*slot, *netlink.Handle, error) {
 	id := newID()[:slotLen]
 	p.mu.Lock()
 	p.known[id] = true
 	p.mu.Unlock()
-	sl, err := p.s.newSlot(id)
+	sl, h, err := p.s.newSlot(id)
 	if err != nil {
 		p.mu.Lock()
 		delete(p.known, id)
 		p.mu.Unlock()
-		return nil, fmt.Errorf("make network namespace: %w", err)
+		return nil, nil, fmt.Errorf("make network namespace: %w", err)
 	}
-	return sl, nil
+	return sl, h, nil
 }
 
 func (p *pool) makeReady(n *network) (_ *slot, err error) {
-	sl, err := p.makeBare()
+	sl, h, err := p.makeBare()
 	if err != nil {
 		return nil, err
 	}
+	defer h.Close()
 	defer func() {
 		if err != nil {
 			p.discard(sl)
@@ -116,7 +126,7 @@ func (p *pool) makeReady(n *network) (_ *slot, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.s.plug(sl.path(), e, true); err != nil {
+	if err := p.s.plug(h, sl.path(), e, true); err != nil {
 		e.release()
 		return nil, err
 	}
@@ -146,8 +156,11 @@ func (p *pool) fill() {
 	}
 }
 
-// fillUp makes one after the other: what the pods are doing matters more.
+// fillUp makes one after the other, a moment after it was asked for: what the
+// pods are doing, most of all the one that starts just now, matters more.
 func (p *pool) fillUp() {
+	const moment = 25 * time.Millisecond
+	_ = sleep(p.s.life, moment) // the end of the service is looked for below
 	inspected := false
 	for {
 		p.mu.Lock()
@@ -169,7 +182,10 @@ func (p *pool) fillUp() {
 		if wantReady {
 			sl, err = p.makeReady(bridge)
 		} else {
-			sl, err = p.makeBare()
+			var h *netlink.Handle
+			if sl, h, err = p.makeBare(); err == nil {
+				h.Close()
+			}
 		}
 		p.mu.Lock()
 		if err != nil {

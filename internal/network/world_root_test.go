@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +52,9 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	require.Root(t)
 	w := &world{t: t, run: t.TempDir(), store: &memoryStore{}, pods: map[string]hull.Pod{}, log: &bytes.Buffer{}}
+	// As in life: on a tmpfs. The mount namespace is the test's.
+	must(t, syscall.Mount("tmpfs", w.run, "tmpfs", 0, ""))
+	t.Cleanup(func() { must(t, syscall.Unmount(w.run, 0)) })
 	w.cfg = Config{
 		RunDir: w.run, Instance: "t1", Store: w.store, Pod: w.pod, Update: w.update,
 		Events: func(e hull.Event) { w.mu.Lock(); w.events = append(w.events, e); w.mu.Unlock() },
@@ -140,7 +144,7 @@ func (w *world) leftovers() string {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	must(w.t, err)
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, w.run) && !strings.Contains(line, w.lan) {
+		if strings.Contains(line, w.run+"/netns") {
 			out = append(out, "mount "+strings.TrimSpace(line))
 		}
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 )
 
 // Network is what the table knows of a network.
@@ -57,10 +58,11 @@ type Table struct {
 
 	mu       sync.Mutex
 	conn     *nftables.Conn
-	checked  bool   // the kernel's table was right at gen
-	gen      uint32 // generation of the kernel's whole rule set
-	made     bool   // the table should be there; its absence is damage
-	queued   bool   // the next flush changes something
+	look     *nl.NetlinkSocket // for asking for the generation
+	checked  bool              // the kernel's table was right at gen
+	gen      uint32            // generation of the kernel's whole rule set
+	made     bool              // the table should be there; its absence is damage
+	queued   bool              // the next flush changes something
 	networks map[string]Network
 	forwards map[Forward]struct{}
 	uplinks  map[string]struct{}
@@ -74,14 +76,21 @@ func Open(name string) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
+	look, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), netlinkNetfilter)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open nftables: %w", err), conn.CloseLasting())
+	}
 	return &Table{
-		name: name, conn: conn,
+		name: name, conn: conn, look: look,
 		networks: map[string]Network{}, forwards: map[Forward]struct{}{}, uplinks: map[string]struct{}{},
 	}, nil
 }
 
 // Close closes the connection to the kernel. The table stays.
-func (t *Table) Close() error { return t.conn.CloseLasting() }
+func (t *Table) Close() error {
+	t.look.Close()
+	return t.conn.CloseLasting()
+}
 
 // Delete removes the table with everything in it.
 func (t *Table) Delete() error {
@@ -242,7 +251,7 @@ func (t *Table) verify(prune bool) (repaired bool, err error) {
 		return false, nil
 	}
 	// Read before the table: a change that comes in between shows at the next look.
-	if t.gen, err = generation(); err != nil {
+	if t.gen, err = t.generation(); err != nil {
 		return false, err
 	}
 	whole, err := t.whole()
@@ -368,7 +377,7 @@ func (t *Table) flush(verb string) error {
 // current says whether nobody has changed any rule set since the last flush. It
 // is one short message, where reading the table back would be dozens.
 func (t *Table) current() bool {
-	gen, err := generation()
+	gen, err := t.generation()
 	return err == nil && gen == t.gen
 }
 
@@ -432,10 +441,11 @@ func identity(e nftables.SetElement) string {
 
 // generation asks the kernel how often any rule set of the network namespace has
 // been changed.
-func generation() (uint32, error) {
+func (t *Table) generation() (uint32, error) {
 	const getGen = nfSubsysTables<<8 | nftMsgGetGen
 	req := nl.NewNetlinkRequest(getGen, 0)
 	req.AddData(&nl.Nfgenmsg{})
+	req.Sockets = map[int]*nl.SocketHandle{netlinkNetfilter: {Socket: t.look}}
 	msgs, err := req.Execute(netlinkNetfilter, nfSubsysTables<<8|nftMsgNewGen)
 	if err != nil {
 		return 0, fmt.Errorf("ask for nftables generation: %w", err)

@@ -40,9 +40,9 @@ const (
 	setMembers    = "members"    // (bridge . bridge) of networks whose members reach each other
 	setHairpin4   = "hairpin4"   // (bridge . source address) of every network
 	setHairpin6   = "hairpin6"
-	setLoopback6  = "loopback6"  // ::1 where the kernel cannot bring the answer back
-	setUplinks    = "uplinks" // the host's own interfaces, when this engine turned forwarding on
-	mapPorts4     = "ports4"  // (protocol . address . port) -> (address . port)
+	setLoopback6  = "loopback6" // ::1 where the kernel cannot bring the answer back
+	setUplinks    = "uplinks"   // the host's own interfaces, when this engine turned forwarding on
+	mapPorts4     = "ports4"    // (protocol . address . port) -> (address . port)
 	mapPorts6     = "ports6"
 	mapRanges4    = "ranges4" // (protocol . address . port) -> address, the port is kept
 	mapRanges6    = "ranges6"
