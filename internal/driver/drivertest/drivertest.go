@@ -33,7 +33,8 @@ type World interface {
 	// Driver makes a driver; a second one is an engine that was restarted.
 	Driver() driver.Driver
 	// Rootfs is a root file system with a shell and busybox's tools, writable by
-	// one container.
+	// one container. It has a file /notexec that may not be run, and a user alice,
+	// 1000:100, who is in group 2000, too.
 	Rootfs() hull.Rootfs
 	// RunDir makes the run directory of pod id.
 	RunDir(id string) string
@@ -71,6 +72,7 @@ func Run(t *testing.T, makeWorld func(t *testing.T) World) {
 		{"detach", detach},
 		{"exec", execs},
 		{"exec stdin", execStdin},
+		{"users", users},
 		{"exec outlived", execOutlived},
 		{"two containers", twoContainers},
 		{"out of memory", outOfMemory},

@@ -189,6 +189,36 @@ func outOfMemory(r *run) {
 	}
 }
 
+// users: names are looked up in the root file system, and a process's groups are
+// the container's, never the host's.
+func users(r *run) {
+	b := r.box()
+	c := r.spec(podID, sh("id; while :; do sleep 0.05; done"))
+	c.User, c.Groups = "alice", []string{"3000"}
+	p, err := b.Add(r.ctx(), c, hull.IO{Log: r.w.Log(podID)})
+	r.ok(err)
+	out := r.attach(p, hull.Attach{Stdout: true})
+	r.start(p)
+	if got := r.until(out, "\n"); !strings.HasPrefix(got, "uid=1000(alice) gid=100") || !strings.Contains(got, "2000") || !strings.Contains(got, "3000") {
+		r.Errorf("the process says %q", got)
+	}
+	e, err := b.Exec(r.ctx(), podID, driver.ExecSpec{ID: "e", Process: sh("id").Process, User: "7:8"}, hull.IO{})
+	r.ok(err)
+	out = r.attach(e, hull.Attach{Stdout: true})
+	r.start(e)
+	if got := strings.TrimSpace(r.readAll(out)); got != "uid=7 gid=8 groups=8" {
+		r.Errorf("the exec says %q", got)
+	}
+	r.exits(e, 0)
+	for _, name := range []string{"nobody-there", "-1", "4294967296", "alice\nroot"} {
+		c := r.spec("bad", Spec("/bin/true"))
+		c.User = name
+		if _, err := b.Add(r.ctx(), c, hull.IO{}); !errdefs.IsInvalidArgument(err) {
+			r.Errorf("user %q: %v", name, err)
+		}
+	}
+}
+
 func pause(r *run) {
 	if !r.can("pause") {
 		r.Skip("not able")

@@ -179,14 +179,17 @@ func (b *sandbox) Add(_ context.Context, c driver.ContainerSpec, hio hull.IO) (d
 	if c.OCI == nil || c.OCI.Process == nil || len(c.OCI.Process.Args) == 0 {
 		return nil, fmt.Errorf("container %s has no process: %w", c.ID, errdefs.ErrInvalidArgument)
 	}
+	user, err := lookupUser(c.User, c.Groups)
+	if err != nil {
+		return nil, err
+	}
 	var log stdio.LogWriter = memLog{b.w, c.ID}
 	if b.w.OpenLog != nil {
-		var err error
 		if log, err = b.w.OpenLog(hio.Log); err != nil {
 			return nil, fmt.Errorf("open log: %w", err)
 		}
 	}
-	p, err := b.make(c.ID, "", c.OCI.Process.Args, hio, log)
+	p, err := b.make(c.ID, "", user, c.OCI.Process.Args, hio, log)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +215,11 @@ func (b *sandbox) Exec(_ context.Context, id string, e driver.ExecSpec, hio hull
 		return nil, fmt.Errorf("exec %s has no process: %w", e.ID, errdefs.ErrInvalidArgument)
 	}
 	hio.StdinOnce = true
-	return b.make(e.ID, c.id, e.Process.Args, hio, nil)
+	user, err := lookupUser(e.User, e.Groups)
+	if err != nil {
+		return nil, err
+	}
+	return b.make(e.ID, c.id, user, e.Process.Args, hio, nil)
 }
 
 // live finds a container whose main process has not ended.
@@ -226,7 +233,7 @@ func (b *sandbox) live(id string) (*process, error) {
 	return p, nil
 }
 
-func (b *sandbox) make(id, container string, args []string, hio hull.IO, log stdio.LogWriter) (*process, error) {
+func (b *sandbox) make(id, container, user string, args []string, hio hull.IO, log stdio.LogWriter) (*process, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed || b.procs[id] != nil {
@@ -237,7 +244,7 @@ func (b *sandbox) make(id, container string, args []string, hio hull.IO, log std
 		return nil, err
 	}
 	p := &process{
-		box: b, id: id, container: container, args: args, streams: streams, child: child,
+		box: b, id: id, container: container, user: user, args: args, streams: streams, child: child,
 		rows: hio.Rows, cols: hio.Cols, done: make(chan struct{}), sigs: make(chan syscall.Signal, 16), traps: map[syscall.Signal]int{},
 	}
 	if hio.TTY {
@@ -358,6 +365,7 @@ func (d *death) Error() string { return d.why }
 type process struct {
 	box           *sandbox
 	id, container string
+	user          string // as id prints it
 	args          []string
 	pid           int
 	streams       *stdio.Streams

@@ -9,13 +9,15 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"hull/internal/hull"
 )
 
 // lookup says why a program cannot be run.
 func lookup(name string) *hull.ExecError {
 	switch path.Base(name) {
-	case "sh", "true", "false", "sleep", "cat", "echo", "tail":
+	case "sh", "true", "false", "sleep", "cat", "echo", "tail", "id":
 		return nil
 	case "notexec": // the suite's file without x permission
 		return &hull.ExecError{Code: 126, Path: name, Err: syscall.EACCES}
@@ -23,10 +25,40 @@ func lookup(name string) *hull.ExecError {
 	return &hull.ExecError{Code: 127, Path: name, Err: syscall.ENOENT}
 }
 
+// lookupUser finds a user of the toy root file system, which has root, alice,
+// and their groups; the result is what id prints.
+func lookupUser(spec string, groups []string) (string, error) {
+	name, group, hasGroup := strings.Cut(spec, ":")
+	var uid, gid int
+	text := ""
+	switch name {
+	case "", "0", "root":
+		text = "uid=0(root)"
+	case "alice":
+		text, gid = "uid=1000(alice)", 100
+		groups = append([]string{"2000"}, groups...)
+	default:
+		var err error
+		if uid, err = strconv.Atoi(name); err != nil || uid < 0 || uid > 1<<31-1 {
+			return "", fmt.Errorf("unable to find user %s: no matching entries in passwd file: %w", spec, errdefs.ErrInvalidArgument)
+		}
+		text = "uid=" + name
+	}
+	if hasGroup {
+		var err error
+		if gid, err = strconv.Atoi(group); err != nil || gid < 0 || gid > 1<<31-1 {
+			return "", fmt.Errorf("unable to find group %s: no matching entries in group file: %w", group, errdefs.ErrInvalidArgument)
+		}
+	}
+	id := strconv.Itoa(gid)
+	return text + " gid=" + id + " groups=" + strings.Join(append([]string{id}, groups...), ","), nil
+}
+
 // shell runs a program: one of lookup's, or sh -c with commands separated by
 // semicolons:
 //
 //	echo WORDS [>&2]   cat   sleep SECONDS   exit N   true   false   :
+//	id                 (prints the user)
 //	stty size          (prints rows and columns)
 //	trap 'exit N' TERM (or another of INT HUP USR1 USR2 TERM)
 //	while ...          (until a signal ends it)
@@ -100,6 +132,8 @@ func (p *process) command(args []string) (code int, oom bool) {
 			out, words = p.child.Err, words[:n-1]
 		}
 		fmt.Fprintln(out, strings.Join(words, " "))
+	case "id":
+		fmt.Fprintln(p.child.Out, p.user)
 	case "stty":
 		p.mu.Lock()
 		rows, cols := p.rows, p.cols

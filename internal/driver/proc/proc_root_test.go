@@ -94,8 +94,13 @@ func busybox(t testing.TB, dir string) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "notexec"), []byte("data"), 0o644); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{
+		"notexec": "data", "etc/passwd": "root:x:0:0::/root:/bin/sh\nalice:x:1000:100::/home/alice:/bin/sh\n",
+		"etc/group": "root:x:0:\nusers:x:100:\nwheel:x:2000:alice\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -150,6 +150,9 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	defer back.OnError(ctx, undoLimit, &err)
 
 	spec := b.join(c.OCI)
+	if spec.Process, err = asUser(c); err != nil {
+		return nil, err
+	}
 	plan, err := runtime.Prepare(spec, runtime.Options{
 		Rootfs: runtime.Rootfs{Lower: c.Rootfs.Lower, Upper: c.Rootfs.Upper, Work: c.Rootfs.Work, ReadOnly: c.Rootfs.ReadOnly},
 		Init:   c.Init,
@@ -187,12 +190,23 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	return p, nil
 }
 
-// join returns spec with the sandbox's network namespace.
-func (b *sandbox) join(spec *specs.Spec) *specs.Spec {
-	if spec.Linux == nil {
-		return spec
+// asUser returns the container's process with its user looked up.
+func asUser(c driver.ContainerSpec) (*specs.Process, error) {
+	root, err := openRootfs(c.Rootfs)
+	if err != nil {
+		return nil, fmt.Errorf("open root file system: %w", err)
 	}
-	s, l := *spec, *spec.Linux
+	defer root.Close()
+	p := *c.OCI.Process
+	return &p, setUser(root, &p, c.User, c.Groups)
+}
+
+// join returns a copy of spec with the sandbox's network namespace.
+func (b *sandbox) join(spec *specs.Spec) *specs.Spec {
+	s, l := *spec, specs.Linux{}
+	if spec.Linux != nil {
+		l = *spec.Linux
+	}
 	l.Namespaces = slices.DeleteFunc(slices.Clone(l.Namespaces), func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.NetworkNamespace
 	})
@@ -299,6 +313,16 @@ func (b *sandbox) Exec(ctx context.Context, id string, e driver.ExecSpec, hio hu
 	if e.Process == nil {
 		return nil, fmt.Errorf("exec %s has no process: %w", e.ID, errdefs.ErrInvalidArgument)
 	}
+	root, err := b.Root(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	proc := *e.Process
+	if err := setUser(root, &proc, e.User, e.Groups); err != nil {
+		return nil, err
+	}
+	e.Process = &proc
 	plan, err := prepareExec(bx.spec, e)
 	if err != nil {
 		return nil, fmt.Errorf("compile process: %w", err)
