@@ -14,7 +14,7 @@ import (
 
 // batchSize is how many bytes of records are gathered before they are written
 // in the middle of a chunk. Bytes.
-const batchSize = 64 << 10
+const batchSize = 128 << 10
 
 // fileWriter is a log in files: PATH is the present one, PATH.1 the one before
 // it, and so on, the older ones with .gz behind when they have been compressed.
