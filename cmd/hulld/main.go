@@ -201,7 +201,7 @@ func serve(ctx context.Context, o options) (err error) {
 		StopTimeout: o.stopAfter, Host: host,
 	}, engine.Parts{
 		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box},
-		Images:  pendingImages{images}, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,
+		Images:  images, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,
 		Files: files.Files{}, Log: log,
 	})
 	if err := eng.Recover(ctx); err != nil {
@@ -211,7 +211,7 @@ func serve(ctx context.Context, o options) (err error) {
 	closers.add(func() error { eng.Close(); return nil })
 
 	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver}, docker.Parts{
-		Containers: eng, Images: pendingImages{images}, Volumes: volumes, Networks: networks, Events: events, Log: log,
+		Containers: eng, Images: images, Volumes: volumes, Networks: networks, Events: events, Log: log,
 	})
 	listeners, err := listen(o)
 	if err != nil {
