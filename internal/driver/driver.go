@@ -48,7 +48,7 @@ type Sandbox interface {
 type Process interface {
 	// Start runs it. An executable that is missing or cannot be run gives a
 	// *hull.ExecError; then the process has ended and Wait returns its code
-	// (127 or 126). errdefs.ErrFailedPrecondition when it was started before.
+	// (127 or 126). errdefs.ErrConflict when it was started before.
 	Start(ctx context.Context) error
 	// Signal sends sig to it. errdefs.ErrNotFound when it has ended.
 	Signal(ctx context.Context, sig syscall.Signal) error

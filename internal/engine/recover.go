@@ -207,7 +207,7 @@ func (e *Engine) rewatch(ctx context.Context, c hull.Container) error {
 	}
 	// The engine may have died between the record and the start: what the record
 	// promises is made true.
-	if err := proc.Start(ctx); err != nil && !errdefs.IsFailedPrecondition(err) {
+	if err := proc.Start(ctx); err != nil && !errdefs.IsConflict(err) {
 		e.log.Error("finish an interrupted start", "container", c.ID, "error", err)
 	}
 	e.watch(ctx, x)

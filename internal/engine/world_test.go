@@ -406,7 +406,7 @@ type process struct {
 
 func (p *process) Start(context.Context) error {
 	if p.on {
-		return errdefs.ErrFailedPrecondition
+		return errdefs.ErrConflict
 	}
 	if err := p.w.step("start"); err != nil {
 		return err
