@@ -3,6 +3,7 @@ package monitor
 import (
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -253,6 +254,8 @@ func decodeErr(b []byte) error {
 		if !d.done() {
 			return errFrame
 		}
+		// The text names the path, and so does an ExecError.
+		text = strings.TrimPrefix(text, "exec: "+strconv.Quote(path)+": ")
 		return &hull.ExecError{Code: int(code), Path: path, Err: &remoteError{text, errnoOr(errno)}}
 	}
 	if !d.done() {

@@ -26,6 +26,8 @@ const (
 	// CrashName is the file in the run directory that a monitor's own crash is
 	// written to.
 	CrashName = "monitor.crash"
+	// settleAfter is when a container that was started counts as running quietly.
+	settleAfter = time.Second
 	// keepExecs is how many ended execs are remembered for a hulld that restarts;
 	// health checks alone make thousands a day.
 	keepExecs = 32
@@ -106,7 +108,9 @@ type server struct {
 	conns    map[*conn]struct{}
 	procs    map[string]*proc // nil values are ids being made
 	endedEx  []string         // ended execs, oldest first
-	closing  bool
+	dying    bool             // destroy has begun: no new processes
+	closing  bool             // quit is closed
+	settling *time.Timer
 }
 
 // Serve is a monitor's life, from the first frame on fd to the end; it takes fd
@@ -413,7 +417,7 @@ func (s *server) add(f *frame) (_ []byte, err error) {
 func (s *server) reserve(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing {
+	if s.dying {
 		return fmt.Errorf("the pod is being destroyed: %w", errdefs.ErrFailedPrecondition)
 	}
 	if _, taken := s.procs[id]; taken {
@@ -475,7 +479,23 @@ func (s *server) start(p *proc) error {
 		p.started = true
 		p.streams.Started()
 	}
+	s.settle()
 	return err
+}
+
+// settle calls OnIdle some time after the last start: what that needed of memory
+// is garbage by then, and an idle monitor collects none by itself.
+func (s *server) settle() {
+	if s.cfg.OnIdle == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.settling == nil {
+		s.settling = time.AfterFunc(settleAfter, s.cfg.OnIdle)
+		return
+	}
+	s.settling.Reset(settleAfter)
 }
 
 // watch waits for the end of a process and tells about it.
@@ -606,16 +626,10 @@ func (s *server) warn(id, text string) {
 
 // destroy kills every process and waits until they are gone and drained.
 func (s *server) destroy() error {
-	s.mu.Lock()
-	procs := make([]*proc, 0, len(s.procs))
-	for id, p := range s.procs {
-		if p == nil {
-			s.mu.Unlock()
-			return fmt.Errorf("process %s is being created: %w", id, errdefs.ErrUnavailable)
-		}
-		procs = append(procs, p)
+	procs, err := s.lastProcs()
+	if err != nil {
+		return err
 	}
-	s.mu.Unlock()
 	for _, p := range procs {
 		if p.ended() {
 			continue
@@ -634,6 +648,31 @@ func (s *server) destroy() error {
 		}
 	}
 	return nil
+}
+
+// lastProcs closes the pod for new processes and returns those it has, after
+// those that are just being made.
+func (s *server) lastProcs() ([]*proc, error) {
+	for limit := time.Now().Add(killLimit); ; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		s.dying = true
+		busy := ""
+		procs := make([]*proc, 0, len(s.procs))
+		for id, p := range s.procs {
+			if p == nil {
+				busy = id
+				continue
+			}
+			procs = append(procs, p)
+		}
+		s.mu.Unlock()
+		if busy == "" {
+			return procs, nil
+		}
+		if time.Now().After(limit) {
+			return nil, fmt.Errorf("process %s is being created: %w", busy, errdefs.ErrUnavailable)
+		}
+	}
 }
 
 // linger lets clients take the rest of their output.

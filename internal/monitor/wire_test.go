@@ -71,8 +71,8 @@ func TestErrorsCross(t *testing.T) {
 		t.Errorf("plain error became %#v", got)
 	}
 	var x *hull.ExecError
-	got := decodeErr(encodeErr(fmt.Errorf("start: %w", &runtime.ExecError{Errno: syscall.EACCES, Path: "/p", Msg: "may not"})))
-	if !errors.As(got, &x) || x.Code != 126 || x.Path != "/p" || !errors.Is(got, syscall.EACCES) {
+	got := decodeErr(encodeErr(fmt.Errorf("start: %w", &runtime.ExecError{Errno: syscall.EACCES, Path: "/p", Msg: `exec: "/p": permission denied`})))
+	if !errors.As(got, &x) || x.Code != 126 || x.Path != "/p" || !errors.Is(got, syscall.EACCES) || got.Error() != `exec "/p": permission denied` {
 		t.Errorf("exec error became %#v", got)
 	}
 }

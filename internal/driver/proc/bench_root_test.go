@@ -1,8 +1,13 @@
 package proc_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +16,7 @@ import (
 	"hull/internal/driver"
 	"hull/internal/driver/drivertest"
 	"hull/internal/hull"
+	"hull/internal/monitor"
 	"hull/internal/require"
 )
 
@@ -58,6 +64,98 @@ func BenchmarkRunRoot(b *testing.B) {
 	}
 	for s, t := range steps {
 		b.ReportMetric(float64(t.Microseconds())/float64(n), s+"-µs/op")
+	}
+}
+
+// BenchmarkIdleRoot is what an idle pod's monitor takes of memory. With HULL_BIN
+// it is the real one's.
+func BenchmarkIdleRoot(b *testing.B) {
+	require.Root(b)
+	w := newWorld(b)
+	ctx := context.Background()
+	for b.Loop() {
+		box, err := w.driver().Create(ctx, driver.SandboxSpec{ID: "pod", RunDir: w.RunDir("pod")})
+		if err != nil {
+			b.Fatal(err)
+		}
+		p, err := box.Add(ctx, driver.ContainerSpec{ID: "pod", Rootfs: w.Rootfs(), OCI: drivertest.Spec("/bin/sleep", "1000")}, hull.IO{Log: w.Log("pod")})
+		if err == nil {
+			err = p.Start(ctx)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		time.Sleep(3 * time.Second) // what a start needs has been given back
+		c, err := monitor.Dial(w.RunDir("pod"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, key := range []string{"Pss", "Private_Dirty", "Private_Clean", "Anonymous"} {
+			b.ReportMetric(float64(smaps(b, c.Pid(), key)), key+"-KiB")
+		}
+		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", c.Pid()))
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(len(threads)), "threads")
+		c.Close()
+		if err := box.Destroy(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// smaps is one line of a process's memory use. KiB.
+func smaps(b *testing.B, pid int, key string) (kib int) {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(line, key+":"); ok {
+			kib, err = strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(v), " kB"))
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	return kib
+}
+
+// BenchmarkOutputRoot is a container that writes 64 MiB of log lines.
+func BenchmarkOutputRoot(b *testing.B) {
+	require.Root(b)
+	w := newWorld(b)
+	ctx := context.Background()
+	box, err := w.driver().Create(ctx, driver.SandboxSpec{ID: "pod", RunDir: w.RunDir("pod")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer box.Destroy(ctx)
+	const size = 64 << 20
+	text := bytes.Repeat([]byte(strings.Repeat("a log line, ", 10)+"1234567\n"), size/128)
+	root := w.Rootfs()
+	if err := os.WriteFile(filepath.Join(root.Upper, "text"), text, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(size)
+	n := 0
+	for b.Loop() {
+		n++
+		id := fmt.Sprint("c", n)
+		log := w.Log(id)
+		log.MaxSize, log.MaxFiles, log.Compress = 10<<20, 3, true
+		p, err := box.Add(ctx, driver.ContainerSpec{ID: id, Rootfs: root, OCI: drivertest.Spec("/bin/cat", "/text")}, hull.IO{Log: log})
+		if err == nil {
+			err = p.Start(ctx)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		if x, err := p.Wait(ctx); err != nil || x.Code != 0 {
+			b.Fatal(x, err)
+		}
 	}
 }
 

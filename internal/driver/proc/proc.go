@@ -28,8 +28,13 @@ import (
 	"hull/internal/linux/cgroup"
 )
 
-// undoLimit bounds the clean-up after a failure.
-const undoLimit = 15 * time.Second
+const (
+	// undoLimit bounds the clean-up after a failure.
+	undoLimit = 15 * time.Second
+	// recoverLimit is how long a monitor may take to answer a new engine. One that
+	// does not is killed with its pod, so a busy machine must not look like it.
+	recoverLimit = time.Minute
+)
 
 // Config is what a Driver needs.
 type Config struct {

@@ -52,6 +52,9 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if dir := os.Getenv("HULL_BIN"); dir != "" { // the real one: for figures
+		exe = filepath.Join(dir, "hull-monitor")
+	}
 	w := &world{t: t, dir: t.TempDir(), parent: "/hulltest-" + strconv.Itoa(os.Getpid()), monitor: exe}
 	lower := filepath.Join(w.dir, "lower")
 	busybox(t, lower)

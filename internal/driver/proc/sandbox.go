@@ -102,7 +102,7 @@ func (d *Driver) reconnect(ctx context.Context, id string, h handle, raw hull.Ha
 	if err != nil {
 		d.cfg.Log.Warn("read what is known of a pod", "pod", id, "error", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, undoLimit)
+	ctx, cancel := context.WithTimeout(ctx, recoverLimit)
 	defer cancel()
 	pod, procs, err := c.List(ctx)
 	if err == nil && pod != id {
@@ -463,7 +463,7 @@ func (b *sandbox) Destroy(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	if err := b.mon.Destroy(ctx); err != nil && !errdefs.IsUnavailable(err) {
+	if err := b.destroyMonitor(ctx); err != nil {
 		errs = append(errs, err)
 	}
 	for _, bx := range boxes {
@@ -478,6 +478,23 @@ func (b *sandbox) Destroy(ctx context.Context) error {
 		return fmt.Errorf("destroy sandbox %s: %w", b.id, err)
 	}
 	return nil
+}
+
+// destroyMonitor has the monitor end the pod. One that cannot is killed: the
+// cgroups that are removed next find what it leaves.
+func (b *sandbox) destroyMonitor(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, undoLimit)
+	defer cancel()
+	err := b.mon.Destroy(short)
+	if err == nil || errdefs.IsUnavailable(err) { // done, or dead before
+		return nil
+	}
+	b.d.cfg.Log.Warn("monitor is killed because it does not end", "pod", b.id, "error", err)
+	h, err := parseHandle(b.handle)
+	if err != nil {
+		return err
+	}
+	return h.kill()
 }
 
 // process is the local half of a process in the pod.
