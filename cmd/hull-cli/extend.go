@@ -30,6 +30,16 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 			withIsolations(info, cli)
 		}
 	}
+	for path, short := range map[string]string{"version": "Show the hull version information", "system": "Manage hull"} {
+		if cmd, _, err := root.Find([]string{path}); err == nil {
+			cmd.Short = short
+		}
+	}
+	for _, path := range [][]string{{"run"}, {"create"}, {"container", "run"}, {"container", "create"}} {
+		if cmd, _, err := root.Find(path); err == nil && cmd.Flags().Lookup("isolation") != nil {
+			cmd.Flags().Lookup("isolation").Usage = `Boundary of the container ("container", "sandbox", "vm")`
+		}
+	}
 	if use, rest, err := root.Find([]string{"context", "use"}); err == nil && len(rest) == 0 {
 		use.Short = "Set the context that hull uses"
 		use.RunE = func(_ *cobra.Command, args []string) error { return useContext(cli, args[0]) }

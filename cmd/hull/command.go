@@ -91,6 +91,9 @@ func (c *command) verb(args []string) (func([]string) (int, error), []string) {
 	case "ps":
 		return c.ps, args[1:]
 	}
+	if r, table := simple(args[0]); r != nil {
+		return func(args []string) (int, error) { return c.each(r, table, args) }, args[1:]
+	}
 	return nil, nil
 }
 

@@ -120,7 +120,7 @@ func (e *engine) serve(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush() //nolint:forcetypeassert // net/http's
 		<-e.ended
 		_ = json.NewEncoder(w).Encode(container.WaitResponse{StatusCode: int64(e.exit)})
-	case parts[0] == "containers" && len(parts) > 2 && parts[1] != "c0ffee":
+	case parts[0] == "containers" && strings.HasPrefix(parts[1], "no"):
 		fail(w, 404, "No such container: "+parts[1])
 	case last == "exec" && r.Method == "POST":
 		reply(w, 201, container.ExecCreateResponse{ID: "ec5ec"})
@@ -134,7 +134,7 @@ func (e *engine) serve(w http.ResponseWriter, r *http.Request) {
 		reply(w, 200, map[string]any{"ID": "ec5ec", "ExitCode": e.exit})
 	case last == "json" && parts[1] == "c0ffee":
 		reply(w, 200, container.InspectResponse{ID: "c0ffee"})
-	case last == "kill", last == "resize":
+	case r.Method == "DELETE", last == "kill", last == "resize", last == "stop", last == "restart", last == "pause", last == "unpause":
 		w.WriteHeader(204)
 	default:
 		fail(w, 404, "page not found")

@@ -36,6 +36,7 @@ func TestFlagsAreDockers(t *testing.T) {
 		"run":  runFlags(&runRequest{}),
 		"exec": execFlags(&exec, new([]string), new([]string)),
 		"ps":   psFlags(&psRequest{}),
+		"stop": flagsOf("stop"), "restart": flagsOf("restart"), "kill": flagsOf("kill"), "rm": flagsOf("rm"),
 	} {
 		cmd, _, err := root.Find([]string{verb})
 		if err != nil {
@@ -58,6 +59,8 @@ func TestFlagsAreDockers(t *testing.T) {
 		t.Logf("%s: %d of docker's %d flags are quick; the others: %s", verb, len(table), count(cmd.Flags()), others(cmd.Flags(), table))
 	}
 }
+
+func flagsOf(verb string) []flag { _, table := simple(verb); return table }
 
 func count(f *pflag.FlagSet) (n int) { f.VisitAll(func(*pflag.Flag) { n++ }); return n }
 
@@ -367,6 +370,38 @@ func TestPsHandsOver(t *testing.T) {
 		}
 	}
 }
+
+func TestSimpleVerbsAskAndPrintWhatDockerDoes(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{
+		"stop a b c", "stop -t 3 --signal INT a", "stop a -t=0", "stop noa b noc", "container stop a", "restart a b", "restart -s TERM -t 1 a nob",
+		"kill a", "kill --signal=HUP a b", "kill noa", "pause a b", "unpause a noc", "rm a b", "rm -fv a noa", "rm --force=false -v noa b", "rm -l a", "start a nob c noe", "start a",
+	} {
+		args := strings.Fields(args)
+		want := docker(t, newEngine(t), "", args...)
+		got, handed := quick(t, newEngine(t), "", args...)
+		if handed {
+			t.Errorf("%v: handed over", args)
+			continue
+		}
+		if got.code != want.code || got.stdout != want.stdout || got.err != want.err {
+			t.Errorf("%v: quick: code %d, stdout %q, stderr %q\ndocker: code %d, stdout %q, stderr %q",
+				args, got.code, got.stdout, got.err, want.code, want.stdout, want.err)
+		}
+		sorted := cmpopts.SortSlices(func(a, b request) bool { return a.Path < b.Path })
+		if d := cmp.Diff(want.find(t, want.method(), ""), got.find(t, want.method(), ""), sorted); d != "" {
+			t.Errorf("%v (-docker +quick):\n%s", args, d)
+		}
+	}
+	for _, args := range []string{"stop", "stop --bad a", "stop a/b", "stop -t x a", "start -a x", "start -i x", "rm", "kill", "stop --time 3 a"} {
+		if _, handed := quick(t, newEngine(t), "", strings.Fields(args)...); !handed {
+			t.Errorf("%s: not handed over", args)
+		}
+	}
+}
+
+// method is that of the verb's requests.
+func (o outcome) method() string { return o.requests[len(o.requests)-1].Method }
 
 func FuzzPorts(f *testing.F) {
 	f.Add([]byte{0, 80, 80, 0, 1, 80, 81, 1, 2, 82, 82, 0})
