@@ -475,21 +475,25 @@ func TestReattachAndSweep(t *testing.T) {
 	if e := w.elements(); e["ports4"] != 1 || e["ranges4"] != 1 {
 		t.Errorf("elements after sweep: %v", e)
 	}
-	entries, err := os.ReadDir(filepath.Join(w.run, "netns"))
-	must(t, err)
-	if len(entries) != 2 {
-		t.Errorf("namespaces after sweep: %v", entries)
-	}
-	links, err := netlink.LinkList()
-	must(t, err)
-	var cables int
-	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, w.s.vethPrefix()) {
-			cables++
+	var pins, cables int
+	for range 200 {
+		entries, err := os.ReadDir(filepath.Join(w.run, "netns"))
+		must(t, err)
+		links, err := netlink.LinkList()
+		must(t, err)
+		pins, cables = len(entries), 0
+		for _, l := range links {
+			if strings.HasPrefix(l.Attrs().Name, w.s.vethPrefix()) {
+				cables++
+			}
 		}
+		if pins == 2 && cables == 3 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	if cables != 3 {
-		t.Errorf("%d cables after sweep, want 3", cables)
+	if pins != 2 || cables != 3 {
+		t.Errorf("%d namespaces and %d cables after sweep, want 2 and 3", pins, cables)
 	}
 	if strings.Contains(w.log.String(), "damaged") {
 		t.Error("a sound table was repaired")

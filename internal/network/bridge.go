@@ -56,6 +56,9 @@ func (s *Service) inspectBridge(n *network) {
 	if n.index == 0 {
 		return
 	}
+	if off, err := enableForwarding(n.v6 != nil); off || err != nil {
+		s.log.Warn("forwarding was turned off and is on again", "error", err)
+	}
 	l, err := s.links.LinkByName(n.bridge)
 	if err == nil && l.Attrs().Index == n.index && l.Attrs().Flags&net.FlagUp != 0 {
 		if have, err := s.links.AddrList(l, netlink.FAMILY_ALL); err == nil && len(missingAddrs(n, have)) == 0 {
@@ -319,6 +322,12 @@ func (s *Service) linkIndex(name string) int {
 // which the kernel may hold for long while it takes namespaces down.
 func linkThere(name string) bool {
 	_, err := os.Stat("/proc/sys/net/ipv4/conf/" + name)
+	return err == nil
+}
+
+// haveIPv6 says whether the kernel has IPv6 at all (ipv6.disable=1 takes it away).
+func haveIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6/conf/all")
 	return err == nil
 }
 

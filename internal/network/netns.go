@@ -125,7 +125,8 @@ func unpinDir(dir string) error {
 	return errors.Join(err, os.Remove(dir))
 }
 
-// retire takes a pod's directory out of the way and gives its namespace back.
+// retire takes a directory that nobody claims out of the way and gives its
+// namespaces back, in the background.
 func (s *Service) retire(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -138,15 +139,12 @@ func (s *Service) retire(dir string) error {
 	if err := os.Rename(dir, dead); err != nil {
 		return err
 	}
-	var names []string
+	var ends []*end
 	for _, e := range entries {
-		names = append(names, s.vethPrefix()+e.Name())
+		ends = append(ends, &end{veth: s.vethPrefix() + e.Name()})
 	}
-	err = unpinDir(dead)
-	for _, v := range names {
-		err = errors.Join(err, s.deleteLink(v))
-	}
-	return err
+	s.bury(dead, ends, false, nil)
+	return nil
 }
 
 // bury gives a namespace and its addresses back, off everybody's way: the

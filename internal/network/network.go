@@ -34,6 +34,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -85,7 +86,7 @@ type Config struct {
 	// disconnect. nil = they are not possible.
 	Update func(podID string, fn func(*hull.PodStatus) error) error
 
-	Events func(hull.Event) // nil = nobody listens
+	Events func(hull.Event) // nil = nobody listens; must not call back
 	Log    *slog.Logger
 }
 
@@ -137,7 +138,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	if err := s.load(); err != nil {
 		s.links.Close()
-		return nil, err
+		return nil, errors.Join(err, s.fw.Close())
 	}
 	s.life, s.stop = context.WithCancel(context.Background())
 	s.pool = newPool(s, cfg.Pool)

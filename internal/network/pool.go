@@ -224,10 +224,7 @@ func (p *pool) drain() error {
 	p.mu.Unlock()
 	var err error
 	for _, sl := range all {
-		err = errors.Join(err, sl.unpin())
-		if sl.end != nil {
-			err = errors.Join(err, p.s.deleteLink(sl.end.veth))
-		}
+		err = errors.Join(err, sl.unpin()) // the cable goes with the namespace
 	}
 	return err
 }

@@ -99,7 +99,7 @@ type claim struct {
 
 // maxSockets bounds the descriptors that keep ports reserved; a pod that
 // publishes more ports keeps the rest unreserved.
-const maxSockets = 1024
+const maxSockets = 256
 
 // ports knows which pod has which port of the host.
 type ports struct {

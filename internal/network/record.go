@@ -105,7 +105,8 @@ func (s *Service) defaultBridge(id string) (*network, error) {
 			return nil, err
 		}
 	}
-	if !sub6.IsValid() {
+	v6 := haveIPv6()
+	if v6 && !sub6.IsValid() {
 		if sub6, err = ipam.Choose6(id, taken); err != nil {
 			return nil, err
 		}
@@ -116,12 +117,15 @@ func (s *Service) defaultBridge(id string) (*network, error) {
 	}
 	rec := hull.Network{
 		ID: id, Name: Bridge, Driver: driverBridge, Created: time.Now(), Scope: "local",
-		EnableIPv4: true, EnableIPv6: true,
-		IPAM: hull.IPAM{Driver: "default", Config: []hull.IPAMConfig{{Subnet: sub4.String()}, {Subnet: sub6.String()}}},
+		EnableIPv4: true, EnableIPv6: v6,
+		IPAM: hull.IPAM{Driver: "default", Config: []hull.IPAMConfig{{Subnet: sub4.String()}}},
 		Options: map[string]string{
 			optDefault: "true", optICC: "true", optMasq: "true", optHostIP: "0.0.0.0", optName: name,
 			optMTU: strconv.Itoa(s.defaultMTU()),
 		},
+	}
+	if v6 {
+		rec.IPAM.Config = append(rec.IPAM.Config, hull.IPAMConfig{Subnet: sub6.String()})
 	}
 	return s.revive(rec)
 }
@@ -231,6 +235,9 @@ func (s *Service) Create(_ context.Context, n hull.Network) (hull.Network, []str
 		return hull.Network{}, nil, fmt.Errorf("could not find plugin %s in v1 plugin registry: %w", n.IPAM.Driver, errdefs.ErrNotFound)
 	}
 	n.ID, n.Driver, n.Scope, n.Created = newID(), driverBridge, "local", time.Now()
+	if n.EnableIPv6 && !haveIPv6() {
+		return hull.Network{}, nil, fmt.Errorf("the host's kernel has no IPv6: %w", errdefs.ErrFailedPrecondition)
+	}
 	n.IPAM.Driver = "default"
 	n.Options, n.Labels = maps.Clone(n.Options), maps.Clone(n.Labels)
 	if n.Options == nil {

@@ -110,7 +110,8 @@ func (s *Service) rejoin(a *attachment, path string) {
 }
 
 // Sweep removes every host object of this instance whose pod keep denies: what a
-// crash has left. It is called once, when all pods that run are reattached.
+// crash has left. It is called once, when all pods that run are reattached. It
+// does not wait for the kernel to take namespaces and their interfaces down.
 func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 	links, err := s.links.LinkList()
 	if err != nil {
@@ -138,7 +139,10 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 		name := l.Attrs().Name
 		switch {
 		case strings.HasPrefix(name, s.vethPrefix()) && !kept[name] && !s.pool.knows(strings.TrimPrefix(name, s.vethPrefix())):
-			errs = errors.Join(errs, s.deleteLink(name))
+			// Mostly it is going already, with a namespace of above.
+			if !s.background(func() { s.awaitGone(name, false) }) {
+				errs = errors.Join(errs, s.deleteLink(name))
+			}
 		case l.Type() == "bridge" && strings.HasPrefix(name, "hb"+s.tag) && !s.hasBridge(name):
 			errs = errors.Join(errs, s.deleteLink(name))
 		}

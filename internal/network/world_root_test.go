@@ -38,7 +38,7 @@ type world struct {
 	pods   map[string]hull.Pod
 	events []hull.Event
 	lan    string // path of the neighbour's namespace
-	log    *bytes.Buffer
+	log    *logBuffer
 }
 
 const (
@@ -51,14 +51,14 @@ const (
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	require.Root(t)
-	w := &world{t: t, run: t.TempDir(), store: &memoryStore{}, pods: map[string]hull.Pod{}, log: &bytes.Buffer{}}
+	w := &world{t: t, run: t.TempDir(), store: &memoryStore{}, pods: map[string]hull.Pod{}, log: &logBuffer{}}
 	// As in life: on a tmpfs. The mount namespace is the test's.
 	must(t, syscall.Mount("tmpfs", w.run, "tmpfs", 0, ""))
 	t.Cleanup(func() { must(t, syscall.Unmount(w.run, 0)) })
 	w.cfg = Config{
 		RunDir: w.run, Instance: "t1", Store: w.store, Pod: w.pod, Update: w.update,
 		Events: func(e hull.Event) { w.mu.Lock(); w.events = append(w.events, e); w.mu.Unlock() },
-		Log:    slog.New(slog.NewTextHandler(&lockedWriter{w: w.log}, nil)),
+		Log:    slog.New(slog.NewTextHandler(w.log, nil)),
 	}
 	must(t, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}))
 	noDAD(t)
@@ -428,13 +428,19 @@ func (m *memoryStore) Networks() []hull.Network {
 	return append([]hull.Network(nil), m.recs...)
 }
 
-type lockedWriter struct {
+type logBuffer struct {
 	mu sync.Mutex
-	w  *bytes.Buffer
+	b  bytes.Buffer
 }
 
-func (l *lockedWriter) Write(b []byte) (int, error) {
+func (l *logBuffer) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(b)
+	return l.b.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
