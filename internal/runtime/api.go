@@ -40,8 +40,6 @@ type Options struct {
 	NoPivot bool
 	// Bundle is the directory that relative paths of the specification start at.
 	Bundle string
-	// PreserveFds hands descriptors 3..3+PreserveFds-1 of Stdio.Extra over.
-	PreserveFds int
 }
 
 // Prepare compiles a specification. It needs no privileges and touches nothing
@@ -65,7 +63,14 @@ type Stdio struct {
 	In, Out, Err *os.File
 	Extra        []*os.File // become 3, 4, ...
 	Rows, Cols   uint16     // first size of the terminal, 0 = unknown
+	// Detached makes a process that outlives this one: its Start comes from
+	// whoever uses the same Gate later, and it is not killed with its parent.
+	Detached *Gate
 }
+
+// Gate is how one process starts what another has created: two fifos. The child
+// waits for a byte in Start and holds Result open until it has executed.
+type Gate struct{ Start, Result *os.File } // both opened for reading and writing
 
 // Cgroup is where the workload is put. The directories exist, with their limits
 // written; see internal/linux/cgroup. Zero = the caller's own cgroups.
@@ -101,6 +106,14 @@ func (c *Container) Start(ctx context.Context) error { return c.init.Start(ctx) 
 // own cgroups.
 func (c *Container) Exec(ctx context.Context, p *ExecPlan, s Stdio, cg Cgroup) (*Process, error) {
 	return c.exec(ctx, p, s, cg)
+}
+
+// Attach finds a container again by its main process, for Exec from a process that
+// did not create it. unshare are the namespaces (CLONE_NEW*) that it does not share
+// with the caller. The main process is not the caller's child: Wait gives no
+// status. Destroy gives back what Attach took and kills nothing.
+func Attach(ctx context.Context, pid int, unshare uintptr) (*Container, error) {
+	return attachTo(ctx, pid, unshare)
 }
 
 // Root opens the container's root directory with all its mounts (O_PATH), for

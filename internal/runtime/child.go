@@ -81,6 +81,7 @@ const (
 	reportSize = 16
 	stepHello  = 0xfff0 // reports of success
 	stepReady  = 0xfff1
+	stepExec   = 0xfff2    // execve failed
 	maxFd      = 1<<32 - 1 // for close_range
 )
 

@@ -26,6 +26,8 @@ type Container struct {
 	pts     *os.File // O_PATH, the root of the container's devpts, nil if it has none
 	self    *os.File // pidfd of this process
 
+	foreign bool // attached to, not created
+
 	mu     sync.Mutex
 	joined bool // the thread has joined the pid and cgroup namespaces of init; t only
 	ended  bool
@@ -72,7 +74,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	defer conn.closeChild()
 	prog := newProgram(conn.child)
 	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
-	if !p.Detached {
+	if s.Detached == nil {
 		prog.dieWithParent(c.self)
 	}
 	for _, m := range p.Mounts {
@@ -89,12 +91,12 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 		return err
 	}
 	defer io.close()
-	prog.stdio(io.fds, p.Process.Terminal)
+	prog.stdio(io, p.Process.Terminal)
 	prog.rights(p.Process.clamped(caps), childConfig{
 		rlimits: clampRlimits(p.Process.Rlimits, caps), chown: io.chown, tty: p.Process.Terminal,
-		init: p.Init, dieWithParent: !p.Detached,
+		init: p.Init, dieWithParent: s.Detached == nil,
 	})
-	prog.ready()
+	prog.ready(io)
 	env, needHome := withHome(p.Process.Env)
 	prog.finish(&p.Process, env)
 
@@ -105,6 +107,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	}
 	proc.args0 = p.Process.Args[0]
 	c.init = proc
+	proc.detached = s.Detached != nil
 	if err := groups.join(proc.pid); err != nil {
 		return err
 	}
@@ -318,6 +321,50 @@ func (c *Container) root() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "/"), nil
 }
 
+// attachTo joins the namespaces of a running container with a thread.
+func attachTo(ctx context.Context, pid int, unshare uintptr) (_ *Container, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f, err := linux.PidfdOpen(pid)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, fmt.Errorf("the container has ended: %w", errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{plan: &Plan{Unshare: unshare}, t: startThread(), joined: true, foreign: true}
+	c.init = foreignProcess(pid, f)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.destroy())
+		}
+	}()
+	return c, c.t.do(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		if err := unix.Setns(linux.FD(f), int(unshare&^unix.CLONE_NEWUSER)); err != nil {
+			return fmt.Errorf("join the container's namespaces: %w", err)
+		}
+		unix.Umask(0)
+		var err error
+		if c.rootDir, err = os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+			return err
+		}
+		pts, err := linux.OpenNoSymlinks(c.rootDir, "/dev/pts", unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return nil // no terminals, then
+		}
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(linux.FD(pts), &st); err != nil || st.Type != unix.DEVPTS_SUPER_MAGIC {
+			return pts.Close()
+		}
+		c.pts = pts
+		return nil
+	})
+}
+
 func (c *Container) destroy() error {
 	c.mu.Lock()
 	ended := c.ended
@@ -327,7 +374,7 @@ func (c *Container) destroy() error {
 		return nil
 	}
 	var err error
-	if c.init != nil {
+	if c.init != nil && !c.foreign {
 		err = c.init.end()
 	}
 	// Only now: the thread's end would kill the process without our noticing.
@@ -406,7 +453,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 			linux.CloseAll([]*os.File{master})
 			return err
 		}
-		p.console, p.args0 = master, x.Args[0]
+		p.console, p.args0, p.detached = master, x.Args[0], s.Detached != nil
 		return nil
 	})
 	defer linux.CloseAll([]*os.File{slave})
@@ -440,16 +487,17 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, caps uint64, env []string) *program {
 	prog := newProgram(conn.child)
 	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
-	if !c.plan.Detached {
+	bound := c.self != nil && io.gate == nil
+	if bound {
 		prog.dieWithParent(c.self)
 	}
 	prog.hello()
 	prog.enterRoot(false)
-	prog.stdio(io.fds, x.Terminal)
+	prog.stdio(io, x.Terminal)
 	prog.rights(x.clamped(caps), childConfig{
-		rlimits: clampRlimits(x.Rlimits, caps), chown: io.chown, tty: x.Terminal, dieWithParent: !c.plan.Detached,
+		rlimits: clampRlimits(x.Rlimits, caps), chown: io.chown, tty: x.Terminal, dieWithParent: bound,
 	})
-	prog.ready()
+	prog.ready(io)
 	prog.finish(x, env)
 	return prog
 }

@@ -25,7 +25,6 @@ type Plan struct {
 	Propagation uintptr     `json:",omitempty"` // MS_* of the root, 0 = rslave
 	Init        bool        `json:",omitempty"`
 	NoPivot     bool        `json:",omitempty"`
-	Detached    bool        `json:",omitempty"` // lives on when the caller dies (hull-runc create)
 	TimeOffsets string      `json:",omitempty"` // for timens_offsets
 	Warnings    []string    `json:",omitempty"` // for the user
 }
@@ -131,6 +130,16 @@ type Filter struct {
 	Flags    uint32 // SECCOMP_FILTER_FLAG_*
 	Listener string `json:",omitempty"` // path of a socket that gets the notification descriptor
 	Metadata string `json:",omitempty"`
+}
+
+// Namespaces are the kinds (CLONE_NEW*) of namespaces that the container does not
+// share with whoever creates it.
+func (p *Plan) Namespaces() uintptr {
+	k := p.Unshare
+	for _, j := range p.Join {
+		k |= j.Kind
+	}
+	return k
 }
 
 // MarshalBinary encodes the plan for another process of the same build.

@@ -25,6 +25,8 @@ type Process struct {
 	args0   string
 	conn    *control
 	prog    *program // until started
+	// detached: started through a Gate, by anybody.
+	detached bool
 
 	mu      sync.Mutex
 	started bool
@@ -40,6 +42,16 @@ func newProcess(pid, pidfd int, conn *control, prog *program) *Process {
 	_ = unix.SetNonblock(pidfd, true) // if refused, the wait below holds a thread
 	p.pidFile = os.NewFile(uintptr(pidfd), "pidfd")
 	go p.reap()
+	return p
+}
+
+// foreignProcess is a process that is not our child.
+func foreignProcess(pid int, pidfd *os.File) *Process {
+	p := &Process{pid: pid, pidFile: pidfd, pidfd: linux.FD(pidfd), started: true, exited: make(chan struct{})}
+	go func() {
+		defer close(p.exited)
+		p.waitErr = linux.PidfdWait(context.Background(), p.pidfd)
+	}()
 	return p
 }
 
@@ -100,6 +112,9 @@ func (p *Process) Start(ctx context.Context) error {
 	if p.started || p.closed {
 		return fmt.Errorf("process %d has been started already: %w", p.pid, errdefs.ErrFailedPrecondition)
 	}
+	if p.detached {
+		return fmt.Errorf("process %d is started through its gate: %w", p.pid, errdefs.ErrFailedPrecondition)
+	}
 	p.started = true
 	defer p.conn.close()
 	prog := p.prog
@@ -116,11 +131,36 @@ func (p *Process) Start(ctx context.Context) error {
 		return nil
 	}
 	<-p.exited
-	step := prog.steps[r.step]
-	if step == stepExec {
-		return execError(p.args0, r.errno)
+	return prog.failure(r, p.args0)
+}
+
+// failure is the error that a report is about.
+func (p *program) failure(r *report, args0 string) error {
+	if r.step == stepExec {
+		return execError(args0, r.errno)
 	}
-	return &StepError{Step: step, Errno: r.errno}
+	return &StepError{Step: p.steps[r.step], Errno: r.errno}
+}
+
+// Open lets the process behind the gate go on, and reports how it went: nil when
+// it has executed its program. args0 is only for the message. Both files are those
+// of Gate, opened anew.
+func (g *Gate) Open(args0 string) error {
+	if _, err := g.Start.Write([]byte{1}); err != nil {
+		return err
+	}
+	var b [2]uint64
+	n, err := unix.Read(linux.FD(g.Result), unsafe.Slice((*byte)(unsafe.Pointer(&b)), reportSize))
+	if err != nil {
+		return os.NewSyscallError("read", err)
+	}
+	if n != reportSize {
+		return nil
+	}
+	if errno := syscall.Errno(b[0] >> 32); uint32(b[0]) != stepExec {
+		return &StepError{Step: "prepare to run " + args0, Errno: errno}
+	}
+	return execError(args0, syscall.Errno(b[0]>>32))
 }
 
 // execError says what execve has against a file, in runc's words.
@@ -172,7 +212,7 @@ func (p *Process) Close() error {
 	p.mu.Lock()
 	done := p.closed
 	p.closed = true
-	started := p.started
+	started := p.started || p.detached
 	p.mu.Unlock()
 	if done {
 		return nil
@@ -180,6 +220,8 @@ func (p *Process) Close() error {
 	var err error
 	if !started {
 		err = p.end()
+	}
+	if p.conn != nil {
 		p.conn.close()
 	}
 	linux.CloseAll([]*os.File{p.console, p.pidFile})

@@ -140,24 +140,25 @@ func (p *program) report(step uint16, r int) {
 	p.m.ops = append(p.m.ops, op{nr: opReport, arg: [6]uintptr{uintptr(r)}, step: step})
 }
 
-// stdio puts the descriptors in place: 0, 1, 2, then extra ones, the control
-// socket behind them; everything else is closed. src and the control socket have
-// numbers above all targets (see highFd). nil = all three are the terminal, whose
-// descriptor is in regTTY.
-func (p *program) stdio(src []int, tty bool) {
+// stdio puts the descriptors in place: 0, 1, 2, then extra ones, then the control
+// socket and the gate, which are closed by execve; everything else is closed. The
+// sources have numbers above all targets (see highFd). A terminal comes in regTTY.
+func (p *program) stdio(io *stdio, tty bool) {
 	const what = "set up standard streams"
-	for i, fd := range src {
+	for i, fd := range io.fds {
 		if tty && i < 3 {
 			p.do(what, unix.SYS_DUP3, reg(regTTY), i, 0)
 		} else {
 			p.do(what, unix.SYS_DUP3, fd, i, 0)
 		}
 	}
-	n := len(src)
-	p.do(what, unix.SYS_DUP3, p.m.ctl, n, unix.O_CLOEXEC)
+	n := len(io.fds)
+	for i, fd := range append([]int{int(p.m.ctl)}, io.gate...) {
+		p.do(what, unix.SYS_DUP3, fd, n+i, unix.O_CLOEXEC)
+	}
 	p.m.ops = append(p.m.ops, op{nr: opCtl, arg: [6]uintptr{uintptr(n)}})
 	p.ctl = n
-	p.do("close what is the host's", unix.SYS_CLOSE_RANGE, n+1, uintptr(maxFd), 0)
+	p.do("close what is the host's", unix.SYS_CLOSE_RANGE, n+1+len(io.gate), uintptr(maxFd), 0)
 }
 
 // join puts the child into its own cgroup namespace and descriptor table, and
@@ -297,11 +298,19 @@ func (p *program) credentials(x *ProcPlan) {
 }
 
 // ready reports that everything but the last steps is done, and waits for start.
-func (p *program) ready() {
+func (p *program) ready(io *stdio) {
 	buf := make([]byte, 8)
 	p.report(stepReady, 0)
+	if io.gate != nil {
+		// From here on the gate is the control socket.
+		p.do("close the control socket", unix.SYS_CLOSE, p.ctl)
+		p.ctl++
+	}
 	p.do("wait for start", unix.SYS_READ, p.ctl, buf, 1).to(regTmp)
 	p.need()
+	if io.gate != nil {
+		p.m.ops = append(p.m.ops, op{nr: opCtl, arg: [6]uintptr{uintptr(p.ctl + 1)}})
+	}
 }
 
 // finish is what comes after Start. env holds "" where HOME of the go message goes.
@@ -318,10 +327,8 @@ func (p *program) finish(x *ProcPlan, env []string) {
 			envv[i] = uintptr(unsafe.Pointer(&p.m.msg.home))
 		}
 	}
-	p.do(stepExec, unix.SYS_EXECVE, unsafe.Pointer(&p.m.msg.path), unsafe.Pointer(&argv[0]), unsafe.Pointer(&envv[0]))
+	p.do("exec", unix.SYS_EXECVE, unsafe.Pointer(&p.m.msg.path), unsafe.Pointer(&argv[0]), unsafe.Pointer(&envv[0])).step = stepExec
 }
-
-const stepExec = "exec"
 
 // childConfig is what the program needs beyond the process's plan.
 type childConfig struct {

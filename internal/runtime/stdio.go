@@ -18,6 +18,7 @@ import (
 // they will get.
 type stdio struct {
 	fds   []int
+	gate  []int // start and result
 	chown [3]bool
 }
 
@@ -58,6 +59,15 @@ func openStdio(s Stdio, x *ProcPlan) (_ *stdio, err error) {
 		}
 		io.fds = append(io.fds, fd)
 	}
+	if g := s.Detached; g != nil {
+		for _, f := range []*os.File{g.Start, g.Result} {
+			var fd int
+			if fd, err = highFd(linux.FD(f)); err != nil {
+				return nil, err
+			}
+			io.gate = append(io.gate, fd)
+		}
+	}
 	return io, nil
 }
 
@@ -72,7 +82,7 @@ func wantsChown(fd int, uid uint32) bool {
 }
 
 func (io *stdio) close() {
-	for _, fd := range io.fds {
+	for _, fd := range append(io.fds, io.gate...) {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
