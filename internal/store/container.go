@@ -27,7 +27,7 @@ func (s *Store) PutContainer(c hull.Container, durable bool) error {
 	c = cloneContainer(&c)
 	c.Name, c.Created, c.Execs = trimSlash(c.Name), c.Created.Round(0), nil
 	normalize(&c.Status)
-	e := &entry{durable: durable}
+	e := s.newEntry(c.ID, durable)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 
@@ -37,7 +37,7 @@ func (s *Store) PutContainer(c hull.Container, durable bool) error {
 	if err != nil {
 		return err
 	}
-	if err := s.writeContainer(&c, durable); err != nil {
+	if err := s.writeContainer(&c, e); err != nil {
 		e.gone = true
 		s.mu.Lock()
 		s.containers.drop(c.ID, c.Name)
@@ -48,20 +48,27 @@ func (s *Store) PutContainer(c hull.Container, durable bool) error {
 	return nil
 }
 
+func (s *Store) newEntry(id string, durable bool) *entry {
+	return &entry{
+		durable: durable,
+		record:  s.run.slots(kindContainer, id, partRecord), status: s.run.slots(kindContainer, id, partStatus),
+	}
+}
+
 // writeContainer writes the record and the status it starts with.
-func (s *Store) writeContainer(c *hull.Container, durable bool) error {
+func (s *Store) writeContainer(c *hull.Container, e *entry) error {
 	r := *c
-	if durable {
+	if e.durable {
 		r.Status = afterReboot(c.Status)
 	}
 	b, err := encode(r)
 	if err != nil {
 		return err
 	}
-	if durable {
+	if e.durable {
 		return s.w.put(record{dbKey{bucketContainers, c.ID}, b})
 	}
-	return s.run.put(kindContainer, c.ID, partRecord, b)
+	return e.record.put(b)
 }
 
 // Container finds by full id, then name, then unambiguous id prefix. Errors:
@@ -140,7 +147,7 @@ func (s *Store) Rename(id, name string) error {
 	next := *c
 	next.Name = name
 	free := name
-	if err = s.writeContainer(&next, e.durable); err == nil {
+	if err = s.writeContainer(&next, e); err == nil {
 		e.cur.Store(&next)
 		free = c.Name
 	}
@@ -164,7 +171,7 @@ func (s *Store) UpdateSpec(id string, fn func(*hull.Spec) error) error {
 	}
 	next := *c
 	next.Spec = cloneSpec(&spec) // fn may have kept a reference
-	if err := s.writeContainer(&next, e.durable); err != nil {
+	if err := s.writeContainer(&next, e); err != nil {
 		return err
 	}
 	e.cur.Store(&next)
@@ -192,7 +199,7 @@ func (s *Store) UpdateStatus(id string, fn func(*hull.Status) error) error {
 		return err
 	}
 	// tmpfs first: after a crash of the engine it is the one that is believed.
-	if err := s.run.put(kindContainer, id, partStatus, b); err != nil {
+	if err := e.status.put(b); err != nil {
 		return err
 	}
 	e.cur.Store(&next)

@@ -18,8 +18,10 @@ type entry struct {
 	durable bool
 	cur     atomic.Pointer[hull.Container] // immutable; nil while the first write is under way
 
-	mu   sync.Mutex // serialises changes of this record; held across I/O
-	gone bool       // removed; under mu
+	mu     sync.Mutex // serialises changes of this record; held across I/O
+	gone   bool       // removed; under mu
+	record slotFile   // when not durable; under mu
+	status slotFile   // under mu
 }
 
 // index finds containers. The caller holds Store.mu.

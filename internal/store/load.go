@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -44,7 +45,7 @@ func (s *Store) load() (err error) {
 				}
 			}
 			c.Status = afterReboot(c.Status)
-			e := &entry{durable: true}
+			e := s.newEntry(key, true)
 			e.cur.Store(&c)
 			found = append(found, e)
 			return nil
@@ -55,7 +56,9 @@ func (s *Store) load() (err error) {
 		err = s.eachRecord(b[bucketPods], bucketPods, func(key string, v []byte) error {
 			p, err := decodePod(key, v)
 			if err == nil {
-				s.addPod(p, true)
+				e := s.newPodEntry(key, true)
+				e.cur.Store(&p)
+				s.pods[key] = e
 			}
 			return err
 		})
@@ -109,43 +112,41 @@ func (s *Store) eachRecord(b *bbolt.Bucket, kind string, fn func(key string, v [
 // loadRunContainers adds the containers that live as long as this boot, and
 // lays the statuses of this boot over all. onDisk is the database's statuses.
 func (s *Store) loadRunContainers(found []*entry, onDisk map[string][]byte) ([]*entry, error) {
-	status := map[string][]byte{}
-	err := s.run.each(kindContainer, func(id, part string, b []byte) {
+	statuses := map[string]bool{}
+	err := s.run.each(kindContainer, func(id, part string) error {
 		if part == partStatus {
-			status[id] = b
-			return
+			statuses[id] = true
+			return nil
 		}
-		c, err := decodeContainer(id, b)
+		e := s.newEntry(id, false)
+		c, err := readRecord(&e.record, id, decodeContainer)
 		if err != nil {
-			s.setAside(kindContainer, id, err)
-			return
+			return s.unreadable(kindContainer, id, err)
 		}
-		e := &entry{}
 		e.cur.Store(&c)
 		found = append(found, e)
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range found {
 		c := *e.cur.Load()
-		b, ok := status[c.ID]
-		if !ok {
+		if !statuses[c.ID] {
 			continue
 		}
-		delete(status, c.ID)
-		st, err := decode[hull.Status](b)
-		if err != nil {
+		delete(statuses, c.ID)
+		if c.Status, err = readStatus[hull.Status](&e.status); err != nil {
 			s.setAside(kindContainer+" status", c.ID, err)
 			continue
 		}
-		c.Status = st
 		e.cur.Store(&c)
 		if !e.durable {
 			continue
 		}
 		// The engine may have died before the database had it.
-		if b, err = encode(afterReboot(st)); err != nil {
+		b, err := encode(afterReboot(c.Status))
+		if err != nil {
 			return nil, err
 		}
 		if !bytes.Equal(b, onDisk[c.ID]) {
@@ -153,12 +154,41 @@ func (s *Store) loadRunContainers(found []*entry, onDisk map[string][]byte) ([]*
 		}
 	}
 	// Left by a crash in the middle of a removal.
-	for id := range status {
+	for id := range statuses {
 		if err := s.run.remove(kindContainer, id, partStatus); err != nil {
 			return nil, err
 		}
 	}
 	return found, nil
+}
+
+// unreadable sets a file of this run aside. One that was never written as a whole
+// is what a crash in the middle of PutContainer or PutPod left: nobody was told
+// that the record exists.
+func (s *Store) unreadable(kind, id string, err error) error {
+	if errors.Is(err, errTorn) {
+		return s.run.remove(kind, id, partRecord)
+	}
+	s.setAside(kind, id, err)
+	return nil
+}
+
+func readRecord[T any](f *slotFile, id string, decode func(string, []byte) (T, error)) (T, error) {
+	b, err := f.get()
+	if err != nil {
+		var none T
+		return none, fmt.Errorf("read record: %w", err)
+	}
+	return decode(id, b)
+}
+
+func readStatus[T any](f *slotFile) (T, error) {
+	b, err := f.get()
+	if err != nil {
+		var none T
+		return none, fmt.Errorf("read status: %w", err)
+	}
+	return decode[T](b)
 }
 
 // addContainers fills the index. Two records never claim one name, except after
@@ -182,31 +212,26 @@ func (s *Store) addContainers(found []*entry) {
 	}
 }
 
-func (s *Store) addPod(p hull.Pod, durable bool) *podEntry {
-	e := &podEntry{durable: durable}
-	e.cur.Store(&p)
-	s.pods[p.ID] = e
-	return e
-}
-
 func (s *Store) loadRunPods() error {
-	status := map[string][]byte{}
-	err := s.run.each(kindPod, func(id, part string, b []byte) {
+	statuses := map[string]bool{}
+	err := s.run.each(kindPod, func(id, part string) error {
 		if part == partStatus {
-			status[id] = b
-			return
+			statuses[id] = true
+			return nil
 		}
-		p, err := decodePod(id, b)
+		e := s.newPodEntry(id, false)
+		p, err := readRecord(&e.record, id, decodePod)
 		if err != nil {
-			s.setAside(kindPod, id, err)
-			return
+			return s.unreadable(kindPod, id, err)
 		}
-		s.addPod(p, false)
+		e.cur.Store(&p)
+		s.pods[id] = e
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for id, b := range status {
+	for id := range statuses {
 		e := s.pods[id]
 		if e == nil {
 			if err := s.run.remove(kindPod, id, partStatus); err != nil {
@@ -214,13 +239,11 @@ func (s *Store) loadRunPods() error {
 			}
 			continue
 		}
-		st, err := decode[hull.PodStatus](b)
-		if err != nil {
+		p := *e.cur.Load()
+		if p.Status, err = readStatus[hull.PodStatus](&e.status); err != nil {
 			s.setAside(kindPod+" status", id, err)
 			continue
 		}
-		p := *e.cur.Load()
-		p.Status = st
 		e.cur.Store(&p)
 	}
 	return nil

@@ -21,8 +21,10 @@ type podEntry struct {
 	durable bool
 	cur     atomic.Pointer[hull.Pod] // immutable
 
-	mu   sync.Mutex // serialises changes of this record; held across I/O
-	gone bool       // removed; under mu
+	mu     sync.Mutex // serialises changes of this record; held across I/O
+	gone   bool       // removed; under mu
+	record slotFile   // when not durable; under mu
+	status slotFile   // under mu
 }
 
 // PutPod adds a pod, or replaces one. It does not wait for the disk: a durable
@@ -37,7 +39,7 @@ func (s *Store) PutPod(p hull.Pod, durable bool) error {
 	s.mu.Lock()
 	e := s.pods[p.ID]
 	if e == nil {
-		e = &podEntry{durable: durable}
+		e = s.newPodEntry(p.ID, durable)
 		s.pods[p.ID] = e
 	}
 	s.mu.Unlock()
@@ -46,7 +48,7 @@ func (s *Store) PutPod(p hull.Pod, durable bool) error {
 	if e.gone { // deleted between the two locks
 		return noPod(p.ID)
 	}
-	if err := s.writePod(&p, e.durable); err != nil {
+	if err := s.writePod(&p, e); err != nil {
 		if e.cur.Load() == nil {
 			s.forgetPod(p.ID, e)
 		}
@@ -56,13 +58,20 @@ func (s *Store) PutPod(p hull.Pod, durable bool) error {
 	return nil
 }
 
-func (s *Store) writePod(p *hull.Pod, durable bool) error {
-	if !durable {
+func (s *Store) newPodEntry(id string, durable bool) *podEntry {
+	return &podEntry{
+		durable: durable,
+		record:  s.run.slots(kindPod, id, partRecord), status: s.run.slots(kindPod, id, partStatus),
+	}
+}
+
+func (s *Store) writePod(p *hull.Pod, e *podEntry) error {
+	if !e.durable {
 		b, err := encode(p)
 		if err != nil {
 			return err
 		}
-		return s.run.put(kindPod, p.ID, partRecord, b)
+		return e.record.put(b)
 	}
 	intent := *p
 	intent.Status = hull.PodStatus{}
@@ -144,7 +153,7 @@ func (s *Store) UpdatePod(id string, fn func(*hull.PodStatus) error) error {
 	if err != nil {
 		return err
 	}
-	if err := s.run.put(kindPod, id, partStatus, b); err != nil {
+	if err := e.status.put(b); err != nil {
 		return err
 	}
 	e.cur.Store(&next)

@@ -11,7 +11,8 @@ import (
 
 const bootIDFile = "/proc/sys/kernel/random/boot_id"
 
-// runDir is the part of the store on tmpfs. Files are named KIND/ID.PART.
+// runDir is the part of the store on tmpfs. Files are named KIND/ID.PART; PART is
+// record or status. See slots.go.
 type runDir string
 
 // openRunDir empties dir when another boot wrote it.
@@ -44,53 +45,38 @@ func openRunDir(dir, bootID string) (runDir, error) {
 	return r, replaceFile(boot, []byte(bootID))
 }
 
-func (r runDir) path(kind, id, part string) string {
-	return string(r) + "/" + kind + "/" + id + "." + part
-}
-
-// put replaces a file. Writers of one id are serialised by the caller.
-func (r runDir) put(kind, id, part string, b []byte) error {
-	return replaceFile(r.path(kind, id, part), b)
+// slots is a file's place.
+func (r runDir) slots(kind, id, part string) slotFile {
+	return slotFile{path: string(r) + "/" + kind + "/" + id + "." + part}
 }
 
 func (r runDir) remove(kind, id, part string) error {
-	if err := syscall.Unlink(r.path(kind, id, part)); err != nil && !errors.Is(err, syscall.ENOENT) {
+	if err := syscall.Unlink(r.slots(kind, id, part).path); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return fmt.Errorf("remove run file: %w", err)
 	}
 	return nil
 }
 
-// each calls fn for every file of a kind, and removes half-written ones.
-func (r runDir) each(kind string, fn func(id, part string, b []byte)) error {
-	dir := filepath.Join(string(r), kind)
-	entries, err := os.ReadDir(dir)
+// each calls fn for every file of a kind.
+func (r runDir) each(kind string, fn func(id, part string) error) error {
+	entries, err := os.ReadDir(filepath.Join(string(r), kind))
 	if err != nil {
 		return fmt.Errorf("read run directory: %w", err)
 	}
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		id, part, ok := strings.Cut(e.Name(), ".")
-		if !ok || strings.HasSuffix(part, tmpSuffix) {
-			if err := os.Remove(path); err != nil {
-				return fmt.Errorf("remove half-written record: %w", err)
+		if id, part, ok := strings.Cut(e.Name(), "."); ok {
+			if err := fn(id, part); err != nil {
+				return err
 			}
-			continue
 		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("read record: %w", err)
-		}
-		fn(id, part, b)
 	}
 	return nil
 }
 
-const tmpSuffix = "tmp"
-
 // replaceFile writes path by rename, without fsync. A reader sees the old
 // content or the new one.
 func replaceFile(path string, b []byte) (err error) {
-	tmp := path + tmpSuffix
+	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("write record: %w", err)

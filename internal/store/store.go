@@ -11,8 +11,9 @@
 //	pod status (handle, endpoint)           RUN/store/pod/ID.status (both)
 //	volumes, networks                       hull.db
 //
-// RUN is a tmpfs. Its files are replaced by rename, never fsynced, and valid
-// only for the boot whose id RUN/store/boot holds. Every status update writes
+// RUN is a tmpfs. Its files are changed so that a reader after a crash finds the
+// old content or the new one, never fsynced, and valid only for the boot whose id
+// RUN/store/boot holds. Every status update writes
 // the whole status there first, so that a start waits for no disk; then, for a
 // durable record, the part that must outlive a reboot is queued for hull.db and
 // written at most writeBehind later. Only a change of intent (StopRequested)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -183,8 +184,8 @@ func TestCrashInTheMiddleOfARemoval(t *testing.T) {
 	must(t, w.open.UpdateStatus(testID(1), func(st *hull.Status) error { st.Pid = 3; return nil }))
 	// What a crash after the first of the two steps leaves.
 	must(t, w.open.w.put(record{dbKey{bucketContainers, testID(1)}, nil}, record{dbKey{bucketStatus, testID(1)}, nil}))
-	half := w.open.run.path(kindContainer, testID(2), partStatus) + tmpSuffix
-	must(t, os.WriteFile(half, []byte("{"), 0o600))
+	half := w.open.run.slots(kindContainer, testID(2), partRecord)
+	must(t, os.WriteFile(half.path, []byte("{"), 0o600))
 	w.crash()
 	s := w.start()
 	if got := s.Containers(); len(got) != 0 {
@@ -459,7 +460,9 @@ func TestBrokenRecordsAreSetAside(t *testing.T) {
 		record{dbKey{bucketStatus, testID(3)}, []byte("x")},
 		record{dbKey{bucketVolumes, "v"}, []byte(`{"v":1,"r":{"Name":"other"}}`)},
 	))
-	must(t, os.WriteFile(s.run.path(kindContainer, testID(5), partRecord), []byte{0}, 0o600))
+	foreign := s.run.slots(kindContainer, testID(5), partRecord)
+	must(t, foreign.put([]byte("{")))
+	must(t, foreign.put([]byte("{")))
 	w.crash()
 	s = w.start()
 	if got := s.Containers(); len(got) != 2 || got[0].ID != testID(3) || got[1].ID != testID(0) {
@@ -539,6 +542,40 @@ func TestBadIDs(t *testing.T) {
 		if err := s.PutPod(hull.Pod{ID: id}, false); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", id, err)
 		}
+	}
+}
+
+// TestCrashInTheMiddleOfAStatus cuts the newest slot short at every length.
+func TestCrashInTheMiddleOfAStatus(t *testing.T) {
+	t.Parallel()
+	f := slotFile{path: filepath.Join(t.TempDir(), "status")}
+	for i := range 5 {
+		must(t, f.put(fmt.Appendf(nil, "status %d", i)))
+	}
+	whole, err := os.ReadFile(f.path)
+	must(t, err)
+	at := slotStride // number 5
+	for cut := range slotHeader + len("status 4") + 1 {
+		torn := slices.Clone(whole)
+		copy(torn[at+cut:at+slotHeader+len("status 2")], "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17")
+		must(t, os.WriteFile(f.path, torn, 0o600))
+		again := slotFile{path: f.path}
+		got, err := again.get()
+		want := "status 3"
+		if cut == slotHeader+len("status 4") {
+			want = "status 4"
+		}
+		if err != nil || string(got) != want {
+			t.Fatalf("cut at %d: %q, %v", cut, got, err)
+		}
+		must(t, again.put([]byte("next")))
+		again = slotFile{path: f.path}
+		if got, err := again.get(); err != nil || string(got) != "next" {
+			t.Fatalf("after cut at %d: %q, %v", cut, got, err)
+		}
+	}
+	if err := f.put(make([]byte, slotStride)); err == nil {
+		t.Error("a status that does not fit was written")
 	}
 }
 
