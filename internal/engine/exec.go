@@ -78,7 +78,7 @@ func (e *Engine) ExecStart(ctx context.Context, id string, a *hull.Attach, rows,
 	x.info.Started = true
 	proc, err := pod.box.Exec(ctx, c.ID, spec, io)
 	if err != nil {
-		x.end(126)
+		x.end(execCode(err))
 		return fmt.Errorf("exec in %s: %w", c.Name, err)
 	}
 	e.publish("exec_start: "+strings.Join(s.Args, " "), c, map[string]string{"execID": id})
@@ -153,14 +153,26 @@ func (e *Engine) ExecResize(ctx context.Context, id string, rows, cols uint16) e
 	return driver.Resize(ctx, proc, rows, cols)
 }
 
-// Exec is an exec's present state.
-func (e *Engine) Exec(_ context.Context, id string) (hull.Exec, error) {
+// Exec is an exec's present state. A client asks for the exit code when its stream
+// has ended, which may be a moment before the news of the exit arrives here; so an
+// exec that the records call running is asked.
+func (e *Engine) Exec(ctx context.Context, id string) (hull.Exec, error) {
 	x, err := e.runs.exec(id)
 	if err != nil {
 		return hull.Exec{}, err
 	}
 	x.mu.Lock()
+	info, proc := x.info, x.proc
+	x.mu.Unlock()
+	if !info.Running || !errdefs.IsNotFound(proc.Signal(ctx, 0)) {
+		return info, nil
+	}
+	exit, err := proc.Wait(ctx)
+	x.mu.Lock()
 	defer x.mu.Unlock()
+	if err == nil && x.info.Running {
+		x.end(exit.Code)
+	}
 	return x.info, nil
 }
 
