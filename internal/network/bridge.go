@@ -117,7 +117,7 @@ func (s *Service) makeBridge(n *network) error {
 		{conf6 + "accept_ra", "0"},
 		{conf6 + "accept_dad", "0"},
 	} {
-		if err := setSysctl(c.path, c.value); err != nil && !os.IsNotExist(err) {
+		if err := setSysctl(c.path, c.value); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
@@ -348,7 +348,7 @@ func enableForwarding(v6 bool) (was bool, err error) {
 	}
 	const all = "/proc/sys/net/ipv6/conf/all/forwarding"
 	b, err = os.ReadFile(all)
-	if os.IsNotExist(err) || strings.TrimSpace(string(b)) == "1" {
+	if errors.Is(err, os.ErrNotExist) || strings.TrimSpace(string(b)) == "1" {
 		return was, nil
 	}
 	// A router ignores router advertisements, unless it is told to take them (2):

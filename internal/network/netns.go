@@ -70,7 +70,7 @@ func (s *Service) newSlot(id string) (_ *slot, h *netlink.Handle, err error) {
 			// Addresses are ours to give; looking for duplicates would take a second.
 			{"ipv6/conf/default/accept_dad", "0"},
 		} {
-			if err := setSysctl("/proc/sys/net/"+c.path, c.value); err != nil && !os.IsNotExist(err) {
+			if err := setSysctl("/proc/sys/net/"+c.path, c.value); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}
@@ -251,7 +251,7 @@ func (s *Service) plug(h *netlink.Handle, path string, e *end, defaultRoute bool
 		}
 	}()
 	// A bridge port needs no address of its own.
-	if err := setSysctl("/proc/sys/net/ipv6/conf/"+e.veth+"/disable_ipv6", "1"); err != nil && !os.IsNotExist(err) {
+	if err := setSysctl("/proc/sys/net/ipv6/conf/"+e.veth+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	// Where bridged packets go through the firewall, one that comes back to the
@@ -284,7 +284,7 @@ func configure(h *netlink.Handle, path string, e *end, defaultRoute bool) error 
 		err := linux.InNetNS(path, func() error {
 			return setSysctl("/proc/sys/net/ipv6/conf/"+e.ifname+"/disable_ipv6", "1")
 		})
-		if err != nil && !os.IsNotExist(err) {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
