@@ -110,7 +110,7 @@ func (s *Service) attachHost(a *attachment, p hull.Pod, runDir string) (hull.End
 		return hull.Endpoint{}, err
 	}
 	ep := hull.Endpoint{Networks: map[string]hull.NetworkEndpoint{Host: {NetworkID: n.rec.ID, EndpointID: a.ends[0].id}}}
-	return ep, s.writeFiles(&ep, p, a, runDir)
+	return ep, s.files.write(&ep, p, s.place(a), runDir)
 }
 
 // attachNone: a namespace with a loopback.
@@ -131,7 +131,7 @@ func (s *Service) attachNone(a *attachment, p hull.Pod, runDir string) (hull.End
 		return hull.Endpoint{}, err
 	}
 	ep := hull.Endpoint{NetNS: sl.path(), Networks: map[string]hull.NetworkEndpoint{None: {NetworkID: n.rec.ID, EndpointID: a.ends[0].id}}}
-	return ep, s.writeFiles(&ep, p, a, runDir)
+	return ep, s.files.write(&ep, p, s.place(a), runDir)
 }
 
 // attachBridges: a namespace with an interface per network.
@@ -158,12 +158,12 @@ func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.
 	if ep.Ports, err = s.publishPorts(a, p.Network); err != nil {
 		return hull.Endpoint{}, err
 	}
-	return ep, s.writeFiles(&ep, p, a, runDir)
+	return ep, s.files.write(&ep, p, s.place(a), runDir)
 }
 
 // attachReady takes a namespace that is on the default bridge already.
 func (s *Service) attachReady(a *attachment, n *network) (*slot, error) {
-	if _, err := s.ensureBridge(n); err != nil {
+	if _, err := n.ensure(); err != nil {
 		return nil, err
 	}
 	sl, err := s.pool.takeReady(n)
@@ -195,37 +195,37 @@ func (s *Service) attachEach(a *attachment, wanted []wantedEnd) (*slot, error) {
 		if i > 0 {
 			prefix = ""
 		}
-		if _, err := s.ensureBridge(w.network); err != nil {
+		if _, err := w.network.ensure(); err != nil {
 			return nil, err
 		}
-		e, err := s.newEnd(w.network, prefix, i, w.spec, w.mac)
+		e, err := w.network.newEnd(prefix, i, w.spec, w.mac)
 		if err != nil {
 			return nil, err
 		}
 		s.mu.Lock()
 		a.ends = append(a.ends, e)
 		s.mu.Unlock()
-		if err := s.connectSlot(sl, e, i == 0); err != nil {
+		if err := e.connect(sl, i == 0); err != nil {
 			return nil, err
 		}
 	}
 	return sl, nil
 }
 
-// connectSlot plugs e into the slot's namespace. Its name is on disk first, so
-// that Sweep can tell whose the cable is.
-func (s *Service) connectSlot(sl *slot, e *end, defaultRoute bool) error {
+// connect plugs e into the slot's namespace. Its name is on disk first, so that
+// Sweep can tell whose the cable is.
+func (e *end) connect(sl *slot, defaultRoute bool) error {
 	if name := e.id[:slotLen]; name != sl.id {
 		if err := linux.WriteFile(filepath.Join(sl.dir, name), nil, 0o400, false); err != nil {
 			return err
 		}
 	}
-	h, err := handleAt(sl.path())
+	inside, err := handleAt(sl.path())
 	if err != nil {
 		return err
 	}
-	defer h.Close()
-	if err := s.plug(h, sl.path(), e, defaultRoute); err != nil {
+	defer inside.Close()
+	if err := e.plug(inside, sl.path(), defaultRoute); err != nil {
 		return fmt.Errorf("connect to network %s: %w", e.network.rec.Name, err)
 	}
 	return nil
@@ -233,7 +233,7 @@ func (s *Service) connectSlot(sl *slot, e *end, defaultRoute bool) error {
 
 // own gives the slot to the attachment.
 func (s *Service) own(a *attachment, sl *slot) error {
-	if err := s.claim(sl, a.podID); err != nil {
+	if err := s.host.claim(sl, a.podID); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -257,9 +257,9 @@ func (s *Service) addEnd(a *attachment, name string, e *end) (*network, error) {
 }
 
 // newEnd takes addresses for an interface.
-func (s *Service) newEnd(n *network, prefix string, index int, spec hull.EndpointSpec, mac string) (_ *end, err error) {
+func (n *network) newEnd(prefix string, index int, spec hull.EndpointSpec, mac string) (_ *end, err error) {
 	e := &end{network: n, id: endID(prefix), ifname: ifname(index)}
-	e.veth = s.vethName(e.id)
+	e.veth = n.host.vethName(e.id)
 	defer func() {
 		if err != nil {
 			e.release()
@@ -394,7 +394,7 @@ func (s *Service) wantedEnds(spec hull.NetworkSpec) ([]wantedEnd, error) {
 			w.mac = spec.MacAddress
 		}
 		e := w.spec
-		w.plain = w.network.rec.ID == s.stableID(Bridge) && e.IPv4 == "" && e.IPv6 == "" && e.MacAddress == "" && w.mac == "" && len(e.LinkLocalIPs) == 0
+		w.plain = w.network.rec.ID == stableID(s.cfg.Instance, Bridge) && e.IPv4 == "" && e.IPv6 == "" && e.MacAddress == "" && w.mac == "" && len(e.LinkLocalIPs) == 0
 	}
 	return out, nil
 }
@@ -441,7 +441,7 @@ func (s *Service) release(a *attachment) error {
 	// Ports first: no packet may reach an address that is somebody else's soon. On
 	// an error the attachment stays, and the release can be tried again.
 	if len(a.forwards) > 0 {
-		if _, err := s.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
+		if _, err := s.host.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
 			return fmt.Errorf("unpublish ports: %w", err)
 		}
 	}
@@ -453,7 +453,7 @@ func (s *Service) release(a *attachment) error {
 	if a.owner != nil {
 		a.owner.joined--
 	}
-	dead, err := s.setAside(a)
+	dead, err := s.host.setAside(a.dir)
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -462,19 +462,19 @@ func (s *Service) release(a *attachment) error {
 		s.publish(e.network, "disconnect", "container", a.podID)
 	}
 	if dead != "" {
-		s.bury(dead, a.ends, shared, func() { s.forgetFlows(a) })
+		s.host.bury(dead, a.ends, shared, func() { s.host.forgetFlows(a) })
 	}
 	return nil
 }
 
-// setAside renames the directory of a's namespace, so that a new run of the same
-// pod can have its name.
-func (s *Service) setAside(a *attachment) (string, error) {
-	if a.dir == "" {
+// setAside renames the directory of a pod's namespace, so that a new run of the
+// same pod can have its name.
+func (h *host) setAside(dir string) (string, error) {
+	if dir == "" {
 		return "", nil
 	}
-	dead := filepath.Join(s.nsDir(), "dead-"+newID()[:slotLen])
-	if err := renameGone(a.dir, dead); err != nil {
+	dead := filepath.Join(h.dir, "dead-"+newID()[:slotLen])
+	if err := renameGone(dir, dead); err != nil {
 		return "", fmt.Errorf("give network namespace back: %w", err)
 	}
 	return dead, nil

@@ -245,7 +245,7 @@ func TestPortConflicts(t *testing.T) {
 			t.Errorf("engines share a subnet: %s, %s", mine, theirs)
 		}
 		other.detach(b)
-		must(t, other.s.fw.Delete())
+		must(t, other.s.host.fw.Delete())
 	})
 	w.detach(first)
 	if l, err := net.Listen("tcp4", ":8080"); err != nil {
@@ -364,7 +364,7 @@ func TestIsolation(t *testing.T) {
 	links, err := netlink.LinkList()
 	must(t, err)
 	for _, l := range links {
-		if l.Type() == "bridge" && l.Attrs().Name != w.s.networks[w.s.stableID(Bridge)].bridge {
+		if l.Type() == "bridge" && l.Attrs().Name != w.s.networks[stableID("t1", Bridge)].bridge {
 			t.Errorf("bridge %s is left", l.Attrs().Name)
 		}
 	}
@@ -403,7 +403,7 @@ func TestNoneHostAndShared(t *testing.T) {
 	f, err := os.Open(owner.ns())
 	must(t, err)
 	defer f.Close()
-	veth := w.s.vethName(owner.ep.Networks["bridge"].EndpointID)
+	veth := w.s.host.vethName(owner.ep.Networks["bridge"].EndpointID)
 	w.detach(owner)
 	for i := 0; linkThere(veth); i++ {
 		if i == 100 {
@@ -433,7 +433,7 @@ func TestRepair(t *testing.T) {
 	w.detach(w.attach("b", hull.NetworkSpec{}))
 	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 
-	br, err := netlink.LinkByName(w.s.networks[w.s.stableID(Bridge)].bridge)
+	br, err := netlink.LinkByName(w.s.networks[stableID("t1", Bridge)].bridge)
 	must(t, err)
 	must(t, netlink.LinkDel(br))
 	b := w.attach("b", hull.NetworkSpec{})
@@ -483,7 +483,7 @@ func TestReattachAndSweep(t *testing.T) {
 		must(t, err)
 		pins, cables = len(entries), 0
 		for _, l := range links {
-			if strings.HasPrefix(l.Attrs().Name, w.s.vethPrefix()) {
+			if strings.HasPrefix(l.Attrs().Name, w.s.host.vethPrefix()) {
 				cables++
 			}
 		}

@@ -23,59 +23,59 @@ const (
 	rtScopeLink  = 253
 )
 
-// ensureBridge makes the network's bridge and its rules, or what is missing of
+// ensure makes the network's bridge and its rules, or what is missing of
 // them. When nothing is missing it costs one look into /proc and one netlink
 // message. It reports the bridge's interface index.
-func (s *Service) ensureBridge(n *network) (int, error) {
+func (n *network) ensure() (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.index != 0 && !linkThere(n.bridge) {
-		s.log.Warn("bridge has vanished and is made again", "network", n.rec.Name, "bridge", n.bridge)
+		n.host.log.Warn("bridge has vanished and is made again", "network", n.rec.Name, "bridge", n.bridge)
 		n.index = 0
 	}
 	if n.index == 0 {
-		if err := s.makeBridge(n); err != nil {
+		if err := n.makeBridge(); err != nil {
 			return 0, fmt.Errorf("make bridge %s: %w", n.bridge, err)
 		}
 	}
-	repaired, err := s.fw.Apply(firewall.Change{AddNetworks: []firewall.Network{n.rules()}})
+	repaired, err := n.host.fw.Apply(firewall.Change{AddNetworks: []firewall.Network{n.rules()}})
 	if err != nil {
 		return 0, err
 	}
 	if repaired {
-		s.log.Warn("nftables table was damaged and is repaired", "instance", s.cfg.Instance)
+		n.host.log.Warn("nftables table was damaged and is repaired", "instance", n.host.instance)
 	}
 	return n.index, nil
 }
 
-// inspectBridge is the thorough look, for which the way of a start has no time:
+// inspect is the thorough look, for which the way of a start has no time:
 // down, without its address, made again by somebody else.
-func (s *Service) inspectBridge(n *network) {
+func (n *network) inspect() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.index == 0 {
 		return
 	}
 	if off, err := enableForwarding(n.v6 != nil); off || err != nil {
-		s.log.Warn("forwarding was turned off and is on again", "error", err)
+		n.host.log.Warn("forwarding was turned off and is on again", "error", err)
 	}
-	l, err := s.links.LinkByName(n.bridge)
+	l, err := n.host.links.LinkByName(n.bridge)
 	if err == nil && l.Attrs().Index == n.index && l.Attrs().Flags&net.FlagUp != 0 {
-		if have, err := s.links.AddrList(l, netlink.FAMILY_ALL); err == nil && len(missingAddrs(n, have)) == 0 {
+		if have, err := n.host.links.AddrList(l, netlink.FAMILY_ALL); err == nil && len(missingAddrs(n, have)) == 0 {
 			return
 		}
 	}
-	s.log.Warn("bridge was changed and is repaired", "network", n.rec.Name, "bridge", n.bridge)
-	if err := s.makeBridge(n); err != nil {
-		s.log.Error("bridge cannot be repaired", "network", n.rec.Name, "bridge", n.bridge, "error", err)
+	n.host.log.Warn("bridge was changed and is repaired", "network", n.rec.Name, "bridge", n.bridge)
+	if err := n.makeBridge(); err != nil {
+		n.host.log.Error("bridge cannot be repaired", "network", n.rec.Name, "bridge", n.bridge, "error", err)
 		n.index = 0
 	}
 }
 
 // makeBridge needs n.mu. Every step may have been done before.
-func (s *Service) makeBridge(n *network) error {
-	if !n.stored {
-		if err := s.settle(n); err != nil {
+func (n *network) makeBridge() error {
+	if n.settle != nil {
+		if err := n.settle(n); err != nil {
 			return err
 		}
 	}
@@ -84,22 +84,22 @@ func (s *Service) makeBridge(n *network) error {
 		return err
 	}
 	if forwarded {
-		if err := s.guardUplinks(); err != nil {
+		if err := n.host.guardUplinks(); err != nil {
 			return err
 		}
 	}
 	if n.mac == "" {
 		n.mac = n.gatewayMAC()
 	}
-	link, err := s.links.LinkByName(n.bridge)
+	link, err := n.host.links.LinkByName(n.bridge)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU = n.bridge, n.linkMTU(s)
+		attrs.Name, attrs.MTU = n.bridge, n.linkMTU()
 		attrs.HardwareAddr, _ = net.ParseMAC(n.mac) // ours
-		if err := s.links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := n.host.links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("add interface: %w", err)
 		}
-		link, err = s.links.LinkByName(n.bridge)
+		link, err = n.host.links.LinkByName(n.bridge)
 	}
 	if err != nil {
 		return fmt.Errorf("look for interface: %w", err)
@@ -126,23 +126,23 @@ func (s *Service) makeBridge(n *network) error {
 			return err
 		}
 	}
-	have, err := s.links.AddrList(link, netlink.FAMILY_ALL)
+	have, err := n.host.links.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
 	for _, p := range missingAddrs(n, have) {
-		if err := s.links.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: ifaFNoDAD}); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := n.host.links.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: ifaFNoDAD}); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("add address %s: %w", p, err)
 		}
 	}
-	if err := s.links.LinkSetUp(link); err != nil {
+	if err := n.host.links.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
-	if err := s.routeLoopback6(n, link); err != nil {
+	if err := n.routeLoopback6(link); err != nil {
 		return err
 	}
 	n.index = link.Attrs().Index
-	return s.replug(n)
+	return n.replug()
 }
 
 // routeLoopback6 lets the answers to connections that the host makes to a
@@ -155,21 +155,21 @@ func (s *Service) makeBridge(n *network) error {
 // comes before that check and its answers are dropped; then ::1 is left alone. A
 // connection is refused at once, and clients that mean "localhost" go on to
 // 127.0.0.1.
-func (s *Service) routeLoopback6(n *network, link netlink.Link) error {
+func (n *network) routeLoopback6(link netlink.Link) error {
 	if n.v6 == nil {
 		return nil
 	}
 	const rtnLocal, tableLocal, behindLo = 2, 255, 4096
 	able := !bridgedFiltered("ip6tables")
-	err := s.links.RouteReplace(&netlink.Route{
+	err := n.host.links.RouteReplace(&netlink.Route{
 		LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(netip.IPv6Loopback(), 128)),
 		Type: rtnLocal, Table: tableLocal, Priority: behindLo,
 	})
 	if err != nil {
-		s.log.Info("ports are not published on ::1", "bridge", n.bridge, "error", err)
+		n.host.log.Info("ports are not published on ::1", "bridge", n.bridge, "error", err)
 		able = false
 	}
-	_, err = s.fw.Apply(firewall.Change{Loopback6: &able})
+	_, err = n.host.fw.Apply(firewall.Change{Loopback6: &able})
 	return err
 }
 
@@ -196,44 +196,29 @@ func missingAddrs(n *network, have []netlink.Addr) []netip.Prefix {
 
 // replug puts the cables of pods and of the pool back into a bridge that was made
 // again.
-func (s *Service) replug(n *network) error {
-	for _, name := range s.cables(n) {
-		l, err := s.links.LinkByName(name)
+func (n *network) replug() error {
+	for _, name := range n.cables(n) {
+		l, err := n.host.links.LinkByName(name)
 		if err != nil {
 			continue // its namespace is gone, or going
 		}
 		if l.Attrs().MasterIndex == n.index {
 			continue
 		}
-		if err := s.links.LinkSetMasterByIndex(l, n.index); err != nil {
+		if err := n.host.links.LinkSetMasterByIndex(l, n.index); err != nil {
 			return fmt.Errorf("put %s back: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// cables names the host ends of everything on a network.
-func (s *Service) cables(n *network) []string {
-	var out []string
-	s.mu.Lock()
-	for _, a := range s.pods {
-		for _, e := range a.ends {
-			if e.network == n && e.veth != "" {
-				out = append(out, e.veth)
-			}
-		}
-	}
-	s.mu.Unlock()
-	return append(out, s.pool.cables(n)...)
-}
-
-// unmakeBridge removes what makeBridge made.
-func (s *Service) unmakeBridge(n *network) error {
+// unmake removes what makeBridge made.
+func (n *network) unmake() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	_, err := s.fw.Apply(firewall.Change{DelNetworks: []string{n.bridge}})
-	if link, lerr := s.links.LinkByName(n.bridge); lerr == nil && link.Type() == "bridge" {
-		err = errors.Join(err, s.links.LinkDel(link))
+	_, err := n.host.fw.Apply(firewall.Change{DelNetworks: []string{n.bridge}})
+	if link, lerr := n.host.links.LinkByName(n.bridge); lerr == nil && link.Type() == "bridge" {
+		err = errors.Join(err, n.host.links.LinkDel(link))
 	}
 	n.index = 0
 	return err
@@ -255,22 +240,22 @@ func macOf(a netip.Addr) string {
 	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}.String()
 }
 
-func (n *network) linkMTU(s *Service) int {
+func (n *network) linkMTU() int {
 	if n.mtu != 0 {
 		return n.mtu
 	}
-	return s.defaultMTU()
+	return n.host.defaultMTU()
 }
 
 // defaultMTU is that of the interface with the default route, at most 1500:
 // larger packets than it carries would be lost where ICMP is filtered.
-func (s *Service) defaultMTU() int {
+func (h *host) defaultMTU() int {
 	const ethernet = 1500
-	routes, err := s.links.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	routes, err := h.links.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
 	if err != nil || len(routes) == 0 {
 		return ethernet
 	}
-	link, err := s.links.LinkByIndex(routes[0].LinkIndex)
+	link, err := h.links.LinkByIndex(routes[0].LinkIndex)
 	if err != nil || link.Attrs().MTU < 576 {
 		return ethernet
 	}
@@ -278,7 +263,7 @@ func (s *Service) defaultMTU() int {
 }
 
 // takenPrefixes are the subnets of the host's addresses and routes.
-func (s *Service) takenPrefixes() ([]netip.Prefix, error) {
+func (h *host) takenPrefixes() ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	add := func(n *net.IPNet) {
 		if n == nil {
@@ -293,14 +278,14 @@ func (s *Service) takenPrefixes() ([]netip.Prefix, error) {
 			out = append(out, netip.PrefixFrom(a, ones).Masked())
 		}
 	}
-	addrs, err := s.links.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := h.links.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
 	for _, a := range addrs {
 		add(a.IPNet)
 	}
-	routes, err := s.links.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := h.links.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
@@ -310,8 +295,8 @@ func (s *Service) takenPrefixes() ([]netip.Prefix, error) {
 	return out, nil
 }
 
-func (s *Service) linkIndex(name string) int {
-	l, err := s.links.LinkByName(name)
+func (h *host) linkIndex(name string) int {
+	l, err := h.links.LinkByName(name)
 	if err != nil {
 		return 0
 	}
@@ -370,19 +355,19 @@ func enableForwarding(v6 bool) (was bool, err error) {
 
 // guardUplinks keeps the host from becoming a router between the networks it was
 // in before forwarding was turned on.
-func (s *Service) guardUplinks() error {
-	links, err := s.links.LinkList()
+func (h *host) guardUplinks() error {
+	links, err := h.links.LinkList()
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
 	var names []string
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Flags&net.FlagLoopback == 0 && a.MasterIndex == 0 && l.Type() != "bridge" && !strings.HasPrefix(a.Name, s.vethPrefix()) {
+		if a.Flags&net.FlagLoopback == 0 && a.MasterIndex == 0 && l.Type() != "bridge" && !strings.HasPrefix(a.Name, h.vethPrefix()) {
 			names = append(names, a.Name)
 		}
 	}
-	_, err = s.fw.Apply(firewall.Change{AddUplinks: names})
+	_, err = h.fw.Apply(firewall.Change{AddUplinks: names})
 	return err
 }
 

@@ -36,18 +36,18 @@ func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.
 		return err
 	}
 	sl := &slot{dir: a.dir, id: filepath.Base(p.Status.Endpoint.NetNS)}
-	if _, err := s.ensureBridge(n); err != nil {
+	if _, err := n.ensure(); err != nil {
 		return err
 	}
 	index, err := freeInterface(p.Status.Endpoint.NetNS)
 	if err != nil {
 		return err
 	}
-	e, err := s.newEnd(n, "", index, spec, "")
+	e, err := n.newEnd("", index, spec, "")
 	if err != nil {
 		return err
 	}
-	if err := s.connectSlot(sl, e, !a.hasRoute()); err != nil {
+	if err := e.connect(sl, !a.hasRoute()); err != nil {
 		e.release()
 		return err
 	}
@@ -95,13 +95,13 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 	}
 	lead := a.ends[0] == e
 	if lead && len(a.forwards) > 0 {
-		if _, err := s.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
+		if _, err := s.host.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
 			return fmt.Errorf("unpublish ports: %w", err)
 		}
 		a.forwards = nil
 	}
 	if e.veth != "" {
-		if err := s.deleteLink(e.veth); err != nil {
+		if err := s.host.deleteLink(e.veth); err != nil {
 			return err
 		}
 	}
@@ -138,7 +138,7 @@ func (s *Service) promote(a *attachment, p hull.Pod) error {
 		return err
 	}
 	defer h.Close()
-	link, err := s.interfaceOf(h, e)
+	link, err := interfaceOf(h, e)
 	if err != nil {
 		return err
 	}
@@ -149,13 +149,13 @@ func (s *Service) promote(a *attachment, p hull.Pod) error {
 	if len(a.forwards) == 0 {
 		return nil
 	}
-	_, err = s.fw.Apply(firewall.Change{AddForwards: a.forwards})
+	_, err = s.host.fw.Apply(firewall.Change{AddForwards: a.forwards})
 	return err
 }
 
 // interfaceOf finds an end's interface in its namespace by its hardware address:
 // after a restart of the engine its name is not known.
-func (s *Service) interfaceOf(h *netlink.Handle, e *end) (netlink.Link, error) {
+func interfaceOf(h *netlink.Handle, e *end) (netlink.Link, error) {
 	links, err := h.LinkList()
 	if err != nil {
 		return nil, err

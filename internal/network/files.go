@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,8 +11,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/containerd/errdefs"
 
 	"hull/internal/hull"
 )
@@ -27,13 +26,45 @@ const (
 // hostGateway is how a user names the host's address in --add-host.
 const hostGateway = "host-gateway"
 
-// writeFiles writes hosts, resolv.conf and hostname for a pod into runDir.
-func (s *Service) writeFiles(ep *hull.Endpoint, p hull.Pod, a *attachment, runDir string) error {
-	hosts, err := s.hosts(p, a)
+// files writes what of /etc belongs to the network.
+type files struct {
+	log    *slog.Logger
+	resolv *textFile // the host's resolv.conf
+	pod    func(ref string) (hull.Pod, error)
+}
+
+// place is where a pod is, as its files say it.
+type place struct {
+	own  []netip.Addr // its addresses
+	host []netip.Addr // the host's, as the pod reaches them
+}
+
+// place finds the host's addresses in the pod's networks, or in the default one.
+func (s *Service) place(a *attachment) place {
+	var p place
+	for _, e := range a.ends {
+		for _, pre := range e.prefixes() {
+			p.own = append(p.own, pre.Addr())
+		}
+		if gws := e.gateways(); len(p.host) == 0 && !e.network.rec.Internal {
+			p.host = gws
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.networks[stableID(s.cfg.Instance, Bridge)]; len(p.host) == 0 && n != nil && n.v4 != nil {
+		p.host = []netip.Addr{n.v4.Gateway()}
+	}
+	return p
+}
+
+// write writes hosts, resolv.conf and hostname for a pod into runDir.
+func (f files) write(ep *hull.Endpoint, p hull.Pod, at place, runDir string) error {
+	hosts, err := f.hosts(p, at)
 	if err != nil {
 		return err
 	}
-	resolv, err := s.resolvConf(p.Network, ep.NetNS == "")
+	resolv, err := f.resolvConf(p.Network, ep.NetNS == "")
 	if err != nil {
 		return err
 	}
@@ -89,7 +120,7 @@ func hostname(p hull.Pod, host bool) string {
 }
 
 // hosts is the pod's /etc/hosts.
-func (s *Service) hosts(p hull.Pod, a *attachment) (string, error) {
+func (f files) hosts(p hull.Pod, at place) (string, error) {
 	var b strings.Builder
 	onHost := modeOf(p.Network) == Host
 	if onHost {
@@ -115,15 +146,14 @@ func (s *Service) hosts(p hull.Pod, a *attachment) (string, error) {
 			fmt.Fprintf(&b, "%s\t%s\n", addr, name)
 			continue
 		}
-		gws, err := s.hostAddrsFor(a)
-		if err != nil {
-			return "", fmt.Errorf("--add-host %s: %w", h, err)
+		if len(at.host) == 0 {
+			return "", invalid("unable to derive the IP value for host-gateway")
 		}
-		for _, gw := range gws {
+		for _, gw := range at.host {
 			fmt.Fprintf(&b, "%s\t%s\n", gw, name)
 		}
 	}
-	links, err := s.linkHosts(p)
+	links, err := f.linkHosts(p)
 	if err != nil {
 		return "", err
 	}
@@ -133,30 +163,11 @@ func (s *Service) hosts(p hull.Pod, a *attachment) (string, error) {
 		if p.Domainname != "" {
 			name = name + "." + p.Domainname + " " + name
 		}
-		for _, e := range a.ends {
-			for _, pre := range e.prefixes() {
-				fmt.Fprintf(&b, "%s\t%s\n", pre.Addr(), name)
-			}
+		for _, addr := range at.own {
+			fmt.Fprintf(&b, "%s\t%s\n", addr, name)
 		}
 	}
 	return b.String(), nil
-}
-
-// hostAddrsFor are the host's addresses that the pod can reach: its gateways, or
-// those of the default bridge.
-func (s *Service) hostAddrsFor(a *attachment) ([]netip.Addr, error) {
-	for _, e := range a.ends {
-		if gws := e.gateways(); len(gws) > 0 && !e.network.rec.Internal {
-			return gws, nil
-		}
-	}
-	s.mu.Lock()
-	n := s.networks[s.stableID(Bridge)]
-	s.mu.Unlock()
-	if n == nil || n.v4 == nil {
-		return nil, fmt.Errorf("unable to derive the IP value for host-gateway: %w", errdefs.ErrInvalidArgument)
-	}
-	return []netip.Addr{n.v4.Gateway()}, nil
 }
 
 // extraHost splits "name:address". The address may be an IPv6 one, with or
@@ -178,7 +189,7 @@ func extraHost(s string) (name, addr string, err error) {
 
 // linkHosts are the lines of --link name[:alias], of which only the names are
 // left in Docker too.
-func (s *Service) linkHosts(p hull.Pod) (string, error) {
+func (f files) linkHosts(p hull.Pod) (string, error) {
 	var b strings.Builder
 	for _, l := range p.Network.Links {
 		ref, alias, ok := strings.Cut(strings.TrimPrefix(l, "/"), ":")
@@ -186,10 +197,10 @@ func (s *Service) linkHosts(p hull.Pod) (string, error) {
 			alias = ref
 		}
 		alias = alias[strings.LastIndex(alias, "/")+1:]
-		if s.cfg.Pod == nil || ref == "" || alias == "" || strings.ContainsAny(alias, " \t\r\n#") {
+		if f.pod == nil || ref == "" || alias == "" || strings.ContainsAny(alias, " \t\r\n#") {
 			return "", invalid("bad format for links: %s", l)
 		}
-		other, err := s.cfg.Pod(ref)
+		other, err := f.pod(ref)
 		if err != nil {
 			return "", fmt.Errorf("could not get container for %s: %w", ref, err)
 		}
@@ -216,8 +227,8 @@ func (s *Service) linkHosts(p hull.Pod) (string, error) {
 // resolvConf is the pod's /etc/resolv.conf: the host's, without name servers on
 // loopback addresses that a container does not reach, and with what the user
 // asked for in its place.
-func (s *Service) resolvConf(n hull.NetworkSpec, onHost bool) (string, error) {
-	own, from, err := s.readResolvConf(onHost)
+func (f files) resolvConf(n hull.NetworkSpec, onHost bool) (string, error) {
+	own, from, err := f.readResolvConf(onHost)
 	if err != nil {
 		return "", err
 	}
@@ -242,7 +253,7 @@ func (s *Service) resolvConf(n hull.NetworkSpec, onHost bool) (string, error) {
 	}
 	if len(servers) == 0 {
 		// The host resolves by itself. As Docker: public servers are better than none.
-		s.log.Warn("the host's resolv.conf has no name server that a container reaches, using public ones; say --dns for others", "file", from)
+		f.log.Warn("the host's resolv.conf has no name server that a container reaches, using public ones; say --dns for others", "file", from)
 		servers = []string{"8.8.8.8", "8.8.4.4"}
 	}
 	var b strings.Builder
@@ -292,8 +303,8 @@ func (f *textFile) read() (string, error) {
 }
 
 // readResolvConf reads the host's file.
-func (s *Service) readResolvConf(onHost bool) (text, from string, err error) {
-	text, err = s.resolv.read()
+func (f files) readResolvConf(onHost bool) (text, from string, err error) {
+	text, err = f.resolv.read()
 	if err != nil {
 		return "", "", fmt.Errorf("read the host's resolv.conf: %w", err)
 	}
@@ -302,7 +313,7 @@ func (s *Service) readResolvConf(onHost bool) (text, from string, err error) {
 			return string(r), realResolvConf, nil
 		}
 	}
-	return text, s.resolv.path, nil
+	return text, f.resolv.path, nil
 }
 
 func splitResolvConf(text string) (servers, search, options []string) {

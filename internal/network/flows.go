@@ -10,7 +10,7 @@ import (
 // a pod's published ports. Only the first packet of a connection meets the
 // translation: a client that keeps sending from one port would for ever go where
 // its first packet went, to a container that is gone or to nobody.
-func (s *Service) forgetFlows(a *attachment) {
+func (h *host) forgetFlows(a *attachment) {
 	f := flowFilter{ports: map[portKey]bool{}, addrs: map[netip.Addr]bool{}}
 	for _, c := range a.claims {
 		if c.proto != "tcp" {
@@ -26,8 +26,8 @@ func (s *Service) forgetFlows(a *attachment) {
 		}
 	}
 	for _, fam := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		if _, err := s.links.ConntrackDeleteFilters(netlink.ConntrackTable, fam, f); err != nil {
-			s.log.Warn("stale UDP connections may remain", "pod", a.podID, "error", err)
+		if _, err := h.links.ConntrackDeleteFilters(netlink.ConntrackTable, fam, f); err != nil {
+			h.log.Warn("stale UDP connections may remain", "pod", a.podID, "error", err)
 		}
 	}
 }

@@ -38,15 +38,11 @@ type end struct {
 	v4, v6  netip.Addr
 }
 
-func (s *Service) vethPrefix() string { return "hv" + s.tag }
-
-func (s *Service) vethName(endID string) string { return s.vethPrefix() + endID[:slotLen] }
-
 // newSlot makes a network namespace with nothing but a loopback that is up, and
 // returns it with a handle inside, which the caller closes. id names it: the
 // first digits of its first endpoint's id.
-func (s *Service) newSlot(id string) (_ *slot, h *netlink.Handle, err error) {
-	n := &slot{dir: filepath.Join(s.nsDir(), "pool-"+id), id: id}
+func (h *host) newSlot(id string) (_ *slot, inside *netlink.Handle, err error) {
+	n := &slot{dir: filepath.Join(h.dir, "pool-"+id), id: id}
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -74,28 +70,28 @@ func (s *Service) newSlot(id string) (_ *slot, h *netlink.Handle, err error) {
 				return err
 			}
 		}
-		if h, err = netlink.NewHandle(netlinkRoute); err != nil {
+		if inside, err = netlink.NewHandle(netlinkRoute); err != nil {
 			return fmt.Errorf("open netlink: %w", err)
 		}
 		return nil
 	})
 	if err == nil {
-		if err = h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}); err != nil {
-			h.Close()
+		if err = inside.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}); err != nil {
+			inside.Close()
 		}
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("prepare network namespace: %w", err)
 	}
-	return n, h, nil
+	return n, inside, nil
 }
 
 // claim gives the slot to a pod.
-func (s *Service) claim(n *slot, podID string) error {
-	dir := filepath.Join(s.nsDir(), podID)
+func (h *host) claim(n *slot, podID string) error {
+	dir := filepath.Join(h.dir, podID)
 	err := os.Rename(n.dir, dir)
 	if errors.Is(err, os.ErrExist) { // also ENOTEMPTY: what a crash has left
-		if err := s.retire(dir); err != nil {
+		if err := h.retire(dir); err != nil {
 			return err
 		}
 		err = os.Rename(n.dir, dir)
@@ -127,7 +123,7 @@ func unpinDir(dir string) error {
 
 // retire takes a directory that nobody claims out of the way and gives its
 // namespaces back, in the background.
-func (s *Service) retire(dir string) error {
+func (h *host) retire(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -135,15 +131,15 @@ func (s *Service) retire(dir string) error {
 	if err != nil {
 		return err
 	}
-	dead := filepath.Join(s.nsDir(), "dead-"+newID()[:slotLen])
+	dead := filepath.Join(h.dir, "dead-"+newID()[:slotLen])
 	if err := os.Rename(dir, dead); err != nil {
 		return err
 	}
 	var ends []*end
 	for _, e := range entries {
-		ends = append(ends, &end{veth: s.vethPrefix() + e.Name()})
+		ends = append(ends, &end{veth: h.vethPrefix() + e.Name()})
 	}
-	s.bury(dead, ends, false, nil)
+	h.bury(dead, ends, false, nil)
 	return nil
 }
 
@@ -151,14 +147,14 @@ func (s *Service) retire(dir string) error {
 // kernel takes a namespace down slowly and in batches. The addresses are free
 // again when the cables are really gone; now says not to wait for the kernel,
 // because a pod that shared the namespace still holds it.
-func (s *Service) bury(dir string, ends []*end, now bool, then func()) {
+func (h *host) bury(dir string, ends []*end, now bool, then func()) {
 	work := func() {
 		if err := unpinDir(dir); err != nil {
-			s.log.Warn("network namespace is not given back", "path", dir, "error", err)
+			h.log.Warn("network namespace is not given back", "path", dir, "error", err)
 		}
 		for _, e := range ends {
 			if e.veth != "" {
-				s.awaitGone(e.veth, now)
+				h.awaitGone(e.veth, now)
 			}
 			e.release()
 		}
@@ -166,7 +162,7 @@ func (s *Service) bury(dir string, ends []*end, now bool, then func()) {
 			then()
 		}
 	}
-	if !s.background(work) {
+	if !h.background(work) {
 		work()
 	}
 }
@@ -182,25 +178,25 @@ func (e *end) release() {
 
 // awaitGone waits for the kernel to take a cable down with its namespace, and
 // does it itself when something still holds the namespace.
-func (s *Service) awaitGone(veth string, now bool) {
+func (h *host) awaitGone(veth string, now bool) {
 	const first, longest = 10 * time.Millisecond, 320 * time.Millisecond
 	for wait := first; !now && wait <= longest && linkThere(veth); wait *= 2 {
-		if sleep(s.life, wait) != nil {
+		if sleep(h.life, wait) != nil {
 			return // closing: nobody is going to have the address
 		}
 	}
-	if err := s.deleteLink(veth); err != nil {
-		s.log.Warn("interface is not removed", "interface", veth, "error", err)
+	if err := h.deleteLink(veth); err != nil {
+		h.log.Warn("interface is not removed", "interface", veth, "error", err)
 	}
 }
 
-func (s *Service) deleteLink(name string) error {
+func (h *host) deleteLink(name string) error {
 	if !linkThere(name) {
 		return nil
 	}
-	l, err := s.links.LinkByName(name)
+	l, err := h.links.LinkByName(name)
 	if err == nil {
-		err = s.links.LinkDel(l)
+		err = h.links.LinkDel(l)
 	}
 	if err == nil || errors.As(err, new(netlink.LinkNotFoundError)) || !linkThere(name) {
 		return nil
@@ -219,10 +215,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// plug connects the namespace at path, in which h is a handle, to e's network.
+// plug connects the namespace at path to e's network. inside is a handle in it.
 // defaultRoute: traffic to everywhere else goes there.
-func (s *Service) plug(h *netlink.Handle, path string, e *end, defaultRoute bool) (err error) {
-	index, err := s.ensureBridge(e.network)
+func (e *end) plug(inside *netlink.Handle, path string, defaultRoute bool) (err error) {
+	host := e.network.host
+	index, err := e.network.ensure()
 	if err != nil {
 		return err
 	}
@@ -236,18 +233,18 @@ func (s *Service) plug(h *netlink.Handle, path string, e *end, defaultRoute bool
 	}
 	defer ns.Close()
 
-	mtu := e.network.linkMTU(s)
+	mtu := e.network.linkMTU()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex = e.veth, mtu, index
 	cable := netlink.NewVeth(attrs)
 	cable.PeerName, cable.PeerMTU, cable.PeerHardwareAddr = e.ifname, uint32(mtu), mac //nolint:gosec // checked
 	cable.PeerNamespace = netlink.NsFd(ns)
-	if err := s.links.LinkAdd(cable); err != nil {
+	if err := host.links.LinkAdd(cable); err != nil {
 		return fmt.Errorf("add interface pair %s: %w", e.veth, err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.deleteLink(e.veth))
+			err = errors.Join(err, host.deleteLink(e.veth))
 		}
 	}()
 	// A bridge port needs no address of its own.
@@ -257,19 +254,19 @@ func (s *Service) plug(h *netlink.Handle, path string, e *end, defaultRoute bool
 	// Where bridged packets go through the firewall, one that comes back to the
 	// port it came from never leaves the bridge.
 	if bridgedFiltered("iptables") {
-		if err := s.links.LinkSetHairpin(cable, true); err != nil {
+		if err := host.links.LinkSetHairpin(cable, true); err != nil {
 			return fmt.Errorf("set hairpin mode: %w", err)
 		}
 	}
 	if e.network.rules().Isolated {
-		if err := s.links.LinkSetIsolated(cable, true); err != nil {
+		if err := host.links.LinkSetIsolated(cable, true); err != nil {
 			return fmt.Errorf("isolate port: %w", err)
 		}
 	}
-	if err := s.links.LinkSetUp(cable); err != nil {
+	if err := host.links.LinkSetUp(cable); err != nil {
 		return fmt.Errorf("set %s up: %w", e.veth, err)
 	}
-	return configure(h, path, e, defaultRoute && !e.network.rec.Internal)
+	return configure(inside, path, e, defaultRoute && !e.network.rec.Internal)
 }
 
 // configure gives the pod's interface its addresses and routes. h is a handle

@@ -30,24 +30,19 @@
 package network
 
 import (
-	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/vishvananda/netlink"
 
 	"hull/internal/hull"
-	"hull/internal/network/firewall"
 )
 
 // Names and drivers of the networks that always exist.
@@ -93,17 +88,11 @@ type Config struct {
 // Service is the networks of one engine instance.
 type Service struct {
 	cfg   Config
-	tag   string // of the instance, in interface names
 	log   *slog.Logger
-	links *netlink.Handle // in the engine's network namespace
-	fw    *firewall.Table
+	host  *host
+	files files
 	ports *ports
 	pool  *pool
-
-	resolv textFile       // the host's resolv.conf
-	work   sync.WaitGroup // background work
-	stop   context.CancelFunc
-	life   context.Context //nolint:containedctx // the life of background work, ended by Close
 
 	mu       sync.Mutex
 	networks map[string]*network // by id
@@ -117,31 +106,19 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Instance == "" || cfg.RunDir == "" || cfg.Store == nil || cfg.Log == nil {
 		return nil, fmt.Errorf("network service: instance, run directory, store and log are needed: %w", errdefs.ErrInvalidArgument)
 	}
-	sum := sha256.Sum256([]byte(cfg.Instance))
+	h, err := newHost(filepath.Join(cfg.RunDir, "netns"), cfg.Instance, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
 	s := &Service{
-		cfg: cfg, tag: hex.EncodeToString(sum[:])[:4], log: cfg.Log,
-		networks: map[string]*network{}, pods: map[string]*attachment{}, resolv: textFile{path: hostResolvConf},
+		cfg: cfg, log: cfg.Log, host: h, ports: newPorts(),
+		networks: map[string]*network{}, pods: map[string]*attachment{},
 	}
-	if err := os.MkdirAll(s.nsDir(), 0o700); err != nil {
-		return nil, fmt.Errorf("make directory of network namespaces: %w", err)
-	}
-	var err error
-	if s.ports, err = newPorts(); err != nil {
-		return nil, err
-	}
-	if s.links, err = netlink.NewHandle(netlinkRoute); err != nil {
-		return nil, fmt.Errorf("open netlink: %w", err)
-	}
-	if s.fw, err = firewall.Open("hull-" + cfg.Instance); err != nil {
-		s.links.Close()
-		return nil, err
-	}
+	s.files = files{log: cfg.Log, resolv: &textFile{path: hostResolvConf}, pod: cfg.Pod}
 	if err := s.load(); err != nil {
-		s.links.Close()
-		return nil, errors.Join(err, s.fw.Close())
+		return nil, errors.Join(err, h.close())
 	}
-	s.life, s.stop = context.WithCancel(context.Background())
-	s.pool = newPool(s, cfg.Pool)
+	s.pool = newPool(h, cfg.Pool)
 	return s, nil
 }
 
@@ -155,29 +132,11 @@ func (s *Service) Close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	s.stop()
-	s.work.Wait()
+	s.host.quiesce()
 	err := s.pool.drain()
 	s.ports.close()
-	s.links.Close()
-	if cerr := s.fw.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	return errors.Join(err, s.host.close())
 }
-
-// background runs fn unless the service is closed; Close waits for it.
-func (s *Service) background(fn func()) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.work.Go(fn)
-	return true
-}
-
-func (s *Service) nsDir() string { return filepath.Join(s.cfg.RunDir, "netns") }
 
 // publish tells the event log. attrs is name, value, ...
 func (s *Service) publish(n *network, action string, attrs ...string) {

@@ -20,7 +20,7 @@ import (
 // Nothing is made before the first pod asks for its kind, and a kind that was
 // taken is made again in the background.
 type pool struct {
-	s    *Service
+	host *host
 	want int
 
 	mu      sync.Mutex
@@ -33,7 +33,7 @@ type pool struct {
 	closed  bool
 }
 
-func newPool(s *Service, want int) *pool {
+func newPool(h *host, want int) *pool {
 	const usual = 4
 	switch {
 	case want == 0:
@@ -41,7 +41,7 @@ func newPool(s *Service, want int) *pool {
 	case want < 0:
 		want = 0
 	}
-	return &pool{s: s, want: want, known: map[string]bool{}}
+	return &pool{host: h, want: want, known: map[string]bool{}}
 }
 
 // takeReady returns a namespace that is on n, the default bridge.
@@ -101,7 +101,7 @@ func (p *pool) makeBare() (*slot, *netlink.Handle, error) {
 	p.mu.Lock()
 	p.known[id] = true
 	p.mu.Unlock()
-	sl, h, err := p.s.newSlot(id)
+	sl, h, err := p.host.newSlot(id)
 	if err != nil {
 		p.mu.Lock()
 		delete(p.known, id)
@@ -122,11 +122,11 @@ func (p *pool) makeReady(n *network) (_ *slot, err error) {
 			p.discard(sl)
 		}
 	}()
-	e, err := p.s.newEnd(n, sl.id, 0, hull.EndpointSpec{}, "")
+	e, err := n.newEnd(sl.id, 0, hull.EndpointSpec{}, "")
 	if err != nil {
 		return nil, err
 	}
-	if err := p.s.plug(h, sl.path(), e, true); err != nil {
+	if err := e.plug(h, sl.path(), true); err != nil {
 		e.release()
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (p *pool) discard(sl *slot) {
 	if sl.end != nil {
 		ends = []*end{sl.end}
 	}
-	p.s.bury(sl.dir, ends, false, func() { p.given(sl) })
+	p.host.bury(sl.dir, ends, false, func() { p.given(sl) })
 }
 
 // fill starts to make what is missing, unless that is already being done.
@@ -149,7 +149,7 @@ func (p *pool) fill() {
 	start := !p.filling && !p.closed && p.want > 0
 	p.filling = p.filling || start
 	p.mu.Unlock()
-	if start && !p.s.background(p.fillUp) {
+	if start && !p.host.background(p.fillUp) {
 		p.mu.Lock()
 		p.filling = false
 		p.mu.Unlock()
@@ -160,21 +160,21 @@ func (p *pool) fill() {
 // pods are doing, most of all the one that starts just now, matters more.
 func (p *pool) fillUp() {
 	const moment = 25 * time.Millisecond
-	_ = sleep(p.s.life, moment) // the end of the service is looked for below
+	_ = sleep(p.host.life, moment) // the end of the service is looked for below
 	inspected := false
 	for {
 		p.mu.Lock()
 		bridge := p.useDef
 		wantReady := bridge != nil && len(p.ready) < p.want
 		wantBare := p.useBare && len(p.bare) < p.want
-		if p.s.life.Err() != nil || !wantReady && !wantBare {
+		if p.host.life.Err() != nil || !wantReady && !wantBare {
 			p.filling = false
 			p.mu.Unlock()
 			return
 		}
 		p.mu.Unlock()
 		if wantReady && !inspected {
-			p.s.inspectBridge(bridge)
+			bridge.inspect()
 			inspected = true
 		}
 		var sl *slot
@@ -191,7 +191,7 @@ func (p *pool) fillUp() {
 		if err != nil {
 			p.filling = false
 			p.mu.Unlock()
-			p.s.log.Warn("no network namespace is kept ready", "error", err)
+			p.host.log.Warn("no network namespace is kept ready", "error", err)
 			return
 		}
 		if sl.end != nil {

@@ -114,7 +114,7 @@ type portKey struct {
 	port  uint16
 }
 
-func newPorts() (*ports, error) {
+func newPorts() *ports {
 	p := &ports{claims: map[portKey][]*claim{}, first: 32768, last: 60999}
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
 		var a, z uint16
@@ -123,7 +123,7 @@ func newPorts() (*ports, error) {
 		}
 	}
 	p.next = p.first
-	return p, nil
+	return p
 }
 
 func (p *ports) close() {
@@ -374,11 +374,11 @@ func (s *Service) publishPorts(a *attachment, spec hull.NetworkSpec) ([]hull.Pub
 	}
 	trimSockets(a.claims)
 	a.forwards = forwards(out, e)
-	if _, err := s.fw.Apply(firewall.Change{AddForwards: a.forwards}); err != nil {
+	if _, err := s.host.fw.Apply(firewall.Change{AddForwards: a.forwards}); err != nil {
 		a.forwards = nil
 		return nil, fmt.Errorf("publish ports: %w", err)
 	}
-	s.forgetFlows(a)
+	s.host.forgetFlows(a)
 	return out, nil
 }
 

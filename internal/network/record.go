@@ -38,7 +38,9 @@ type network struct {
 	v4, v6 *ipam.Pool   // nil = not enabled
 	mtu    int          // 0 = the default route's
 
-	stored bool // the record is in the store
+	host   *host
+	settle func(*network) error    // makes the record last, before anything is made of it; nil = it does
+	cables func(*network) []string // host ends of all that is on it
 
 	mu    sync.Mutex // the bridge is made by one at a time
 	index int        // of the bridge's interface, 0 = not known to be right
@@ -67,35 +69,35 @@ func (s *Service) load() error {
 			s.log.Error("network is unusable", "network", rec.Name, "error", err)
 			continue
 		}
-		n.stored = true
 		s.networks[rec.ID] = n
 	}
 	for _, p := range []struct{ name, driver string }{{Host, driverHost}, {None, driverNull}} {
-		id := s.stableID(p.name)
+		id := stableID(s.cfg.Instance, p.name)
 		if s.networks[id] == nil {
 			s.networks[id] = &network{rec: hull.Network{ID: id, Name: p.name, Driver: p.driver, Created: time.Now(), Scope: "local", EnableIPv4: true, IPAM: hull.IPAM{Driver: "default"}}}
 		}
 	}
-	if id := s.stableID(Bridge); s.networks[id] == nil {
+	if id := stableID(s.cfg.Instance, Bridge); s.networks[id] == nil {
 		n, err := s.defaultBridge(id)
 		if err != nil {
 			return fmt.Errorf("default bridge: %w", err)
 		}
+		n.settle = s.settle
 		s.networks[id] = n
 	}
 	return nil
 }
 
 // stableID is the same for an instance's network at every start.
-func (s *Service) stableID(name string) string {
-	h := sha256.Sum256([]byte(s.cfg.Instance + "/" + name))
+func stableID(instance, name string) string {
+	h := sha256.Sum256([]byte(instance + "/" + name))
 	return hex.EncodeToString(h[:])
 }
 
 // defaultBridge describes it; its record is stored when it is first used, so that
 // an engine that never uses it claims no addresses.
 func (s *Service) defaultBridge(id string) (*network, error) {
-	taken, err := s.takenPrefixes()
+	taken, err := s.host.takenPrefixes()
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +114,8 @@ func (s *Service) defaultBridge(id string) (*network, error) {
 		}
 	}
 	name := s.cfg.Bridge
-	if name == "" || s.linkIndex(name) != 0 {
-		name = s.bridgeName(id)
+	if name == "" || s.host.linkIndex(name) != 0 {
+		name = s.host.bridgeName(id)
 	}
 	rec := hull.Network{
 		ID: id, Name: Bridge, Driver: driverBridge, Created: time.Now(), Scope: "local",
@@ -121,7 +123,7 @@ func (s *Service) defaultBridge(id string) (*network, error) {
 		IPAM: hull.IPAM{Driver: "default", Config: []hull.IPAMConfig{{Subnet: sub4.String()}}},
 		Options: map[string]string{
 			optDefault: "true", optICC: "true", optMasq: "true", optHostIP: "0.0.0.0", optName: name,
-			optMTU: strconv.Itoa(s.defaultMTU()),
+			optMTU: strconv.Itoa(s.host.defaultMTU()),
 		},
 	}
 	if v6 {
@@ -142,21 +144,19 @@ func (s *Service) settle(n *network) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n.rec, n.bridge, n.v4, n.v6, n.mtu, n.stored = fresh.rec, fresh.bridge, fresh.v4, fresh.v6, fresh.mtu, true
+	n.rec, n.bridge, n.v4, n.v6, n.mtu, n.settle = fresh.rec, fresh.bridge, fresh.v4, fresh.v6, fresh.mtu, nil
 	return nil
 }
 
-func (s *Service) bridgeName(id string) string { return "hb" + s.tag + id[:8] }
-
 // revive makes what runs of a record.
 func (s *Service) revive(rec hull.Network) (*network, error) {
-	n := &network{rec: rec}
+	n := &network{rec: rec, host: s.host, cables: s.cables}
 	if rec.Driver != driverBridge {
 		return n, nil
 	}
 	n.bridge = rec.Options[optName]
 	if n.bridge == "" {
-		n.bridge = s.bridgeName(rec.ID)
+		n.bridge = s.host.bridgeName(rec.ID)
 	}
 	n.mtu, _ = strconv.Atoi(rec.Options[optMTU]) // checked when it was created
 	for i, c := range rec.IPAM.Config {
@@ -218,6 +218,21 @@ func parseAddr(s string) (netip.Addr, error) {
 
 var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) //nolint:gochecknoglobals // constant
 
+// cables names the host ends of everything on a network.
+func (s *Service) cables(n *network) []string {
+	var out []string
+	s.mu.Lock()
+	for _, a := range s.pods {
+		for _, e := range a.ends {
+			if e.network == n && e.veth != "" {
+				out = append(out, e.veth)
+			}
+		}
+	}
+	s.mu.Unlock()
+	return append(out, s.pool.cables(n)...)
+}
+
 // Create makes a user's network. Its bridge is made when it is first used.
 func (s *Service) Create(_ context.Context, n hull.Network) (hull.Network, []string, error) {
 	switch {
@@ -262,34 +277,34 @@ func (s *Service) Create(_ context.Context, n hull.Network) (hull.Network, []str
 			return hull.Network{}, nil, fmt.Errorf("bridge name %s is already used by network %s: %w", br, o.rec.Name, errdefs.ErrConflict)
 		}
 	}
-	if err := s.assignSubnets(&n); err != nil {
+	var own []netip.Prefix
+	for _, o := range s.networks {
+		own = append(own, o.subnets()...)
+	}
+	if err := s.host.assignSubnets(&n, own); err != nil {
 		return hull.Network{}, nil, err
 	}
 	run, err := s.revive(n)
 	if err != nil {
 		return hull.Network{}, nil, err
 	}
-	if br := n.Options[optName]; br != "" && s.linkIndex(br) != 0 {
+	if br := n.Options[optName]; br != "" && s.host.linkIndex(br) != 0 {
 		return hull.Network{}, nil, fmt.Errorf("interface %s exists already: %w", br, errdefs.ErrConflict)
 	}
 	if err := s.cfg.Store.PutNetwork(run.rec); err != nil {
 		return hull.Network{}, nil, fmt.Errorf("record network %s: %w", n.Name, err)
 	}
-	run.stored = true
 	s.networks[n.ID] = run
 	s.publish(run, "create")
 	return run.rec, nil, nil
 }
 
 // assignSubnets checks the user's subnets and chooses those that were not given.
-func (s *Service) assignSubnets(n *hull.Network) error {
-	taken, err := s.takenPrefixes()
+// own are the engine's other subnets.
+func (h *host) assignSubnets(n *hull.Network, own []netip.Prefix) error {
+	taken, err := h.takenPrefixes()
 	if err != nil {
 		return err
-	}
-	var own []netip.Prefix
-	for _, o := range s.networks {
-		own = append(own, o.subnets()...)
 	}
 	var have4, have6 bool
 	n.IPAM.Config = slices.Clone(n.IPAM.Config)
@@ -454,7 +469,7 @@ func (s *Service) remove(n *network) error {
 		return fmt.Errorf("forget network %s: %w", n.rec.Name, err)
 	}
 	delete(s.networks, n.rec.ID)
-	if err := s.unmakeBridge(n); err != nil {
+	if err := n.unmake(); err != nil {
 		s.log.Warn("network is removed, but not all of it from the host", "network", n.rec.Name, "error", err)
 	}
 	s.publish(n, "destroy")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, _ string) (hull.Releas
 		return func(context.Context) error { return s.release(a) }, nil
 	}
 	s.mu.Lock()
-	if dir := filepath.Join(s.nsDir(), p.ID); ep.NetNS != "" && isDir(dir) {
+	if dir := filepath.Join(s.host.dir, p.ID); ep.NetNS != "" && isDir(dir) {
 		a.dir = dir
 	}
 	var networks []firewall.Network
@@ -43,7 +44,7 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, _ string) (hull.Releas
 			s.log.Warn("a running container is on a network that has no record", "pod", p.ID, "network", name)
 			continue
 		}
-		a.ends = append(a.ends, s.revivedEnd(n, r))
+		a.ends = append(a.ends, n.revivedEnd(r))
 		if n.bridge != "" {
 			networks = append(networks, n.rules())
 		}
@@ -56,16 +57,16 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, _ string) (hull.Releas
 		}
 	}
 	if len(a.ends) > 0 {
-		s.readoptPorts(a, ep.Ports)
+		s.ports.readopt(a, ep.Ports, s.log)
 	}
-	s.fw.Adopt(networks, a.forwards)
+	s.host.fw.Adopt(networks, a.forwards)
 	return func(context.Context) error { return s.release(a) }, nil
 }
 
-func (s *Service) revivedEnd(n *network, r hull.NetworkEndpoint) *end {
+func (n *network) revivedEnd(r hull.NetworkEndpoint) *end {
 	e := &end{network: n, id: r.EndpointID, mac: r.MacAddress}
 	if n.bridge != "" && len(e.id) > slotLen {
-		e.veth = s.vethName(e.id)
+		e.veth = n.host.vethName(e.id)
 	}
 	e.v4, _ = netip.ParseAddr(r.IPv4) // ours, or empty
 	e.v6, _ = netip.ParseAddr(r.IPv6)
@@ -76,22 +77,23 @@ func (s *Service) revivedEnd(n *network, r hull.NetworkEndpoint) *end {
 	}{{e.v4, n.v4, n.v4 != nil}, {e.v6, n.v6, n.v6 != nil}} {
 		if c.has && c.addr.IsValid() {
 			if err := c.pool.Claim(c.addr); err != nil {
-				s.log.Warn("address of a running container", "network", n.rec.Name, "address", c.addr, "error", err)
+				n.host.log.Warn("address of a running container", "network", n.rec.Name, "address", c.addr, "error", err)
 			}
 		}
 	}
 	return e
 }
 
-func (s *Service) readoptPorts(a *attachment, published []hull.PublishedPort) {
-	for _, p := range published {
-		addr, err := netip.ParseAddr(p.HostIP)
+// readopt takes the ports a pod has had since before a restart.
+func (p *ports) readopt(a *attachment, published []hull.PublishedPort, log *slog.Logger) {
+	for _, was := range published {
+		addr, err := netip.ParseAddr(was.HostIP)
 		if err != nil {
 			continue
 		}
-		c, err := s.ports.adopt(p.Proto, addr, p.HostPort, a.podID, a.name)
+		c, err := p.adopt(was.Proto, addr, was.HostPort, a.podID, a.name)
 		if err != nil {
-			s.log.Warn("published port is also bound by a program of the host", "pod", a.podID, "port", p.HostPort, "error", err)
+			log.Warn("published port is also bound by a program of the host", "pod", a.podID, "port", was.HostPort, "error", err)
 		}
 		a.claims = append(a.claims, c)
 	}
@@ -113,41 +115,46 @@ func (s *Service) rejoin(a *attachment, path string) {
 // crash has left. It is called once, when all pods that run are reattached. It
 // does not wait for the kernel to take namespaces and their interfaces down.
 func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
-	links, err := s.links.LinkList()
+	links, err := s.host.links.LinkList()
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
-	dirs, err := os.ReadDir(s.nsDir())
+	dirs, err := os.ReadDir(s.host.dir)
 	if err != nil {
 		return fmt.Errorf("list network namespaces: %w", err)
 	}
 	var errs error
-	kept := map[string]bool{} // slot names whose cables stay
+	kept := map[string]bool{} // interfaces that stay
+	s.mu.Lock()
+	for _, n := range s.networks {
+		kept[n.bridge] = true
+	}
+	s.mu.Unlock()
 	for _, d := range dirs {
-		dir := filepath.Join(s.nsDir(), d.Name())
+		dir := filepath.Join(s.host.dir, d.Name())
 		if s.stays(d.Name(), keep) {
 			slots, _ := os.ReadDir(dir) // gone in the meantime: nothing to keep
 			for _, sl := range slots {
-				kept[s.vethPrefix()+sl.Name()] = true
+				kept[s.host.vethPrefix()+sl.Name()] = true
 			}
 			continue
 		}
 		s.log.Info("removing a network namespace that nobody claims", "path", dir)
-		errs = errors.Join(errs, s.retire(dir))
+		errs = errors.Join(errs, s.host.retire(dir))
 	}
 	for _, l := range links {
 		name := l.Attrs().Name
 		switch {
-		case strings.HasPrefix(name, s.vethPrefix()) && !kept[name] && !s.pool.knows(strings.TrimPrefix(name, s.vethPrefix())):
+		case strings.HasPrefix(name, s.host.vethPrefix()) && !kept[name] && !s.pool.knows(strings.TrimPrefix(name, s.host.vethPrefix())):
 			// Mostly it is going already, with a namespace of above.
-			if !s.background(func() { s.awaitGone(name, false) }) {
-				errs = errors.Join(errs, s.deleteLink(name))
+			if !s.host.background(func() { s.host.awaitGone(name, false) }) {
+				errs = errors.Join(errs, s.host.deleteLink(name))
 			}
-		case l.Type() == "bridge" && strings.HasPrefix(name, "hb"+s.tag) && !s.hasBridge(name):
-			errs = errors.Join(errs, s.deleteLink(name))
+		case l.Type() == "bridge" && strings.HasPrefix(name, "hb"+s.host.tag) && !kept[name]:
+			errs = errors.Join(errs, s.host.deleteLink(name))
 		}
 	}
-	repaired, err := s.fw.Sweep()
+	repaired, err := s.host.fw.Sweep()
 	if repaired {
 		s.log.Warn("nftables table was damaged and is repaired", "instance", s.cfg.Instance)
 	}
@@ -166,17 +173,6 @@ func (s *Service) stays(name string, keep func(podID string) bool) bool {
 	a := s.pods[name]
 	s.mu.Unlock()
 	return a != nil || keep(name)
-}
-
-func (s *Service) hasBridge(name string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range s.networks {
-		if n.bridge == name {
-			return true
-		}
-	}
-	return false
 }
 
 func isDir(path string) bool {

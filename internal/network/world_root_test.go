@@ -176,14 +176,8 @@ func (w *world) elements() map[string]int {
 // crash leaves everything as a killed engine would, and starts another one.
 func (w *world) crash() {
 	w.t.Helper()
-	w.s.stop()
-	w.s.mu.Lock()
-	w.s.closed = true
-	w.s.mu.Unlock()
-	w.s.work.Wait()
 	w.s.ports.close() // the kernel does that
-	w.s.links.Close()
-	must(w.t, w.s.fw.Close())
+	must(w.t, w.s.host.close())
 	w.start()
 }
 
