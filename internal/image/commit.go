@@ -85,7 +85,7 @@ func parseTarget(ref string) (reference.Named, error) {
 	}
 	n, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return nil, badReference(ref, err)
+		return nil, badReference(err)
 	}
 	if _, ok := n.(reference.Digested); ok {
 		return nil, say(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")

@@ -10,15 +10,13 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hull/internal/hull"
-	"hull/internal/image/archive"
 )
 
 func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
-
-func archiveAhead(r io.Reader) io.ReadCloser { return archive.Ahead(r) }
 
 // errStalled ends an attempt that stands still.
 var errStalled = errors.New("registry sent nothing for too long")
@@ -35,19 +33,20 @@ func (p *puller) download(ctx context.Context, d ocispec.Descriptor, w content.W
 		return c.at > before, err
 	})
 	if err != nil {
+		var local *localError
+		if errors.As(err, &local) {
+			// The disk is full, or the layer was refused: it is not to be gone on with.
+			err = errors.Join(err, p.abort(ctx, d, w))
+		}
 		return fmt.Errorf("download layer %s: %w", d.Digest, err)
 	}
 	report(hull.Progress{ID: id, Status: "Verifying Checksum"})
 	if err := w.Commit(ctx, d.Size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
 		if w.Digest() != d.Digest {
-			err = fmt.Errorf("its content has the digest %s: digest mismatch: %w", w.Digest(), errdefs.ErrDataLoss)
+			err = &mismatchError{w.Digest()}
 		}
 		// What came is worthless: the next pull must not go on from it.
-		abort := p.s.content.Abort(context.WithoutCancel(ctx), "blob-"+d.Digest.String())
-		if errdefs.IsNotFound(abort) {
-			abort = nil
-		}
-		return errors.Join(fmt.Errorf("verify layer %s: %w", d.Digest, err), abort)
+		return errors.Join(fmt.Errorf("verify layer %s: %w", d.Digest, err), p.abort(ctx, d, w))
 	}
 	if err := p.s.origin(ctx, d.Digest, p.ref); err != nil {
 		return err
@@ -55,6 +54,25 @@ func (p *puller) download(ctx context.Context, d ocispec.Descriptor, w content.W
 	report(hull.Progress{ID: id, Status: "Download complete"})
 	return nil
 }
+
+// abort drops a download.
+func (p *puller) abort(ctx context.Context, d ocispec.Descriptor, w content.Writer) error {
+	w.Close() //nolint:errcheck // it is thrown away
+	if err := p.s.content.Abort(context.WithoutCancel(ctx), blobRef(d)); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("drop download: %w", err)
+	}
+	return nil
+}
+
+// mismatchError: a blob is not what its digest says.
+type mismatchError struct{ got digest.Digest }
+
+func (e *mismatchError) Error() string {
+	return fmt.Sprintf("digest mismatch: its content has the digest %s", e.got)
+}
+
+// Unwrap gives the kind.
+func (*mismatchError) Unwrap() error { return errdefs.ErrDataLoss }
 
 // copier carries a blob over several attempts.
 type copier struct {

@@ -28,10 +28,11 @@ func noSuchImage(ref string) error {
 	return say(errdefs.ErrNotFound, "No such image: %s", ref)
 }
 
-// badReference is for a string that is no reference at all.
-func badReference(ref string, err error) error {
+// badReference is for a string that is no reference at all. The parser's words
+// are Docker's.
+func badReference(err error) error {
 	if err == nil {
 		err = reference.ErrReferenceInvalidFormat
 	}
-	return say(errdefs.ErrInvalidArgument, "invalid reference format: %q: %v", ref, err)
+	return say(errdefs.ErrInvalidArgument, "%v", err)
 }

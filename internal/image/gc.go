@@ -29,6 +29,7 @@ type gate struct {
 	mu         sync.Mutex
 	inside     int
 	wanted     func()
+	after      func()        // runs after each collection, when the gate is open again
 	collecting chan struct{} // not nil while a collection runs
 }
 
@@ -58,8 +59,16 @@ func (g *gate) leave() {
 	g.wanted = nil
 	g.begin()
 	g.mu.Unlock()
-	run()
+	g.run(run)
+}
+
+// run runs a collection that has begun.
+func (g *gate) run(fn func()) {
+	fn()
 	g.end()
+	if g.after != nil {
+		g.after()
+	}
 }
 
 func (g *gate) begin() { g.collecting = make(chan struct{}) }
@@ -84,8 +93,7 @@ func (g *gate) collect(fn func()) {
 		if c == nil {
 			g.begin()
 			g.mu.Unlock()
-			fn()
-			g.end()
+			g.run(fn)
 			return
 		}
 		g.mu.Unlock()
@@ -106,7 +114,11 @@ func (s *Service) collect(ctx context.Context) {
 		}
 		s.log.Debug("collected image garbage", "took", time.Since(begin))
 	})
-	if err := s.layers.Purge(ctx); err != nil {
+}
+
+// purge deletes the files of collected layers.
+func (s *Service) purge() {
+	if err := s.layers.Purge(context.Background()); err != nil {
 		s.log.Error("delete removed layers", "error", err)
 	}
 }

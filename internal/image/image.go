@@ -130,6 +130,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 		layerMaker: &layerMaker{cfg: cfg, layers: ls, blobs: db.ContentStore()},
 		registries: &registries{cfg: cfg, log: cfg.Log},
 	}
+	s.gate.after = s.purge
 	db.RegisterCollectibleResource(resourceLayer, collector{s})
 	if err := s.loadBoxes(); err != nil {
 		return nil, err

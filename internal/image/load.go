@@ -380,7 +380,7 @@ func (l *loader) dockerArchive(ctx context.Context, b []byte) ([]string, error) 
 		for _, t := range dm.RepoTags {
 			n, err := reference.ParseNormalizedNamed(t)
 			if err != nil {
-				return names, badReference(t, err)
+				return names, badReference(err)
 			}
 			n = reference.TagNameOnly(n)
 			if err := l.s.tag(ctx, n.String(), d); err != nil {

@@ -19,13 +19,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hull/internal/hull"
+	"hull/internal/image/archive"
 )
 
 // Pull fetches an image, unpacks it, and names it.
 func (s *Service) Pull(ctx context.Context, r hull.PullRequest) (hull.Image, error) {
 	named, err := reference.ParseNormalizedNamed(r.Ref)
 	if err != nil {
-		return hull.Image{}, badReference(r.Ref, err)
+		return hull.Image{}, badReference(err)
 	}
 	want, err := s.platform(r.Platform)
 	if err != nil {
@@ -46,7 +47,7 @@ func (s *Service) Pull(ctx context.Context, r hull.PullRequest) (hull.Image, err
 	for _, tag := range tags {
 		tagged, err := reference.WithTag(named, tag)
 		if err != nil {
-			return last, badReference(tag, err)
+			return last, badReference(err)
 		}
 		if last, err = s.pull(ctx, tagged, want, r, t); err != nil {
 			return last, err
@@ -67,7 +68,7 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 	if c, ok := named.(reference.Canonical); ok {
 		var err error
 		if ask, err = reference.WithDigest(reference.TrimNamed(named), c.Digest()); err != nil {
-			return hull.Image{}, badReference(r.Ref, err)
+			return hull.Image{}, badReference(err)
 		}
 	}
 	rctx, cancel := context.WithTimeout(ctx, s.cfg.Stall*time.Duration(s.cfg.Retries))
@@ -96,6 +97,9 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 	}
 	img, err := p.image(ctx, manifest)
 	if err != nil {
+		if !worthRetry(err) || errdefs.IsDataLoss(err) || errdefs.IsResourceExhausted(err) {
+			s.collect(ctx) // what came of it is of no use; what a network broke off is
+		}
 		return hull.Image{}, err
 	}
 	if err := s.name(ctx, named, target); err != nil {
@@ -131,7 +135,7 @@ func tagName(n reference.Named) string {
 func (s *store) name(ctx context.Context, n reference.Named, target ocispec.Descriptor) error {
 	byDigest, err := reference.WithDigest(reference.TrimNamed(n), target.Digest)
 	if err != nil {
-		return badReference(n.String(), err)
+		return badReference(err)
 	}
 	if _, ok := n.(reference.Tagged); ok {
 		if _, ok := n.(reference.Digested); !ok {
@@ -306,45 +310,63 @@ func (p *puller) layers(ctx context.Context, img *parsed) error {
 }
 
 // layer brings one layer: its blob into the content store, its files into the
-// layer store. A fresh blob is unpacked while it comes; one that was begun by an
-// earlier process is completed first.
+// layer store. What an earlier process had begun and is found to be wrong is
+// fetched again from the start, once.
 func (p *puller) layer(ctx context.Context, t layerTask, report func(hull.Progress)) error {
-	id := short(t.blob.Digest.Encoded())
 	ctx = p.s.ns(ctx)
+	id := short(t.blob.Digest.Encoded())
+	resumed, err := p.fetch(ctx, t, id, report)
+	var bad *mismatchError
+	if resumed && errors.As(err, &bad) {
+		_, err = p.fetch(ctx, t, id, report)
+	}
+	return err
+}
+
+// fetch does what layer says. A fresh blob is unpacked while it comes; one that
+// was begun by an earlier process is completed first.
+func (p *puller) fetch(ctx context.Context, t layerTask, id string, report func(hull.Progress)) (resumed bool, err error) {
 	unpacked := p.s.layers.Has(t.chain)
-	w, err := p.s.content.Writer(ctx, content.WithRef("blob-"+t.blob.Digest.String()), content.WithDescriptor(t.blob))
+	// It waits for one that is being given up at this moment.
+	w, err := content.OpenWriter(ctx, p.s.content, content.WithRef(blobRef(t.blob)), content.WithDescriptor(t.blob))
 	switch {
 	case errdefs.IsAlreadyExists(err):
 		if unpacked {
 			report(hull.Progress{ID: id, Status: "Already exists"})
-			return nil
+			return false, nil
 		}
-		return p.fromStore(ctx, t, id, report)
+		return false, p.fromStore(ctx, t, id, report)
 	case err != nil:
-		return fmt.Errorf("store layer %s: %w", t.blob.Digest, err)
+		return false, fmt.Errorf("store layer %s: %w", t.blob.Digest, err)
 	}
 	defer w.Close()
 	st, err := w.Status()
 	if err != nil {
-		return fmt.Errorf("store layer %s: %w", t.blob.Digest, err)
+		return false, fmt.Errorf("store layer %s: %w", t.blob.Digest, err)
 	}
-	if st.Offset > 0 || unpacked {
-		if err := p.download(ctx, t.blob, w, st.Offset, nil, id, report); err != nil {
-			return err
-		}
-		if unpacked {
-			report(hull.Progress{ID: id, Status: "Pull complete"})
-			return nil
-		}
-		return p.fromStore(ctx, t, id, report)
+	if st.Offset == 0 && !unpacked {
+		return false, p.stream(ctx, t, w, id, report)
 	}
-	return p.stream(ctx, t, w, id, report)
+	if err := p.download(ctx, t.blob, w, st.Offset, nil, id, report); err != nil {
+		return st.Offset > 0, err
+	}
+	if unpacked {
+		report(hull.Progress{ID: id, Status: "Pull complete"})
+		return true, nil
+	}
+	return true, p.fromStore(ctx, t, id, report)
 }
 
-// stream downloads and unpacks at once.
+// blobRef names a download in the content store.
+func blobRef(d ocispec.Descriptor) string { return "blob-" + d.Digest.String() }
+
+// stream downloads and unpacks at once. When what comes cannot be unpacked the
+// rest of it is still fetched, to tell a transfer that went wrong from a layer
+// that is; not so when it is too large.
 func (p *puller) stream(ctx context.Context, t layerTask, w content.Writer, id string, report func(hull.Progress)) error {
 	pr, pw := io.Pipe()
 	g, gctx := errgroup.WithContext(ctx)
+	var unpack error
 	g.Go(func() error {
 		err := p.download(gctx, t.blob, w, 0, pw, id, report)
 		pw.CloseWithError(err) //nolint:errcheck // never fails
@@ -354,12 +376,16 @@ func (p *puller) stream(ctx context.Context, t layerTask, w content.Writer, id s
 		return err
 	})
 	g.Go(func() error {
-		src := archiveAhead(pr)
-		err := p.s.unpackLayer(gctx, t, src)
-		pr.CloseWithError(errOr(err, errUnpacked)) //nolint:errcheck // never fails
-		return errors.Join(err, src.Close())
+		src := archive.Ahead(pr)
+		unpack = p.s.unpackLayer(gctx, t, src)
+		if errdefs.IsInvalidArgument(unpack) || errdefs.IsDataLoss(unpack) {
+			_, err := io.Copy(io.Discard, src)
+			return errors.Join(err, src.Close())
+		}
+		pr.CloseWithError(errOr(unpack, errUnpacked)) //nolint:errcheck // never fails
+		return errors.Join(unpack, src.Close())
 	})
-	if err := g.Wait(); err != nil {
+	if err := errOr(g.Wait(), unpack); err != nil {
 		return err
 	}
 	report(hull.Progress{ID: id, Status: "Pull complete"})

@@ -32,7 +32,7 @@ func (s *Service) Push(ctx context.Context, r hull.PushRequest) error {
 	ctx = s.ns(ctx)
 	named, err := reference.ParseNormalizedNamed(r.Ref)
 	if err != nil {
-		return badReference(r.Ref, err)
+		return badReference(err)
 	}
 	leave := s.gate.enter()
 	defer leave()

@@ -24,7 +24,7 @@ func (s *Service) Distribution(ctx context.Context, ref string, a hull.Auth) (hu
 	ctx = s.ns(ctx)
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return hull.Distribution{}, badReference(ref, err)
+		return hull.Distribution{}, badReference(err)
 	}
 	named = reference.TagNameOnly(named)
 	reg := s.registry(ctx, a)

@@ -92,7 +92,7 @@ func (r *remover) byName(ctx context.Context, e *entry, ref string) error {
 	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return badReference(ref, err)
+		return badReference(err)
 	}
 	name := tagName(reference.TagNameOnly(named))
 	v := r.s.view.Load()

@@ -32,7 +32,7 @@ func (s *Service) Resolve(_ context.Context, ref, platform string) (hull.Image, 
 // find lists the images a reference stands for: one for each local platform.
 func (v *view) find(ref string) ([]*entry, error) {
 	if ref == "" {
-		return nil, badReference(ref, nil)
+		return nil, badReference(nil)
 	}
 	if d, err := digest.Parse(ref); err == nil {
 		return v.byDigest(ref, d)
@@ -46,7 +46,7 @@ func (v *view) find(ref string) ([]*entry, error) {
 		if p, ok := strings.CutPrefix(ref, "sha256:"); ok && isHex(p) {
 			return v.byPrefix(ref, p)
 		}
-		return nil, badReference(ref, err)
+		return nil, badReference(err)
 	}
 	if es := v.named(named); es != nil {
 		return es, nil

@@ -127,7 +127,7 @@ func (sv *saver) image(ctx context.Context, name string, entries []*entry, ref s
 	if name != "" {
 		n, err := reference.ParseNormalizedNamed(name)
 		if err != nil {
-			return badReference(name, err)
+			return badReference(err)
 		}
 		d.Annotations = map[string]string{annotationName: name}
 		if t, ok := n.(reference.Tagged); ok {
@@ -174,7 +174,7 @@ func (sv *saver) one(ctx context.Context, e *entry, name string) (ocispec.Descri
 	if name != "" {
 		n, err := reference.ParseNormalizedNamed(name)
 		if err != nil {
-			return d, badReference(name, err)
+			return d, badReference(err)
 		}
 		familiar := reference.FamiliarString(n)
 		if !slices.Contains(sv.list[i].RepoTags, familiar) {

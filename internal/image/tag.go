@@ -17,7 +17,7 @@ func (s *Service) Tag(ctx context.Context, source, target string) error {
 		return err
 	}
 	if named == nil {
-		return badReference(target, nil)
+		return badReference(nil)
 	}
 	leave := s.gate.enter()
 	defer leave()
