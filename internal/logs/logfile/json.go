@@ -79,16 +79,34 @@ const (
 	highs = 0x8080808080808080
 )
 
-// plain says whether none of the eight bytes of x needs escaping. The tests that
-// borrow (x - c*ones) may say yes for a byte above a true one, never no for a
-// byte that needs it, so the answer is exact: it is about all eight.
-func plain(x uint64) bool {
+// escapes has a high bit set if one of the eight bytes of x needs escaping. The
+// terms that borrow (y - ones) may also set the bit of a byte above a true one,
+// never without one, so "any bit set" is exact.
+func escapes(x uint64) uint64 {
 	control := (x - 0x20*ones) &^ x      // < 0x20
 	quote := (x | 0x04*ones) ^ 0x26*ones // 0 where '"' (0x22) or '&' (0x26)
 	angle := (x | 0x02*ones) ^ 0x3e*ones // 0 where '<' (0x3c) or '>' (0x3e)
 	slash := x ^ '\\'*ones
 	zero := (quote-ones)&^quote | (angle-ones)&^angle | (slash-ones)&^slash
-	return (x|control|zero)&highs == 0
+	return (x | control | zero) & highs
+}
+
+// plain is the length of a beginning of s that needs no escaping, in steps of
+// eight bytes.
+func plain(s []byte) int {
+	n := len(s)
+	for len(s) >= 32 { // four at once keep the processor's units busy
+		a, b := binary.LittleEndian.Uint64(s), binary.LittleEndian.Uint64(s[8:])
+		c, d := binary.LittleEndian.Uint64(s[16:]), binary.LittleEndian.Uint64(s[24:])
+		if escapes(a)|escapes(b)|escapes(c)|escapes(d) != 0 {
+			break
+		}
+		s = s[32:]
+	}
+	for len(s) >= 8 && escapes(binary.LittleEndian.Uint64(s)) == 0 {
+		s = s[8:]
+	}
+	return n - len(s)
 }
 
 // special says which bytes appendEscaped must look at.
@@ -104,9 +122,7 @@ func appendEscaped(dst, s []byte) []byte {
 	i := 0
 	for {
 		from := i
-		for len(s)-i >= 8 && plain(binary.LittleEndian.Uint64(s[i:])) {
-			i += 8
-		}
+		i += plain(s[i:])
 		for i < len(s) && !special(s[i]) {
 			i++
 		}
