@@ -10,12 +10,11 @@ package event
 
 import (
 	"context"
+	"hull/internal/hull"
 	"maps"
 	"strconv"
 	"sync"
 	"time"
-
-	"hull/internal/hull"
 )
 
 // Lost is the action of the event that stands for events a slow subscriber did

@@ -3,12 +3,11 @@ package event
 import (
 	"context"
 	"fmt"
+	"hull/internal/hull"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"hull/internal/hull"
 )
 
 func ev(n int) hull.Event {

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"hull/internal/require"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,8 +9,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"hull/internal/require"
 )
 
 func must(t *testing.T, err error) {

@@ -6,12 +6,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"hull/internal/hull"
+	"hull/internal/logs/logfile"
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
-
-	"hull/internal/hull"
-	"hull/internal/logs/logfile"
 )
 
 // maxRecord bounds a record; longer ones are not of our making and are skipped.

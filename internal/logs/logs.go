@@ -12,6 +12,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/logs/logfile"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -19,9 +21,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
-	"hull/internal/logs/logfile"
 )
 
 // Config is the service's own configuration.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/logs/logfile"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,9 +15,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
-	"hull/internal/logs/logfile"
 )
 
 const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
-
-	"hull/internal/hull"
 )
 
 // pollInterval is how often a followed file is looked at without being told to.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/logs/logfile"
 	"maps"
 	"net"
 	"net/url"
@@ -18,9 +20,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
-
-	"hull/internal/hull"
-	"hull/internal/logs/logfile"
 )
 
 // settings is a log's driver and options, understood.

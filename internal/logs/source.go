@@ -6,11 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hull/internal/logs/logfile"
 	"io"
 	"io/fs"
 	"os"
-
-	"hull/internal/logs/logfile"
 )
 
 // blockSize is how much of a file is read at once.

@@ -1,10 +1,9 @@
 package store
 
 import (
+	"hull/internal/hull"
 	"maps"
 	"slices"
-
-	"hull/internal/hull"
 )
 
 // Deep copies, written out because reflection is ten times slower and `ps` asks

@@ -3,10 +3,9 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"hull/internal/hull"
 	"strings"
 	"time"
-
-	"hull/internal/hull"
 )
 
 // version of the records this build writes. A change that older records cannot

@@ -1,11 +1,10 @@
 package store
 
 import (
+	"hull/internal/hull"
 	"slices"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
 
 // Names of buckets and of the directories on tmpfs.

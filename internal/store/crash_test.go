@@ -3,12 +3,11 @@ package store
 import (
 	"bufio"
 	"fmt"
+	"hull/internal/hull"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
-
-	"hull/internal/hull"
 )
 
 const crashDir = "HULL_TEST_CRASH_DIR"

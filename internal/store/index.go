@@ -3,14 +3,13 @@ package store
 import (
 	"cmp"
 	"fmt"
+	"hull/internal/hull"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
 
 // entry is one container's place in memory.

@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"slices"
 
 	"go.etcd.io/bbolt"
-
-	"hull/internal/hull"
 )
 
 // load reads every record into memory: the database first, then what this

@@ -1,12 +1,11 @@
 package store
 
 import (
+	"hull/internal/hull"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
 
 const (

@@ -2,13 +2,12 @@ package store
 
 import (
 	"fmt"
+	"hull/internal/hull"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
 
 const (

@@ -37,6 +37,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -46,8 +47,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"go.etcd.io/bbolt"
-
-	"hull/internal/hull"
 )
 
 // writeBehind bounds how long a write that nobody waits for stays in memory.

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,8 +15,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
-
-	"hull/internal/hull"
 )
 
 type world struct {

@@ -2,13 +2,12 @@ package volume
 
 import (
 	"fmt"
+	"hull/internal/hull"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
 
 const nameChars = "[a-zA-Z0-9][a-zA-Z0-9_.-]"

@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/linux"
+	"hull/internal/undo"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
-
-	"hull/internal/hull"
-	"hull/internal/linux"
-	"hull/internal/undo"
 )
 
 // Mount makes mount points ready for a run of containerID. root opens the

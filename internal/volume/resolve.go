@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"os"
 	"path/filepath"
-
-	"hull/internal/hull"
 )
 
 // Resolve turns requests into mount points when a container is created: it makes
@@ -122,7 +121,7 @@ func (s *Service) drop(containerID string, m hull.MountPoint, anonymous bool) (*
 	}
 	v, err := s.store.Volume(m.Name)
 	if err != nil {
-		return nil, nil //nolint:nilnil,nilerr // gone
+		return nil, nil //nolint:nilnil // gone
 	}
 	if err := s.take(v); err != nil {
 		return nil, err

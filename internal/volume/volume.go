@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"log/slog"
 	"maps"
 	"os"
@@ -26,8 +27,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
 
 // Local is the one driver there is.

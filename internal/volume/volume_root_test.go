@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"hull/internal/hull"
+	"hull/internal/require"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -8,9 +10,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-
-	"hull/internal/hull"
-	"hull/internal/require"
 )
 
 // inMountNS runs fn in a mount namespace of its own and checks that it leaves no
@@ -57,7 +56,7 @@ func TestDeviceIsMountedWhileUsed(t *testing.T) {
 			must(t, err)
 			rel1, err := w.Mount(t.Context(), "c1", p1, img)
 			must(t, err)
-			rel2, err := w.Mount(t.Context(), "c2", p2, img)
+			_, err = w.Mount(t.Context(), "c2", p2, img)
 			must(t, err)
 			must(t, rel1(t.Context()))
 			if ok, err := isMountPoint(w.data(name)); !ok || err != nil {
@@ -73,7 +72,7 @@ func TestDeviceIsMountedWhileUsed(t *testing.T) {
 			// The engine is killed and comes back: c2 runs on.
 			w.store.containers = []hull.Container{{ID: "c1", Mounts: p1}, {ID: "c2", Mounts: p2}}
 			w.restart()
-			rel2, err = w.Mount(t.Context(), "c2", p2, img)
+			rel2, err := w.Mount(t.Context(), "c2", p2, img)
 			must(t, err)
 			must(t, rel2(t.Context()))
 			if ok, _ := isMountPoint(w.data(name)); ok {

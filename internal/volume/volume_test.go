@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"hull/internal/hull"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,8 +12,6 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
 
 // memory is a Store.

@@ -2,11 +2,10 @@ package logfile
 
 import (
 	"bytes"
+	"hull/internal/hull"
 	"path/filepath"
 	"testing"
 	"time"
-
-	"hull/internal/hull"
 )
 
 func chunk(line int) []byte {

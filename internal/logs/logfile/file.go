@@ -3,13 +3,12 @@ package logfile
 import (
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"os"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
-
-	"hull/internal/hull"
 )
 
 // batchSize is how many bytes of records are gathered before they are written

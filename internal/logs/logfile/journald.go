@@ -3,12 +3,11 @@ package logfile
 import (
 	"bytes"
 	"encoding/binary"
+	"hull/internal/hull"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"hull/internal/hull"
 )
 
 // journalSocket is where systemd-journald listens.

@@ -11,9 +11,8 @@ package logfile
 
 import (
 	"fmt"
-	"time"
-
 	"hull/internal/hull"
+	"time"
 )
 
 // Stream says where output came from.

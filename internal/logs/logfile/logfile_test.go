@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"io"
 	"net"
 	"os"
@@ -16,8 +17,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"hull/internal/hull"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)

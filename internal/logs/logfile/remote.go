@@ -3,6 +3,7 @@ package logfile
 import (
 	"errors"
 	"fmt"
+	"hull/internal/hull"
 	"net/netip"
 	"os"
 	"strconv"
@@ -10,8 +11,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"hull/internal/hull"
 )
 
 // sendTimeout bounds how long a container may be held up by a log service that

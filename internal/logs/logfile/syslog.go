@@ -2,12 +2,11 @@ package logfile
 
 import (
 	"fmt"
+	"hull/internal/hull"
 	"os"
 	"strconv"
 	"strings"
 	"time"
-
-	"hull/internal/hull"
 )
 
 // Severities and the default facility, RFC 5424 section 6.2.1.
