@@ -528,8 +528,7 @@ func (s *Service) retry(ctx context.Context, fn func(ctx context.Context) (progr
 // worthRetry says whether the same request can have another outcome.
 func worthRetry(err error) bool {
 	var local *localError
-	return !errors.As(err, &local) && !errdefs.IsNotFound(err) && !errdefs.IsUnauthorized(err) && !errdefs.IsPermissionDenied(err) &&
-		!errors.Is(err, docker.ErrInvalidAuthorization) && !errdefs.IsInvalidArgument(err)
+	return !errors.As(err, &local) && !errdefs.IsNotFound(err) && !denied(err) && !errdefs.IsInvalidArgument(err)
 }
 
 // localError is a failure on our side of a transfer: no use in asking again.

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -64,7 +63,7 @@ func (s *Service) Push(ctx context.Context, r hull.PushRequest) error {
 
 // pushError puts a registry's refusal into Docker's words.
 func pushError(n reference.Named, err error) error {
-	if errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) || errors.Is(err, docker.ErrInvalidAuthorization) {
+	if denied(err) {
 		return say(errdefs.ErrPermissionDenied, "denied: requested access to the resource is denied: push access to %s denied, repository does not exist or may require 'docker login'", reference.FamiliarName(n))
 	}
 	return fmt.Errorf("push %s: %w", reference.FamiliarName(n), err)

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	hosts "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/docker/cli/cli/config"
@@ -170,14 +171,18 @@ func hostKey(addr string) string {
 
 // remoteError puts what a registry answered into Docker's words.
 func remoteError(n reference.Named, err error) error {
-	var status interface{ StatusCode() int }
-	name := reference.FamiliarName(n)
 	switch {
 	case errdefs.IsNotFound(err):
 		return say(errdefs.ErrNotFound, "manifest for %s not found: manifest unknown: manifest unknown", reference.FamiliarString(n))
-	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err), errors.Is(err, docker.ErrInvalidAuthorization),
-		errors.As(err, &status) && (status.StatusCode() == http.StatusUnauthorized || status.StatusCode() == http.StatusForbidden):
-		return say(errdefs.ErrNotFound, "pull access denied for %s, repository does not exist or may require 'docker login': denied: requested access to the resource is denied", name)
+	case denied(err):
+		return say(errdefs.ErrNotFound, "pull access denied for %s, repository does not exist or may require 'docker login': denied: requested access to the resource is denied", reference.FamiliarName(n))
 	}
 	return fmt.Errorf("ask registry for %s: %w", reference.FamiliarString(n), err)
+}
+
+// denied says whether a registry wants other credentials.
+func denied(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	return errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) || errors.Is(err, docker.ErrInvalidAuthorization) ||
+		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden)
 }

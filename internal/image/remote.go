@@ -124,7 +124,7 @@ func (s *Service) Login(ctx context.Context, a hull.Auth) (status, token string,
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Stall)
 	defer cancel()
 	if err := ask(ctx, h, "/", nil); err != nil {
-		if errdefs.IsUnauthorized(err) || errors.Is(err, docker.ErrInvalidAuthorization) {
+		if denied(err) {
 			return "", "", say(errdefs.ErrUnauthenticated, "Get %q: unauthorized: incorrect username or password", h.Scheme+"://"+h.Host+h.Path+"/")
 		}
 		return "", "", fmt.Errorf("log in to %s: %w", host, err)
