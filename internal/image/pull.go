@@ -297,6 +297,15 @@ func (p *puller) image(ctx context.Context, d ocispec.Descriptor) (*parsed, erro
 
 // layers fetches and unpacks every layer.
 func (p *puller) layers(ctx context.Context, img *parsed) error {
+	var need int64
+	for _, l := range img.manifest.Layers {
+		if !p.s.hasBlob(ctx, l.Digest) {
+			need += l.Size
+		}
+	}
+	if err := p.s.room(need); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(p.s.cfg.Downloads)
 	for _, t := range tasks(img) {

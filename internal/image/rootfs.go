@@ -10,7 +10,6 @@ import (
 
 	"hull/internal/hull"
 	"hull/internal/image/archive"
-	"hull/internal/image/layers"
 	"hull/internal/linux"
 )
 
@@ -123,9 +122,6 @@ func (s *boxStore) scaffold(b box) (string, error) {
 		}
 		defer root.Close()
 		return furnish(root)
-	}
-	if b.chain == "" {
-		return s.layers.Init(layers.Empty, fill)
 	}
 	return s.layers.Init(b.chain, fill)
 }

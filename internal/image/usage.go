@@ -2,7 +2,12 @@ package image
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"syscall"
 
+	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 
 	"hull/internal/hull"
@@ -32,4 +37,18 @@ func (s *Service) Usage(context.Context) (hull.ImageUsage, error) {
 		}
 	}
 	return u, nil
+}
+
+// room says beforehand when the disk cannot even hold what is to be downloaded.
+// What it takes unpacked is not known yet.
+func (s *Service) room(need int64) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(s.cfg.Root, &st); err != nil {
+		return fmt.Errorf("free space of %s: %w", s.cfg.Root, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; need > free { //nolint:gosec // disks are smaller than 8 EiB
+		return fmt.Errorf("not enough disk space in %s: the layers to download take %s, and %s are free: %w",
+			s.cfg.Root, units.HumanSize(float64(need)), units.HumanSize(float64(free)), errors.Join(syscall.ENOSPC, errdefs.ErrResourceExhausted))
+	}
+	return nil
 }

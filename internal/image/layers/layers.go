@@ -265,16 +265,13 @@ func writeNew(path string, b []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// Empty names the init layer of images without layers.
-const Empty digest.Digest = "empty"
-
-// Init is the directory of a chain's init layer, made by fill when it is not
+// Init is the directory of a chain's init layer ("" = that of images without layers), made by fill when it is not
 // there: fill gets an empty directory, beside which it may use others whose
 // names begin with its own. It goes with the layer.
 func (s *Store) Init(chain digest.Digest, fill func(dir string) error) (string, error) {
-	at := filepath.Join(s.dir(chain), "init")
-	if chain == Empty {
-		at = filepath.Join(s.root, "init-empty")
+	at := filepath.Join(s.root, "init-empty")
+	if chain != "" {
+		at = filepath.Join(s.dir(chain), "init")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
