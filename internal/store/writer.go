@@ -145,28 +145,34 @@ func (w *writer) commit() bool {
 	w.next = newBatch()
 	w.mu.Unlock()
 	b.err = w.write(b)
-	close(b.done)
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	again := w.after(b)
+	w.mu.Unlock()
+	close(b.done)
+	return !again
+}
+
+// after looks at a batch's outcome and puts back what must be tried again. The
+// caller holds mu.
+func (w *writer) after(b *batch) (again bool) {
 	if b.err == nil {
 		if w.lastErr != nil {
 			w.log.Info("state database can be written again")
 		}
 		w.lastErr = nil
-		return true
+		return false
 	}
 	if w.lastErr == nil {
 		w.log.Error("state database cannot be written", "err", b.err)
 	}
 	w.lastErr = b.err
-	again := false
 	for k, c := range b.changes {
 		if _, newer := w.next.changes[k]; c.lazy && !newer {
 			w.next.changes[k] = c
 			again = true
 		}
 	}
-	return !again
+	return again
 }
 
 func (w *writer) write(b *batch) error {
