@@ -34,6 +34,9 @@ func (e *Engine) Attach(ctx context.Context, ref string, a hull.Attach) error {
 		return fmt.Errorf("container %s is paused, unpause the container before attach: %w", c.Name, errdefs.ErrConflict)
 	case hull.Running:
 		if x := e.runs.run(c.ID); x != nil {
+			if err := ready(a); err != nil {
+				return err
+			}
 			e.publish("attach", c, nil)
 			return driver.Attach(ctx, x.proc, a)
 		}
@@ -42,6 +45,10 @@ func (e *Engine) Attach(ctx context.Context, ref string, a hull.Attach) error {
 		if err != nil {
 			return fmt.Errorf("attach to %s: %w", c.Name, err)
 		}
+		if err := ready(a); err != nil {
+			own.Close()
+			return err
+		}
 		a.Conn = own
 		e.runs.addPending(c.ID, a)
 		e.publish("attach", c, nil)
@@ -49,6 +56,17 @@ func (e *Engine) Attach(ctx context.Context, ref string, a hull.Attach) error {
 	case hull.Starting, hull.Removing, hull.Dead:
 	}
 	return fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrConflict)
+}
+
+// ready answers the client; the pod's lock is held, so its start waits.
+func ready(a hull.Attach) error {
+	if a.Ready == nil {
+		return nil
+	}
+	if err := a.Ready(); err != nil {
+		return fmt.Errorf("answer attach: %w", err)
+	}
+	return nil
 }
 
 // dup does not use Fd, which would make the shared description blocking.

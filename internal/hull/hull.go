@@ -236,4 +236,8 @@ type Attach struct {
 	Mux                   bool   // frame output as Docker's stdcopy (never for a TTY)
 	Prelude               []byte // bytes already read from the client: first stdin
 	DetachKeys            []byte // nil = ctrl-p ctrl-q; empty = off
+	// Ready, when not nil, tells the client that it is attached. Engine.Attach calls
+	// it once, before anything else is written to Conn, and no start of the container
+	// falls between it and the attachment: who starts it after that misses nothing.
+	Ready func() error
 }

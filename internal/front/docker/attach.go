@@ -55,12 +55,16 @@ func (a *containerAPI) attach(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	mux := !c.Spec.Process.TTY
-	s, err := hijack(w, r, mux)
+	s, err := takeOver(w, r, mux)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if err := a.join(r.Context(), c, q, s, mux); err != nil {
+	err = a.join(r.Context(), c, q, s, mux)
+	if late := s.answer(); err == nil {
+		err = late
+	}
+	if err != nil {
 		_, _ = frames{s.conn, mux}.write("stderr", []byte(messageOf(err)+"\r\n"))
 		return err
 	}
@@ -103,6 +107,9 @@ func onUnixSocket(r *http.Request) bool {
 // join replays the log when asked, then hands the connection over.
 func (a *containerAPI) join(ctx context.Context, c hull.Container, q attachRequest, s *stream, mux bool) error {
 	if q.logs {
+		if err := s.answer(); err != nil {
+			return err
+		}
 		past := hull.LogsRequest{Stdout: q.stdout, Stderr: q.stderr, Tail: -1}
 		if err := a.copyLogs(ctx, c.ID, past, logFormat{}, frames{s.conn, mux}); err != nil {
 			return err
@@ -118,7 +125,7 @@ func (a *containerAPI) join(ctx context.Context, c hull.Container, q attachReque
 	defer func() { _ = f.Close() }()
 	return a.engine.Attach(ctx, c.ID, hull.Attach{ //nolint:wrapcheck // the engine names the object
 		Conn: f, Stdin: q.stdin && c.Spec.Process.OpenStdin, Stdout: q.stdout, Stderr: q.stderr,
-		Mux: mux, Prelude: s.prelude, DetachKeys: q.keys,
+		Mux: mux, Prelude: s.prelude, DetachKeys: q.keys, Ready: s.answer,
 	})
 }
 

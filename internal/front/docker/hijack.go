@@ -22,11 +22,24 @@ import (
 type stream struct {
 	conn    net.Conn
 	prelude []byte // what the client sent before the switch
+	header  []byte // the answer that is still owed
 }
 
 // hijack takes the connection over and answers as moby does: 101 to clients
 // that ask for an upgrade, 200 to old ones.
 func hijack(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error) {
+	s, err := takeOver(w, r, mux)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.answer(); err != nil {
+		return nil, closeWith(s.conn, err)
+	}
+	return s, nil
+}
+
+// takeOver takes the connection over; answer is still to be called.
+func takeOver(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error) {
 	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, 1<<20)); err != nil {
 		return nil, fmt.Errorf("read request body: %w", err)
 	}
@@ -34,17 +47,27 @@ func hijack(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take over connection: %w", err)
 	}
-	s := &stream{conn: conn}
+	s := &stream{conn: conn, header: switchHeader(r, w.Header(), mux)}
 	if n := rw.Reader.Buffered(); n > 0 {
 		s.prelude = make([]byte, n)
 		if _, err := io.ReadFull(rw.Reader, s.prelude); err != nil {
 			return nil, closeWith(conn, fmt.Errorf("read ahead: %w", err))
 		}
 	}
-	if _, err := conn.Write(switchHeader(r, w.Header(), mux)); err != nil {
-		return nil, closeWith(conn, fmt.Errorf("switch protocols: %w", err))
-	}
 	return s, nil
+}
+
+// answer ends HTTP on the connection; the second time it does nothing.
+func (s *stream) answer() error {
+	header := s.header
+	s.header = nil
+	if len(header) == 0 {
+		return nil
+	}
+	if _, err := s.conn.Write(header); err != nil {
+		return fmt.Errorf("switch protocols: %w", err)
+	}
+	return nil
 }
 
 func closeWith(c io.Closer, err error) error {
@@ -80,6 +103,9 @@ func (s *stream) file() (*os.File, error) {
 		return c.File() //nolint:wrapcheck // says what and where
 	case *net.TCPConn:
 		return c.File() //nolint:wrapcheck // says what and where
+	}
+	if err := s.answer(); err != nil { // the bridge has the connection from here on
+		return nil, err
 	}
 	ours, theirs, err := socketpair()
 	if err != nil {
