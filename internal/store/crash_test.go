@@ -29,7 +29,7 @@ func TestKilledWhileWriting(t *testing.T) {
 		must(t, cmd.Start())
 		told := map[string]string{}
 		in := bufio.NewScanner(out)
-		for n := 0; in.Scan() && n < 60+37*round; n++ {
+		for n := 0; n < 60+37*round && in.Scan(); n++ {
 			key, value, ok := strings.Cut(in.Text(), "=")
 			if ok {
 				told[key] = value
