@@ -7,6 +7,8 @@
 package cgroup
 
 import (
+	"golang.org/x/sys/unix"
+
 	"bytes"
 	"context"
 	"errors"
@@ -15,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -39,6 +42,7 @@ type System struct {
 	V2          bool // everything is on the v2 hierarchy
 	Controllers []string
 	hiers       []hierarchy
+	cloning     sync.Map // directories whose new cpusets start filled: path -> struct{}
 }
 
 // Detect reads the layout from the mount table.
@@ -200,16 +204,33 @@ func (g *Group) unified() string {
 	return ""
 }
 
-func write(dir, file, value string) error {
-	f, err := os.OpenFile(dir+"/"+file, os.O_WRONLY, 0)
+func write(dir, file, value string) error { return writeAll(dir, file, value) }
+
+// writeAll writes values one by one, each with one write(2) as the kernel wants
+// them, to a file opened once. The run path writes many such files: os.File would
+// cost four more system calls for each.
+func writeAll(dir, file string, values ...string) error {
+	path := dir + "/" + file
+	fd, err := retry(func() (int, error) { return unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
-	if _, err := f.WriteString(value); err != nil {
-		return fmt.Errorf("set %s to %q: %w", file, value, errors.Unwrap(err))
+	defer unix.Close(fd)
+	for _, v := range values {
+		if _, err := retry(func() (int, error) { return unix.Write(fd, []byte(v)) }); err != nil {
+			return fmt.Errorf("set %s to %q: %w", file, v, err)
+		}
 	}
 	return nil
+}
+
+func retry(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }
 
 func read(dir, file string) (string, error) {

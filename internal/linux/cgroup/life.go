@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -51,7 +52,7 @@ func (g *Group) mkdir(h hierarchy, path string) error {
 	if err != nil {
 		return err
 	}
-	return inheritCpuset(h, path)
+	return g.sys.inheritCpuset(h, path, false)
 }
 
 func (g *Group) mkparents(h hierarchy, path string) error {
@@ -62,6 +63,7 @@ func (g *Group) mkparents(h hierarchy, path string) error {
 		return err
 	}
 	err := os.Mkdir(path, 0o755)
+	ours := err == nil
 	if errors.Is(err, os.ErrExist) {
 		err = nil
 	}
@@ -74,7 +76,7 @@ func (g *Group) mkparents(h hierarchy, path string) error {
 	if err != nil {
 		return err
 	}
-	return inheritCpuset(h, path)
+	return g.sys.inheritCpuset(h, path, ours)
 }
 
 // delegate turns the controllers on for what is below dir (v2).
@@ -93,9 +95,13 @@ func (g *Group) delegate(dir string) error {
 	return nil
 }
 
-// inheritCpuset fills a v1 cpuset, which cannot be joined while it is empty.
-func inheritCpuset(h hierarchy, path string) error {
-	if len(h.controllers) == 0 || !strings.Contains(","+strings.Join(h.controllers, ",")+",", ",cpuset,") {
+// inheritCpuset fills a v1 cpuset, which cannot be joined while it is empty. The
+// kernel does it where the parent says so; our own parents are made to say it.
+func (s *System) inheritCpuset(h hierarchy, path string, parent bool) error {
+	if !slices.Contains(h.controllers, "cpuset") {
+		return nil
+	}
+	if !parent && s.clones(filepath.Dir(path)) {
 		return nil
 	}
 	for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
@@ -113,7 +119,24 @@ func inheritCpuset(h hierarchy, path string) error {
 			return err
 		}
 	}
+	if parent {
+		return write(path, cloneChildren, "1")
+	}
 	return nil
+}
+
+const cloneChildren = "cgroup.clone_children"
+
+// clones says whether new cpusets below dir start filled. Yes is remembered.
+func (s *System) clones(dir string) bool {
+	if _, ok := s.cloning.Load(dir); ok {
+		return true
+	}
+	if v, err := read(dir, cloneChildren); err != nil || v != "1" {
+		return false
+	}
+	s.cloning.Store(dir, struct{}{})
+	return true
 }
 
 func (g *Group) freeze(ctx context.Context, on bool) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -427,14 +428,26 @@ func (l *limiter) devices(r *specs.LinuxResources) error {
 		// Without it a container could make nodes of any device and open them.
 		return fmt.Errorf("no devices cgroup: %w", errdefs.ErrFailedPrecondition)
 	}
-	for _, x := range rules {
+	// Consecutive rules of one kind go to one file, in order.
+	for len(rules) > 0 {
+		n := 1
+		for n < len(rules) && rules[n].allow == rules[0].allow {
+			n++
+		}
 		file := "devices.deny"
-		if x.allow {
+		if rules[0].allow {
 			file = "devices.allow"
 		}
-		if err := write(dir, file, x.text); err != nil {
-			return fmt.Errorf("device rule %q: %w", x.text, err)
+		var lines []string
+		for _, x := range rules[:n] {
+			if !slices.Contains(lines, x.text) {
+				lines = append(lines, x.text)
+			}
 		}
+		if err := writeAll(dir, file, lines...); err != nil {
+			return fmt.Errorf("device rules: %w", err)
+		}
+		rules = rules[n:]
 	}
 	return nil
 }
