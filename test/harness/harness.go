@@ -229,7 +229,8 @@ func (e *Engine) StartDaemon() {
 		return nil
 	})
 	if e.fds == 0 {
-		e.fds, e.mounts = e.openFiles(), e.ns.mounts(e.t)
+		e.fds = e.openFiles()
+		_, e.mounts = e.ns.mounts(e.t, e.dir)
 	}
 }
 
@@ -412,7 +413,7 @@ func (c *Client) Cmd(args ...string) *exec.Cmd {
 }
 
 // limit bounds one command of a test.
-const limit = 3 * time.Minute
+const limit = 40 * time.Second
 
 // Try runs a command to its end.
 func (c *Client) Try(args ...string) Result { return c.TryStdin("", args...) }

@@ -86,14 +86,25 @@ func (n *namespaces) processes(t testing.TB) []string {
 	return found
 }
 
-// mounts counts the mount points of the namespace.
-func (n *namespaces) mounts(t testing.TB) int {
+// mounts counts the mount points below dir: pins of network namespaces, of which
+// an engine may have a pool, and all others. (What other programs of the machine
+// had mounted elsewhere when the namespace was made comes and goes with them.)
+func (n *namespaces) mounts(t testing.TB, dir string) (pins, others int) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", n.holder.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Count(string(b), "\n")
+	for line := range strings.Lines(string(b)) {
+		switch f := strings.Fields(line); {
+		case len(f) < 2 || !strings.HasPrefix(f[1], dir+"/"):
+		case f[0] == "nsfs":
+			pins++
+		default:
+			others++
+		}
+	}
+	return pins, others
 }
 
 // links lists the network interfaces by kind prefix of ip(8), e.g. veth.
@@ -231,7 +242,9 @@ func (e *Engine) leaks() error {
 			errs = append(errs, fmt.Errorf("%s: %d, at most %d", what, n, most))
 		}
 	}
-	check("mounts", e.ns.mounts(e.t), e.mounts)
+	pins, mounts := e.ns.mounts(e.t, e.dir)
+	check("mounts", mounts, e.mounts)
+	check("pinned network namespaces", pins, poolMax)
 	check("processes", len(e.ns.processes(e.t)), 1+poolMax)
 	check("veth interfaces", len(e.ns.links(e.t, "veth")), poolMax)
 	check("open files of hulld", e.openFiles(), e.fds+fdSlack)
