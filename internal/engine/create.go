@@ -128,10 +128,9 @@ func (e *Engine) chooseName(name string) (string, error) {
 	if !nameRule.MatchString(name) {
 		return "", fmt.Errorf("invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: %w", name, errdefs.ErrInvalidArgument)
 	}
-	for _, c := range e.store.Containers() {
-		if c.Name == name {
-			return "", &hull.NameTakenError{Name: name, ID: c.ID}
-		}
+	// Before anything is made; PutContainer is what decides.
+	if c, err := e.store.Container(name); err == nil && c.Name == name {
+		return "", &hull.NameTakenError{Name: name, ID: c.ID}
 	}
 	return name, nil
 }
