@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -117,13 +118,16 @@ func BenchmarkUnpack(b *testing.B) {
 	}
 }
 
+// benchSize is the size of one layer in MiB; ten make the 500 MiB of SPECIFICATION.md.
+var benchSize = flag.Int("layer-size", 50, "MiB of one layer in BenchmarkPull")
+
 // BenchmarkPull pulls ten layers from a registry in this process, and reports
 // the peak of the heap.
 func BenchmarkPull(b *testing.B) {
 	var tars [][]byte
 	total := 0
 	for i := range 10 {
-		tars = append(tars, benchLayer(b, uint64(i), 50<<20))
+		tars = append(tars, benchLayer(b, uint64(i), *benchSize<<20))
 		total += len(tars[i])
 	}
 	img := build(b, nil, tars...)

@@ -477,3 +477,42 @@ func TestPlatforms(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 }
+
+// TestPullMemory: a pull's memory does not grow with the image. It is measured
+// in a process of its own.
+func TestPullMemory(t *testing.T) {
+	if root := os.Getenv("HULL_TEST_MEMORY_ROOT"); root != "" {
+		s, err := New(t.Context(), Config{Root: root, SkipOwner: os.Geteuid() != 0, UserXattr: os.Geteuid() != 0})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Pull(t.Context(), hull.PullRequest{Ref: os.Getenv("HULL_TEST_PULL_REF")}); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("peak=%d\n", peakRSS(t))
+		return
+	}
+	if testing.Short() {
+		t.Skip("160 MiB are pulled")
+	}
+	var tars [][]byte
+	for i := range 10 {
+		tars = append(tars, layerTar(t, file{name: fmt.Sprint("f", i), body: noise(uint64(i), 16<<20)}))
+	}
+	host := registryFiles(t, build(t, nil, tars...))
+	child := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestPullMemory$")
+	child.Env = append(os.Environ(), "HULL_TEST_MEMORY_ROOT="+t.TempDir(), "HULL_TEST_PULL_REF="+host+"/x:1")
+	out, err := child.CombinedOutput()
+	if err != nil {
+		t.Fatal(err, string(out))
+	}
+	var peak int64
+	_, rest, _ := strings.Cut(string(out), "peak=")
+	if _, err := fmt.Sscan(rest, &peak); err != nil {
+		t.Fatal(err, string(out))
+	}
+	t.Logf("peak resident size: %d MiB", peak>>20)
+	if peak > 100<<20 {
+		t.Errorf("a pull took %d MiB", peak>>20)
+	}
+}
