@@ -74,6 +74,14 @@ func (e *mismatchError) Error() string {
 // Unwrap gives the kind.
 func (*mismatchError) Unwrap() error { return errdefs.ErrDataLoss }
 
+// watch ends what is done with the returned context when touch is not called for
+// so long. stop is to be called in the end.
+func watch(ctx context.Context, stall time.Duration) (_ context.Context, touch, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	t := time.AfterFunc(stall, func() { cancel(errStalled) })
+	return ctx, func() { t.Reset(stall) }, func() { t.Stop(); cancel(nil) }
+}
+
 // copier carries a blob over several attempts.
 type copier struct {
 	w     content.Writer

@@ -31,8 +31,11 @@ const (
 	annotationRef  = ocispec.AnnotationRefName
 )
 
-// maxLoadEntries bounds the files of an image archive.
-const maxLoadEntries = 100_000
+// What an image archive may cost.
+const (
+	maxLoadEntries = 100_000  // files
+	maxDocs        = 64 << 20 // bytes of its documents
+)
 
 // dockerManifest is one image in a docker-archive's manifest.json.
 type dockerManifest struct {
@@ -56,12 +59,13 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []string, progre
 		}
 		l.wanted = append(l.wanted, p)
 	}
-	if err := l.read(ctx, r); err != nil {
-		return nil, fmt.Errorf("load image archive: %w", err)
-	}
-	names, err := l.images(ctx)
+	names, err := l.load(ctx, r)
 	if err != nil {
-		return names, fmt.Errorf("load image archive: %w", err)
+		s.collect(ctx) // what was stored of it
+		return names, errors.Join(fmt.Errorf("load image archive: %w", err), s.reload(ctx))
+	}
+	for _, n := range names {
+		s.publish("load", n, n)
 	}
 	return names, s.reload(ctx)
 }
@@ -72,8 +76,16 @@ type loader struct {
 	tell   *teller
 	wanted []ocispec.Platform // empty = all
 	docs   map[string][]byte  // small files by name
+	kept   int64              // bytes of docs
 	blobs  map[string]ocispec.Descriptor
 	links  map[string]string // old archives share layers by symbolic links
+}
+
+func (l *loader) load(ctx context.Context, r io.Reader) ([]string, error) {
+	if err := l.read(ctx, r); err != nil {
+		return nil, err
+	}
+	return l.images(ctx)
 }
 
 // read stores the archive's files: blobs in the content store, where they are
@@ -125,8 +137,8 @@ func (l *loader) file(ctx context.Context, name string, size int64, r io.Reader)
 		if err != nil {
 			return badDocument("read tar", err)
 		}
-		if len(l.docs) > 2*maxLayers {
-			return nil // documents of an archive's age-old per-layer form: not needed
+		if l.kept += size; l.kept > maxDocs {
+			return badDocument("image archive", fmt.Errorf("its documents take more than %d bytes", maxDocs))
 		}
 		l.docs[name] = b
 		return nil
@@ -149,31 +161,47 @@ func (l *loader) blob(ctx context.Context, name string, size int64, want digest.
 	if err := l.s.content.Abort(ctx, ref); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("clear an earlier load: %w", err)
 	}
-	w, err := content.OpenWriter(ctx, l.s.content, content.WithRef(ref))
+	d, err := l.writeBlob(ctx, ref, d, r)
 	if err != nil {
-		return fmt.Errorf("store blob: %w", err)
-	}
-	defer w.Close()
-	id := "blob"
-	if want != "" {
-		id = short(want.Encoded())
-	}
-	src := &paced{r: r, p: pace{report: l.tell.tell, id: id, status: "Loading layer", total: size}}
-	n, err := io.CopyBuffer(w, struct{ io.Reader }{src}, make([]byte, 256<<10))
-	if err != nil {
-		return fmt.Errorf("store blob: %w", err)
-	}
-	if n != size {
-		return badDocument("read tar", io.ErrUnexpectedEOF)
-	}
-	if d.Digest = w.Digest(); want != "" && want.Algorithm() == d.Digest.Algorithm() && want != d.Digest {
-		return fmt.Errorf("its content has the digest %s: digest mismatch: %w", d.Digest, errdefs.ErrDataLoss)
-	}
-	if err := w.Commit(ctx, size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
-		return fmt.Errorf("store blob: %w", err)
+		abort := l.s.content.Abort(context.WithoutCancel(ctx), ref)
+		if errdefs.IsNotFound(abort) {
+			abort = nil
+		}
+		return errors.Join(err, abort)
 	}
 	l.blobs[name] = d
 	return nil
+}
+
+func (l *loader) writeBlob(ctx context.Context, ref string, d ocispec.Descriptor, r io.Reader) (ocispec.Descriptor, error) {
+	w, err := content.OpenWriter(ctx, l.s.content, content.WithRef(ref))
+	if err != nil {
+		return d, fmt.Errorf("store blob: %w", err)
+	}
+	defer w.Close()
+	id := "blob"
+	if d.Digest != "" {
+		id = short(d.Digest.Encoded())
+	}
+	src := &paced{r: r, p: pace{report: l.tell.tell, id: id, status: "Loading layer", total: d.Size}}
+	n, err := io.CopyBuffer(w, struct{ io.Reader }{src}, make([]byte, 256<<10))
+	if err != nil {
+		return d, fmt.Errorf("store blob: %w", err)
+	}
+	if n != d.Size {
+		return d, badDocument("read tar", io.ErrUnexpectedEOF)
+	}
+	got := w.Digest()
+	if d.Digest != "" && d.Digest.Algorithm() == got.Algorithm() && d.Digest != got {
+		return d, &mismatchError{got}
+	}
+	if d.Digest == "" {
+		d.Digest = got
+	}
+	if err := w.Commit(ctx, d.Size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
+		return d, fmt.Errorf("store blob: %w", err)
+	}
+	return d, nil
 }
 
 // images makes the images that the archive describes.

@@ -123,7 +123,11 @@ func parseManifest(b []byte, mediaType string) (ocispec.Manifest, error) {
 	if m.Config.Size > maxConfig {
 		return m, badDocument("image manifest", fmt.Errorf("its configuration of %d bytes is too large", m.Config.Size))
 	}
-	for _, l := range m.Layers {
+	// A layer that is "elsewhere" would have us ask any address for it
+	// (CVE-2020-15157); the registry has it or nobody.
+	m.Config.URLs = nil
+	for i, l := range m.Layers {
+		m.Layers[i].URLs = nil
 		if !images.IsLayerType(l.MediaType) {
 			return m, badDocument("image manifest", fmt.Errorf("layer %s is %q, which is no layer", l.Digest, l.MediaType))
 		}

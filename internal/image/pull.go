@@ -61,7 +61,7 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 	ctx = s.ns(ctx)
 	leave := s.gate.enter()
 	defer leave()
-	reg := s.registry(ctx, r.Auth)
+	reg := s.registry(ctx, reference.Domain(named), r.Auth)
 	// The registry is asked for the digest only when there is one: the tag beside
 	// it may have moved.
 	ask := named
@@ -239,13 +239,17 @@ func (p *puller) document(ctx context.Context, d ocispec.Descriptor, limit int64
 	}
 	var b []byte
 	err := p.s.retry(ctx, func(ctx context.Context) (bool, error) {
+		ctx, _, stop := watch(ctx, p.s.cfg.Stall)
+		defer stop()
 		rc, err := p.fetcher.Fetch(ctx, d)
 		if err != nil {
-			return false, err
+			return false, cause(ctx, err)
 		}
 		defer rc.Close()
-		b, err = io.ReadAll(io.LimitReader(rc, limit+1))
-		return false, err
+		if b, err = io.ReadAll(io.LimitReader(rc, limit+1)); err != nil {
+			return false, cause(ctx, err)
+		}
+		return false, nil
 	})
 	if err != nil {
 		return nil, remoteError(p.named, err)

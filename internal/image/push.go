@@ -84,7 +84,11 @@ func (p *pusher) push(ctx context.Context, r hull.PushRequest, target ocispec.De
 	if err != nil {
 		return err
 	}
-	reg := p.s.registry(ctx, r.Auth)
+	named, err := reference.ParseNormalizedNamed(p.name)
+	if err != nil {
+		return badReference(err)
+	}
+	reg := p.s.registry(ctx, reference.Domain(named), r.Auth)
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: reg.hosts, Tracker: p.tracker})
 	var blobs []ocispec.Descriptor
 	for _, m := range manifests {
@@ -127,14 +131,14 @@ func (p *pusher) push(ctx context.Context, r hull.PushRequest, target ocispec.De
 	tag := p.name[strings.LastIndexByte(p.name, ':')+1:]
 	p.tell.say("", fmt.Sprintf("%s: digest: %s size: %d", tag, last.Digest, size))
 	p.tell.tell(hull.Progress{Aux: PushResult{Tag: tag, Digest: last.Digest.String(), Size: size}})
-	if n, err := reference.ParseNormalizedNamed(p.name); err == nil {
-		if d, err := reference.WithDigest(reference.TrimNamed(n), last.Digest); err == nil {
-			if err := p.s.setName(ctx, d.String(), last); err != nil {
-				return err
-			}
-		}
-		p.s.publish("push", reference.FamiliarString(n), reference.FamiliarName(n))
+	d, err := reference.WithDigest(reference.TrimNamed(named), last.Digest)
+	if err != nil {
+		return badReference(err)
 	}
+	if err := p.s.setName(ctx, d.String(), last); err != nil {
+		return err
+	}
+	p.s.publish("push", reference.FamiliarString(named), reference.FamiliarName(named))
 	return p.s.reload(ctx)
 }
 
@@ -200,7 +204,13 @@ func (p *pusher) blob(ctx context.Context, d ocispec.Descriptor) error {
 	pc := &pace{report: p.tell.tell, id: id, status: "Pushing", total: d.Size}
 	err = p.s.retry(ctx, func(ctx context.Context) (bool, error) {
 		pc.at = 0
-		err := p.send(ctx, p.remote, d, pc.add)
+		// Longer than for a pull: when all is sent, some registries take their time.
+		ctx, touch, stop := watch(ctx, 6*p.s.cfg.Stall)
+		defer stop()
+		err := p.send(ctx, p.remote, d, func(n int) { touch(); pc.add(n) })
+		if err != nil && !errdefs.IsAlreadyExists(err) {
+			err = cause(ctx, err)
+		}
 		if errdefs.IsAlreadyExists(err) {
 			return false, &localError{err}
 		}

@@ -38,13 +38,16 @@ type registry struct {
 
 // registry makes a client with the caller's credentials, or those of the
 // configured config.json and its helpers when the caller sent none.
-func (s *registries) registry(ctx context.Context, a hull.Auth, auth ...docker.AuthorizerOpt) registry {
+//
+// domain is the registry's name in references: credentials that do not say where
+// they belong belong there.
+func (s *registries) registry(ctx context.Context, domain string, a hull.Auth, auth ...docker.AuthorizerOpt) registry {
+	if a != (hull.Auth{}) && a.ServerAddress == "" {
+		a.ServerAddress = domain
+	}
 	opts := hosts.HostOptions{
 		AuthorizerOpts: auth,
 		Credentials:    func(host string) (string, string, error) { return s.credentials(host, a) },
-	}
-	if a.RegistryToken != "" {
-		opts.AuthorizerOpts = append(opts.AuthorizerOpts, docker.WithAuthHeader(http.Header{"Authorization": {"Bearer " + a.RegistryToken}}))
 	}
 	if s.cfg.HostsDir != "" {
 		opts.HostDir = hosts.HostDirFromRoot(s.cfg.HostsDir)
@@ -69,6 +72,10 @@ func (s *registries) registry(ctx context.Context, a hull.Auth, auth ...docker.A
 		for i := range list {
 			c := *list[i].Client
 			c.Transport = userAgent{c.Transport}
+			if a.RegistryToken != "" && hostKey(list[i].Host) == hostKey(a.ServerAddress) {
+				list[i].Header = http.Header{"Authorization": {"Bearer " + a.RegistryToken}}
+				list[i].Authorizer = nil
+			}
 			list[i].Client = &c
 		}
 		return list, nil
@@ -129,7 +136,7 @@ func (s *registries) mirrors(like []docker.RegistryHost) []docker.RegistryHost {
 // sent for only: a mirror, or a registry that redirects, must not see it.
 func (s *registries) credentials(host string, a hull.Auth) (user, secret string, err error) {
 	if a != (hull.Auth{}) {
-		if a.ServerAddress != "" && hostKey(a.ServerAddress) != hostKey(host) {
+		if hostKey(a.ServerAddress) != hostKey(host) {
 			return "", "", nil
 		}
 		if a.IdentityToken != "" {

@@ -27,7 +27,7 @@ func (s *Service) Distribution(ctx context.Context, ref string, a hull.Auth) (hu
 		return hull.Distribution{}, badReference(err)
 	}
 	named = reference.TagNameOnly(named)
-	reg := s.registry(ctx, a)
+	reg := s.registry(ctx, reference.Domain(named), a)
 	rctx, cancel := context.WithTimeout(ctx, s.cfg.Stall*time.Duration(s.cfg.Retries))
 	defer cancel()
 	_, d, err := reg.Resolve(rctx, named.String())
@@ -87,7 +87,7 @@ func (p *puller) platforms(ctx context.Context, d ocispec.Descriptor, b []byte) 
 // tags lists a repository's tags.
 func (s *Service) tags(ctx context.Context, n reference.Named, a hull.Auth) ([]string, error) {
 	var list struct{ Tags []string }
-	reg := s.registry(s.ns(ctx), a)
+	reg := s.registry(s.ns(ctx), reference.Domain(n), a)
 	hosts, err := reg.hosts(reference.Domain(n))
 	if err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func (s *Service) Login(ctx context.Context, a hull.Auth) (status, token string,
 	if host == hubHost {
 		domain = "docker.io"
 	}
-	reg := s.registry(s.ns(ctx), a, docker.WithFetchRefreshToken(func(_ context.Context, t string, _ *http.Request) { token = t }))
+	reg := s.registry(s.ns(ctx), domain, a, docker.WithFetchRefreshToken(func(_ context.Context, t string, _ *http.Request) { token = t }))
 	hosts, err := reg.hosts(domain)
 	if err != nil {
 		return "", "", err
