@@ -26,23 +26,34 @@ type Container struct {
 	pts     *os.File // O_PATH, the root of the container's devpts, nil if it has none
 	self    *os.File // pidfd of this process
 
-	foreign bool // attached to, not created
+	foreign bool   // attached to, not created
+	seated  Cgroup // of a seat: the thread's children are born in it
 
 	mu     sync.Mutex
 	joined bool // the thread has joined the pid and cgroup namespaces of init; t only
 	ended  bool
 }
 
-func create(ctx context.Context, plan *Plan, s Stdio, cg Cgroup) (_ *Container, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+func create(ctx context.Context, plan *Plan, s Stdio, cg Cgroup) (*Container, error) {
+	return createOn(ctx, nil, plan, s, cg)
+}
+
+// createOn creates on the thread of a seat; nil = none.
+func createOn(ctx context.Context, seat *thread, plan *Plan, s Stdio, cg Cgroup) (_ *Container, err error) {
+	c := &Container{plan: plan, t: seat}
+	if seat == nil {
+		c.t = startThread()
+	} else {
+		c.seated = cg
 	}
-	c := &Container{plan: plan, t: startThread()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.destroy())
 		}
 	}()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if err := c.t.do(func() error { return c.build(s, cg) }); err != nil {
 		return nil, err
 	}
@@ -62,7 +73,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	if c.self, err = linux.PidfdOpen(os.Getpid()); err != nil {
 		return err
 	}
-	groups, err := openCgroup(cg)
+	groups, err := openCgroup(cg, len(c.seated.Dirs) > 0)
 	if err != nil {
 		return err
 	}
@@ -225,13 +236,14 @@ type cgroupFiles struct {
 	procs []*os.File
 }
 
-func openCgroup(cg Cgroup) (*cgroupFiles, error) {
+// openCgroup opens them; seated = the forking thread is in the v1 ones already.
+func openCgroup(cg Cgroup, seated bool) (*cgroupFiles, error) {
 	g := &cgroupFiles{}
 	for _, d := range cg.Dirs {
 		var err error
-		if d.Hierarchy == "" || d.Hierarchy == "unified" {
+		if d.Hierarchy == "" || d.Hierarchy == unified {
 			g.v2, err = os.OpenFile(d.Path, unix.O_PATH|unix.O_DIRECTORY, 0)
-		} else {
+		} else if !seated {
 			var f *os.File
 			if f, err = os.OpenFile(d.Path+"/cgroup.procs", os.O_WRONLY, 0); err == nil {
 				g.procs = append(g.procs, f)
@@ -407,7 +419,11 @@ func (c *Container) exec(ctx context.Context, plan *ExecPlan, s Stdio, cg Cgroup
 // startExec forks a process into the container. Only what needs the container's
 // namespaces runs on its thread: that sees the container's files, not the host's.
 func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err error) {
-	groups, err := openCgroup(cg)
+	seated := len(cg.Dirs) == 0
+	if seated {
+		cg = c.seated
+	}
+	groups, err := openCgroup(cg, seated)
 	if err != nil {
 		return nil, err
 	}

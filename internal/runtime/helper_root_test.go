@@ -212,3 +212,11 @@ func execIn(t testing.TB, c *Container, s *specs.Spec, p *specs.Process, privile
 	must(t, err)
 	return result{strings.TrimSpace(out.String()), ws}, nil
 }
+
+// exitCode is what a shell would say for a wait status.
+func exitCode(ws syscall.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}

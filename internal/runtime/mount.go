@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"slices"
@@ -340,9 +341,6 @@ func (m *mounter) bind(mp *MountPlan) error {
 	if err := m.bindAllowed(src, target, mp.Dest); err != nil {
 		return err
 	}
-	if err := m.idmap(src, mp); err != nil {
-		return err
-	}
 	if err := setattr(src, mp.RecSet, mp.RecClr, true); err != nil {
 		return fmt.Errorf("set recursive options: %w", err)
 	}
@@ -373,13 +371,6 @@ func (m *mounter) bindAllowed(src, target *os.File, dest string) error {
 		return fmt.Errorf("cannot be mounted because it is inside /proc: %w", unix.EPERM)
 	}
 	return nil
-}
-
-func (m *mounter) idmap(src *os.File, mp *MountPlan) error {
-	if len(mp.UIDMap) == 0 && !mp.IDMapIn {
-		return nil
-	}
-	return errors.New("idmapped mounts are not there yet")
 }
 
 // cgroup shows the container its own cgroups: a bind mount of each directory,
@@ -693,4 +684,99 @@ func (m *mounter) chroot() error {
 	return unix.Chdir("/")
 }
 
-func copyUp(from, to *os.File) error { return errors.New("not there yet") }
+// maxCopyUp bounds what tmpcopyup takes into memory.
+const maxCopyUp = 1 << 16
+
+// copyUp fills a fresh tmpfs with what is in the directory that it will hide:
+// directories, files, links and nodes with owner and mode. from is below the
+// container's root, to is not attached yet: nobody else can change either.
+func copyUp(from, to *os.File) error {
+	left := maxCopyUp
+	return copyDir(from, to, &left)
+}
+
+func copyDir(from, to *os.File, left *int) error {
+	d, err := linux.OpenNoSymlinks(from, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if *left--; *left < 0 {
+			return fmt.Errorf("more than %d files: %w", maxCopyUp, unix.EFBIG)
+		}
+		if err := copyEntry(from, to, n, left); err != nil {
+			return fmt.Errorf("%s: %w", n, err)
+		}
+	}
+	return nil
+}
+
+func copyEntry(from, to *os.File, name string, left *int) error {
+	var st unix.Stat_t
+	ffd, tfd := linux.FD(from), linux.FD(to)
+	if err := unix.Fstatat(ffd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	var err error
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		err = copySub(from, to, name, left)
+	case unix.S_IFREG:
+		err = copyFile(from, to, name)
+	case unix.S_IFLNK:
+		buf := make([]byte, unix.PathMax)
+		var n int
+		if n, err = unix.Readlinkat(ffd, name, buf); err == nil {
+			err = unix.Symlinkat(string(buf[:n]), tfd, name)
+		}
+	default:
+		err = unix.Mknodat(tfd, name, st.Mode, int(st.Rdev))
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Fchownat(tfd, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return nil
+	}
+	return unix.Fchmodat(tfd, name, st.Mode&0o7777, 0)
+}
+
+func copySub(from, to *os.File, name string, left *int) error {
+	if err := unix.Mkdirat(linux.FD(to), name, 0o700); err != nil {
+		return err
+	}
+	const dir = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW
+	src, err := linux.OpenNoSymlinks(from, name, dir, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := linux.OpenNoSymlinks(to, name, dir, 0)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	return copyDir(src, dst, left)
+}
+
+func copyFile(from, to *os.File, name string) error {
+	src, err := linux.OpenNoSymlinks(from, name, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := linux.OpenNoSymlinks(to, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
+}

@@ -1,9 +1,11 @@
 package runtime
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -104,11 +106,8 @@ func (p *Plan) mount(m specs.Mount, bundle string) (MountPlan, error) {
 	if mp.CopyUp && mp.Kind != "tmpfs" {
 		return mp, invalid("mount on %s: tmpcopyup is for tmpfs", m.Destination)
 	}
-	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		if mp.Kind != "bind" {
-			return mp, invalid("mount on %s: id mappings are for bind mounts", m.Destination)
-		}
-		mp.UIDMap, mp.GIDMap = idMap(m.UIDMappings), idMap(m.GIDMappings)
+	if len(m.UIDMappings)+len(m.GIDMappings) > 0 || mp.IDMapIn {
+		return mp, fmt.Errorf("mount on %s: id mappings: %w", m.Destination, errdefs.ErrNotImplemented)
 	}
 	return mp, nil
 }
@@ -141,10 +140,8 @@ func (mp *MountPlan) option(o string) error {
 		mp.Rec = true
 	case "tmpcopyup":
 		mp.CopyUp = true
-	case "idmap":
+	case "idmap", "ridmap":
 		mp.IDMapIn = true
-	case "ridmap":
-		mp.IDMapIn, mp.IDRec = true, true
 	case "newinstance": // devpts has nothing else any more
 	default:
 		if o == "" || strings.ContainsRune(o, 0) {

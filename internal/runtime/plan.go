@@ -1,9 +1,6 @@
 package runtime
 
-import (
-	"encoding/json"
-	"syscall"
-)
+import "encoding/json"
 
 // Plan is a compiled specification: what Create carries out, in order. Its
 // fields are this package's; others keep, send and print it.
@@ -46,20 +43,14 @@ type ProcPlan struct {
 	Groups     []uint32 `json:",omitempty"`
 	Umask      int      // -1 = leave
 	Caps       Caps
-	Rlimits    []Rlimit    `json:",omitempty"`
-	NoNewPrivs bool        `json:",omitempty"`
-	OOMScore   *int        `json:",omitempty"`
-	Seccomp    *Filter     `json:",omitempty"`
-	Sched      *SchedAttr  `json:",omitempty"`
-	IOPrio     int         `json:",omitempty"` // for ioprio_set; 0 = leave
-	Person     *uintptr    `json:",omitempty"` // personality(2)
-	AppArmor   string      `json:",omitempty"` // for attr/exec
-	SELinux    string      `json:",omitempty"` // for attr/exec
-	Affinity   *CPUSetPair `json:",omitempty"`
+	Rlimits    []Rlimit   `json:",omitempty"`
+	NoNewPrivs bool       `json:",omitempty"`
+	OOMScore   *int       `json:",omitempty"`
+	Seccomp    *Filter    `json:",omitempty"`
+	Sched      *SchedAttr `json:",omitempty"`
+	IOPrio     int        `json:",omitempty"` // for ioprio_set; 0 = leave
+	Person     *uintptr   `json:",omitempty"` // personality(2)
 }
-
-// CPUSetPair are CPU lists before and after the cgroup is entered.
-type CPUSetPair struct{ Initial, Final string }
 
 // SchedAttr is struct sched_attr.
 type SchedAttr struct {
@@ -79,8 +70,7 @@ type Caps struct {
 type Rlimit struct {
 	Resource   int
 	Soft, Hard uint64
-	// Cap: take the host's hard limit where ours may not exceed it.
-	KeepHard bool `json:",omitempty"`
+	KeepHard   bool `json:",omitempty"` // the hard limit stays what it is
 }
 
 // JoinPlan joins a namespace by path.
@@ -107,10 +97,7 @@ type MountPlan struct {
 	PropRec bool     `json:",omitempty"`
 	Data    []string `json:",omitempty"` // key=value or key
 	CopyUp  bool     `json:",omitempty"`
-	UIDMap  []IDMap  `json:",omitempty"` // idmapped bind
-	GIDMap  []IDMap  `json:",omitempty"`
 	IDMapIn bool     `json:",omitempty"` // idmapped with the container's own mapping
-	IDRec   bool     `json:",omitempty"`
 }
 
 // Device is a device node to make.
@@ -153,11 +140,3 @@ func (p *ExecPlan) MarshalBinary() ([]byte, error) { return json.Marshal(p) }
 
 // UnmarshalBinary is the reverse of MarshalBinary.
 func (p *ExecPlan) UnmarshalBinary(b []byte) error { return json.Unmarshal(b, p) }
-
-// exitCode is what a shell would say for a wait status.
-func exitCode(ws syscall.WaitStatus) int {
-	if ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return ws.ExitStatus()
-}

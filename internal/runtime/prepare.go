@@ -162,6 +162,9 @@ func (p *Plan) namespaces(l *specs.Linux) error {
 	if !p.has(unix.CLONE_NEWNS) {
 		return invalid("a container needs a mount namespace")
 	}
+	if seen&unix.CLONE_NEWUSER != 0 {
+		return fmt.Errorf("user namespaces: %w", errdefs.ErrNotImplemented)
+	}
 	p.UIDMap, p.GIDMap = idMap(l.UIDMappings), idMap(l.GIDMappings)
 	switch user := p.Unshare&unix.CLONE_NEWUSER != 0; {
 	case user && (len(p.UIDMap) == 0 || len(p.GIDMap) == 0):
@@ -244,7 +247,6 @@ func planProcess(s *specs.Process, l *specs.Linux, host uint64) (ProcPlan, []str
 	p := ProcPlan{
 		Args: s.Args, Env: s.Env, Cwd: s.Cwd, Terminal: s.Terminal, Umask: 0o022, NoNewPrivs: s.NoNewPrivileges,
 		UID: s.User.UID, GID: s.User.GID, Groups: s.User.AdditionalGids, OOMScore: s.OOMScoreAdj,
-		AppArmor: s.ApparmorProfile, SELinux: s.SelinuxLabel,
 	}
 	if len(s.Args) == 0 || s.Args[0] == "" {
 		return p, nil, invalid("no command")
@@ -286,6 +288,15 @@ func planProcess(s *specs.Process, l *specs.Linux, host uint64) (ProcPlan, []str
 	if l.Seccomp != nil {
 		if p.Seccomp, err = seccompFilter(l.Seccomp); err != nil {
 			return p, nil, fmt.Errorf("seccomp profile: %w", err)
+		}
+	}
+	if p.Seccomp != nil && p.Seccomp.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+		// Its descriptor would have to leave the process before the workload starts.
+		return p, nil, fmt.Errorf("seccomp profile: SCMP_ACT_NOTIFY: %w", errdefs.ErrNotImplemented)
+	}
+	for what, label := range map[string]string{"AppArmor profile": s.ApparmorProfile, "SELinux label": s.SelinuxLabel} {
+		if label != "" && label != "unconfined" {
+			warn = append(warn, fmt.Sprintf("%s %q is not applied: this runtime has no support for it yet", what, label))
 		}
 	}
 	if err := p.scheduling(s, l); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -559,4 +560,29 @@ func TestDirRootfs(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(root, "made")); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestBlockingStreams: Go's own pipes are non-blocking; a workload's are not. Much
+// output also shows that a full pipe makes it wait.
+func TestBlockingStreams(t *testing.T) {
+	noLeaks(t)
+	r := sh(t, "busybox yes 0123456789 | head -n 50000; grep flags /proc/self/fdinfo/1")
+	lines := strings.Split(r.out, "\n")
+	flags, err := strconv.ParseInt(strings.TrimSpace(strings.TrimPrefix(lines[len(lines)-1], "flags:")), 8, 64)
+	if err != nil || flags&unix.O_NONBLOCK != 0 || len(lines) != 50001 {
+		t.Errorf("%d lines, %q, %v", len(lines), lines[len(lines)-1], err)
+	}
+}
+
+func TestTmpfsCopyUp(t *testing.T) {
+	noLeaks(t)
+	root := rootfs(t)
+	must(t, os.Mkdir(filepath.Join(root, "data"), 0o750))
+	must(t, os.Chown(filepath.Join(root, "data"), 1000, 1000))
+	must(t, os.WriteFile(filepath.Join(root, "data/f"), []byte("content"), 0o640))
+	must(t, os.Symlink("/etc/passwd", filepath.Join(root, "data/link")))
+	must(t, os.MkdirAll(filepath.Join(root, "data/d/e"), 0o711))
+	s := testSpec("sh", "-c", "cat /data/f; echo; stat -c %a /data /data/f /data/d/e; readlink /data/link; stat -f -c %T /data; touch /data/x 2>&1 | grep -o Read-only")
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup", "ro"}})
+	want(t, run(t, s, overlayOf(t, root), Cgroup{}), "content\n750\n640\n711\n/etc/passwd\ntmpfs\nRead-only")
 }

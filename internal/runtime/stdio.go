@@ -42,6 +42,10 @@ func openStdio(s Stdio, x *ProcPlan) (_ *stdio, err error) {
 				return nil, err
 			}
 			io.fds = append(io.fds, fd)
+			// Go's pipes are non-blocking, which programs do not expect.
+			if err = unix.SetNonblock(fd, false); err != nil {
+				return nil, os.NewSyscallError("fcntl", err)
+			}
 			if i < 3 {
 				io.chown[i] = wantsChown(fd, x.UID)
 			}
@@ -66,6 +70,9 @@ func openStdio(s Stdio, x *ProcPlan) (_ *stdio, err error) {
 				return nil, err
 			}
 			io.gate = append(io.gate, fd)
+			if err = unix.SetNonblock(fd, false); err != nil {
+				return nil, os.NewSyscallError("fcntl", err)
+			}
 		}
 	}
 	return io, nil

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
+	"hull/internal/linux/cgroup"
+)
+
+// ociVersion is the version of the runtime specification that this follows.
+const ociVersion = "1.3.0"
+
+// record is what is kept of a container: ROOT/ID/state.json.
+type record struct {
+	OCIVersion string            `json:"ociVersion"`
+	ID         string            `json:"id"`
+	Pid        int               `json:"init_process_pid"`
+	Started    uint64            `json:"init_process_start"` // clock ticks since boot: tells a pid from its successor
+	Bundle     string            `json:"bundle"`
+	Rootfs     string            `json:"rootfs"`
+	Created    time.Time         `json:"created"`
+	Cgroup     string            `json:"cgroup"`
+	Namespaces uintptr           `json:"namespaces"` // CLONE_NEW*
+	Args0      string            `json:"args0"`
+	Spec       *specs.Spec       `json:"config"`
+	Annot      map[string]string `json:"annotations,omitempty"`
+}
+
+// container is a record and where it lives.
+type container struct {
+	record
+	dir string
+	cg  *cgroup.Group
+}
+
+const startFifo, resultFifo = "exec.fifo", "result.fifo"
+
+func (a *app) load(id string) (*container, error) {
+	id, err := checkID(id)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{dir: filepath.Join(a.root, id)}
+	b, err := os.ReadFile(filepath.Join(c.dir, "state.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("container %s does not exist: %w", id, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(b, &c.record); err != nil {
+		return nil, fmt.Errorf("read state of container %s: %w", id, err)
+	}
+	sys, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	c.cg = sys.Group(c.Cgroup)
+	return c, nil
+}
+
+func (c *container) save() error {
+	b, err := json.Marshal(&c.record)
+	if err != nil {
+		return err
+	}
+	return linux.WriteFile(filepath.Join(c.dir, "state.json"), b, 0o600, false)
+}
+
+// procStat reads a process's state letter and start time.
+func procStat(pid int) (state byte, started uint64, err error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	// The name in parentheses may hold anything.
+	i := strings.LastIndexByte(string(b), ')')
+	f := strings.Fields(string(b[i+1:]))
+	if i < 0 || len(f) < 20 {
+		return 0, 0, fmt.Errorf("stat of process %d: unexpected format", pid)
+	}
+	started, err = strconv.ParseUint(f[19], 10, 64)
+	return f[0][0], started, err
+}
+
+// alive says whether the main process still exists and is the one we made.
+func (c *container) alive() bool {
+	state, started, err := procStat(c.Pid)
+	return err == nil && started == c.Started && state != 'Z' && state != 'X'
+}
+
+func (c *container) status() specs.ContainerState {
+	if !c.alive() {
+		return specs.StateStopped
+	}
+	if _, err := os.Stat(filepath.Join(c.dir, startFifo)); err == nil {
+		return specs.StateCreated
+	}
+	if frozen, err := c.cg.Frozen(); err == nil && frozen {
+		return "paused"
+	}
+	return specs.StateRunning
+}
+
+func (c *container) ociState() specs.State {
+	s := specs.State{Version: ociVersion, ID: c.ID, Status: c.status(), Pid: c.Pid, Bundle: c.Bundle, Annotations: c.Annot}
+	if s.Status == specs.StateStopped {
+		s.Pid = 0
+	}
+	return s
+}
+
+// signal sends through a pidfd, so that it can never hit a successor of the pid.
+func (c *container) signal(sig syscall.Signal) error {
+	f, err := linux.PidfdOpen(c.Pid)
+	if errors.Is(err, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if !c.alive() {
+		return os.ErrProcessDone
+	}
+	return linux.PidfdSignal(linux.FD(f), sig)
+}
