@@ -86,6 +86,9 @@ type Logs interface {
 	Read(ctx context.Context, c hull.Container, r hull.LogsRequest, ended <-chan struct{}) (hull.LogReader, error)
 	// Remove deletes a container's log files.
 	Remove(c hull.Container) error
+	// Sweep deletes the logs of containers that keep denies: what a container with
+	// --rm left when the machine died.
+	Sweep(keep func(containerID string) bool) error
 }
 
 // Store is what the engine needs of the store. Records are values; every write
@@ -109,6 +112,9 @@ type Store interface {
 	// tmpfs for facts of this run, in the database for what must outlive a reboot.
 	UpdateSpec(id string, fn func(*hull.Spec) error) error
 	UpdateStatus(id string, fn func(*hull.Status) error) error
+	// Unreadable names the containers and pods whose record is there but cannot be
+	// read: what they own is not to be swept away.
+	Unreadable() []string
 }
 
 // Events publishes what happened.

@@ -216,15 +216,19 @@ func (e *Engine) rewatch(ctx context.Context, c hull.Container) error {
 
 // sweep removes host objects that no record claims.
 func (e *Engine) sweep(ctx context.Context) error {
-	claimed := func(podID string) bool { return e.runs.pod(podID) != nil }
-	known := map[string]bool{}
+	known, unreadable := map[string]bool{}, map[string]bool{}
 	for _, c := range e.store.Containers() {
 		known[c.ID] = true
 	}
+	for _, id := range e.store.Unreadable() {
+		known[id], unreadable[id] = true, true
+	}
+	claimed := func(podID string) bool { return e.runs.pod(podID) != nil || unreadable[podID] }
 	errs := []error{
 		e.sweepPods(ctx, claimed),
 		e.networks.Sweep(ctx, claimed),
 		e.images.Sweep(ctx, func(id string) bool { return known[id] }),
+		e.logs.Sweep(func(id string) bool { return known[id] }),
 	}
 	return errors.Join(errs...)
 }

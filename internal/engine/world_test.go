@@ -173,7 +173,8 @@ func (f flogs) Target(hull.Container) (hull.LogTarget, error) {
 func (f flogs) Read(context.Context, hull.Container, hull.LogsRequest, <-chan struct{}) (hull.LogReader, error) {
 	return nil, errdefs.ErrNotImplemented
 }
-func (f flogs) Remove(hull.Container) error { return nil }
+func (f flogs) Remove(hull.Container) error   { return nil }
+func (f flogs) Sweep(func(string) bool) error { return nil }
 
 type fevents struct{ w *world }
 
@@ -185,6 +186,8 @@ func (f fevents) Publish(e hull.Event) {
 
 // fstore keeps records in maps.
 type fstore struct{ w *world }
+
+func (f fstore) Unreadable() []string { return nil }
 
 func (f fstore) PutPod(p hull.Pod, _ bool) error {
 	if err := f.w.step("put pod"); err != nil {

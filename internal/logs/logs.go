@@ -121,6 +121,24 @@ func (s *Service) Remove(c hull.Container) error {
 	return nil
 }
 
+// Sweep deletes the logs of containers that keep denies.
+func (s *Service) Sweep(keep func(containerID string) bool) error {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep logs: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if !keep(e.Name()) {
+			errs = append(errs, s.Remove(hull.Container{ID: e.Name()}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Read opens a container's log. ended is closed when the run that writes it is
 // over and all is written; nil when no run is on: then a follow ends at the end
 // of the log. errdefs.ErrNotImplemented for a driver that cannot be read.

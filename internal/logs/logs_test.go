@@ -453,6 +453,23 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	must(t, s.Sweep(func(string) bool { return false }))
+	kept, swept := container("json-file"), container("local")
+	swept.ID = strings.Repeat("f", 64)
+	for _, c := range []hull.Container{kept, swept} {
+		_, err := s.Target(c)
+		must(t, err)
+	}
+	must(t, s.Sweep(func(id string) bool { return id == kept.ID }))
+	left, err := os.ReadDir(s.dir)
+	if err != nil || len(left) != 1 || left[0].Name() != kept.ID {
+		t.Error(left, err)
+	}
+}
+
 func TestNoneCannotBeRead(t *testing.T) {
 	t.Parallel()
 	s := newService(t)

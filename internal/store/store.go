@@ -72,6 +72,7 @@ type Store struct {
 	w      *writer
 	run    runDir
 	broken []string
+	unread []string // ids of containers and pods among them
 	behind []record // found newer on tmpfs than in the database by load
 
 	mu         sync.RWMutex // held for moments only, never across I/O
@@ -148,9 +149,16 @@ func (s *Store) Sync() error { return s.w.put() }
 // "kind/key: reason".
 func (s *Store) Broken() []string { return s.broken }
 
+// Unreadable names the containers and pods whose record is there but cannot be
+// read.
+func (s *Store) Unreadable() []string { return s.unread }
+
 func (s *Store) setAside(kind, key string, err error) {
 	s.log.Warn("record cannot be read and is ignored", "kind", kind, "key", key, "err", err)
 	s.broken = append(s.broken, fmt.Sprintf("%s/%s: %v", kind, key, err))
+	if kind != bucketVolumes && kind != bucketNetworks {
+		s.unread = append(s.unread, key)
+	}
 }
 
 // checkID refuses what cannot be a file name below the run directory.

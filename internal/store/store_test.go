@@ -470,6 +470,9 @@ func TestBrokenRecordsAreSetAside(t *testing.T) {
 	if b := s.Broken(); len(b) != 5 {
 		t.Error(b)
 	}
+	if u := s.Unreadable(); !slices.Contains(u, testID(1)) || !slices.Contains(u, testID(5)) || slices.Contains(u, "v") {
+		t.Error(u)
+	}
 	// The name of a record that cannot be read is free.
 	c := testContainer(6)
 	c.Name = "c1"

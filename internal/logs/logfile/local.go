@@ -1,12 +1,11 @@
 package logfile
 
 import (
-	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"time"
 )
@@ -56,9 +55,8 @@ func (e *localEncoder) partial(last bool, part int32) []byte {
 		return nil
 	}
 	if part == 1 || e.id == "" {
-		var b [32]byte
-		rand.Read(b[:]) // never fails
-		e.id = hex.EncodeToString(b[:])
+		// Unique, not secret: crypto/rand would be the only user of its module here.
+		e.id = fmt.Sprintf("%016x%016x%016x%016x", rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64())
 	}
 	m := e.meta[:0]
 	m = append(m, 4<<3, 1, 5<<3|2, 0)
