@@ -12,7 +12,6 @@ import (
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
-	"github.com/moby/moby/api/types/strslice"
 	"github.com/moby/sys/signal"
 
 	"hull/internal/hull"
@@ -23,10 +22,21 @@ import (
 // was the container's rather than the endpoint's.
 type createBody struct {
 	container.CreateRequest
-	Cmd        strslice.StrSlice
-	Entrypoint strslice.StrSlice
-	Shell      strslice.StrSlice
+	Cmd        words
+	Entrypoint words
+	Shell      words
 	MacAddress network.HardwareAddr
+}
+
+// words is a list of strings, or one string, as the API has always taken it.
+type words []string
+
+func (w *words) UnmarshalJSON(raw []byte) error {
+	if len(raw) > 0 && raw[0] == '"' {
+		*w = words{""}
+		return json.Unmarshal(raw, &(*w)[0]) //nolint:wrapcheck // the decoder's words
+	}
+	return json.Unmarshal(raw, (*[]string)(w)) //nolint:wrapcheck // the decoder's words
 }
 
 // request completes what the shadowing fields took away.
