@@ -103,7 +103,7 @@ func refusing() []scenario {
 			{run: "run --rm --pull never $T-missing true", code: 125, err: "no such image"},
 			{run: "image inspect $T-missing", code: 1, err: "no such image"},
 		}},
-		{name: "bad reference", steps: []step{{run: "run --rm UPPER/case true", code: 125, err: "invalid reference format"}}},
+		{name: "bad reference", steps: []step{{run: "run --rm lower/UPPER true", code: 125, err: "invalid reference format"}}},
 		{name: "name conflict", steps: []step{
 			{run: "create --name $T-a busybox"},
 			{run: "create --name $T-a busybox", code: 1, err: `conflict.*name.*"?/?$T-a"?.*already in use`},
@@ -238,7 +238,7 @@ func processes() []scenario {
 			{run: "exec -t $T-a tty", out: "/dev/pts/[0-9]+"},
 			{run: "exec -u nobody $T-a id -un", out: "nobody"},
 			{run: "exec -u 1234:5678 $T-a sh -c 'id -u; id -g'", out: "1234\n5678"},
-			{run: "exec $T-a /etc/passwd", code: 126, err: "permission denied"},
+			{run: "exec $T-a /etc/passwd", code: 126},
 			{run: "exec -d $T-a touch /tmp/detached", out: empty},
 			{run: "exec $T-a ls /tmp/detached", out: "/tmp/detached", wait: true},
 			{run: "exec $T-a sh -c 'echo out; echo err >&2'", out: "out", err: "^err"},
@@ -254,7 +254,7 @@ func processes() []scenario {
 		}},
 		{name: "init reaps", steps: []step{
 			{run: "run -d --init --name $T-a busybox sleep 63"},
-			{run: "exec $T-a ps -o pid,args", out: `(?s).*1 .*sleep 63\n.*[2-9] sleep 63.*|(?s).*1 (?:/sbin/docker-init|.*init).*sleep 63.*`},
+			{run: "exec $T-a ps -o pid,args", out: `(?s).*\s1 \S+.*\n\s+\d+ sleep 63.*`},
 		}},
 		{name: "pid host", steps: []step{
 			{run: "run --rm --pid host busybox sh -c 'ps | wc -l'", out: `[1-9]\d+|[4-9]`},
@@ -425,7 +425,7 @@ func networks() []scenario {
 			{run: "run --rm busybox ip route", out: `(?s)default via .* dev eth0.*`},
 			{run: "run --rm --dns 192.0.2.1 --dns-search example.org busybox cat /etc/resolv.conf", out: `(?s).*search example.org.*nameserver 192.0.2.1.*|(?s).*nameserver 192.0.2.1.*search example.org.*`},
 			{run: "run --rm --add-host there:192.0.2.7 busybox cat /etc/hosts", out: `(?s).*192.0.2.7\s+there.*`},
-			{run: "run --rm -h box busybox grep box /etc/hosts", out: `\d+\.\d+\.\d+\.\d+\s+box`},
+			{run: "run --rm -h box busybox grep box /etc/hosts", out: `(?s)\d+\.\d+\.\d+\.\d+\s+box.*`},
 		}},
 		{name: "containers reach each other", steps: []step{
 			{run: "run -d --name $T-a busybox sh -c 'mkdir /w; echo page > /w/index.html; httpd -f -p 80 -h /w'"},

@@ -45,6 +45,7 @@ type Engine struct {
 	logFile string
 	fds     int
 	mounts  int
+	leaked  bool
 }
 
 // Option changes how an engine is started.

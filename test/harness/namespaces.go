@@ -217,8 +217,8 @@ func (e *Engine) HostCommand(argv ...string) *exec.Cmd {
 // exists. Some of it goes asynchronously, so it waits a little.
 func (e *Engine) CheckLeaks() {
 	e.t.Helper()
-	if e.ns == nil {
-		return
+	if e.ns == nil || e.leaked {
+		return // said once
 	}
 	var err error
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -226,6 +226,7 @@ func (e *Engine) CheckLeaks() {
 			return
 		}
 	}
+	e.leaked = true
 	e.t.Errorf("leaked: %v\nhulld's log:\n%s", err, e.Log())
 }
 
