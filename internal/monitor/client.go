@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -248,18 +249,41 @@ func (c *Client) Pod(id, dir string) error {
 	return c.c.send(kindPod, 0, e.b)
 }
 
+// Seat has a monitor without a pod take a seat in cg, ahead of the container
+// that will have it under another name. It is called before Listen, if at all.
+func (c *Client) Seat(cg runtime.Cgroup) error {
+	var e enc
+	putCgroup(&e, cg)
+	if err := c.c.send(kindSeat, 0, e.b); err != nil {
+		return err
+	}
+	if err := c.c.f.SetReadDeadline(time.Now().Add(sendLimit)); err != nil {
+		return err
+	}
+	f, err := c.c.recv()
+	if err != nil {
+		return err
+	}
+	f.closeFiles()
+	if f.kind != kindDone {
+		return decodeErr(f.body)
+	}
+	return c.c.f.SetReadDeadline(time.Time{})
+}
+
 // AddRequest is a container's main process, or an exec in Container.
 type AddRequest struct {
 	ID        string
 	Container string // "" = a main process
 	Plan      []byte // runtime.Plan or runtime.ExecPlan, encoded
+	Seated    bool   // Cgroup is the one of Seat, renamed
 	Cgroup    runtime.Cgroup
 	IO        hull.IO
 }
 
 // Add makes a process ready and returns its pid.
 func (c *Client) Add(ctx context.Context, r AddRequest) (pid int, err error) {
-	m := addMsg{id: r.ID, container: r.Container, plan: r.Plan, cgroup: r.Cgroup, io: r.IO}
+	m := addMsg{id: r.ID, container: r.Container, plan: r.Plan, seated: r.Seated, cgroup: r.Cgroup, io: r.IO}
 	var files []*os.File
 	if a := r.IO.Attach; a != nil {
 		am := toAttachMsg(a)

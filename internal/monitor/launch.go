@@ -7,13 +7,23 @@ import (
 	"hull/internal/runtime"
 )
 
-// Launch carries out an encoded runtime.Plan; it is a Config's Create.
-func Launch(ctx context.Context, plan []byte, s runtime.Stdio, cg runtime.Cgroup) (Container, error) {
+// Launch carries out an encoded runtime.Plan; it is a Config's Create. It takes
+// the seat over.
+func Launch(ctx context.Context, seat *runtime.Seat, plan []byte, s runtime.Stdio, cg runtime.Cgroup) (Container, error) {
 	var p runtime.Plan
 	if err := p.UnmarshalBinary(plan); err != nil {
+		if seat != nil {
+			seat.Close()
+		}
 		return nil, fmt.Errorf("decode plan: %w", err)
 	}
-	c, err := runtime.Create(ctx, &p, s, cg)
+	var c *runtime.Container
+	var err error
+	if seat != nil {
+		c, err = seat.Create(ctx, &p, s, cg)
+	} else {
+		c, err = runtime.Create(ctx, &p, s, cg)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
+
+	"hull/internal/runtime"
 )
 
 // Main is hull-monitor: it detaches from whoever started it, and serves the
@@ -18,7 +20,7 @@ func Main() int {
 	}
 	// What start-up allocated is not needed again.
 	debug.FreeOSMemory()
-	if err := Serve(socketFd, Config{Create: Launch, OpenLog: openLog, OnIdle: debug.FreeOSMemory}); err != nil {
+	if err := Serve(socketFd, Config{Create: Launch, Seat: runtime.NewSeat, OpenLog: openLog, OnIdle: debug.FreeOSMemory}); err != nil {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1
 	}

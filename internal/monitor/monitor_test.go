@@ -34,7 +34,7 @@ type hostProcess struct {
 }
 
 // A plan is the arguments, separated by NUL.
-func hostCreate(_ context.Context, plan []byte, s runtime.Stdio, _ runtime.Cgroup) (Container, error) {
+func hostCreate(_ context.Context, _ *runtime.Seat, plan []byte, s runtime.Stdio, _ runtime.Cgroup) (Container, error) {
 	p, err := hostStart(plan, s)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,8 @@ import (
 // says. A container starts with two round trips, add and start.
 //
 //	hulld                                  hull-monitor (ready in the pool)
+//	  |-- seat(cgroup) ---------------------->|  only if of use: see runtime.Seat
+//	  |<------------------------ done | fail --|
 //	  |-- pod(id, run dir) ------------------>|  listens on <run dir>/monitor.sock
 //	  |-- add(container, plan, io) [client] ->|  namespaces, mounts; process waits
 //	  |<------------------------ done(pid) ---|
@@ -44,8 +46,9 @@ const (
 	kindCloseStdin
 	kindList
 	kindDestroy
+	kindSeat
 
-	kindDone uint8 = iota + 54 // 64...
+	kindDone uint8 = iota + 53 // 64...
 	kindFail
 	kindExited
 	kindWarn
@@ -85,6 +88,7 @@ func (m *attachMsg) get(d *dec) {
 type addMsg struct {
 	id, container string
 	plan          []byte
+	seated        bool // the cgroup is the seat's, renamed
 	cgroup        runtime.Cgroup
 	io            hull.IO // without Attach
 	attach        *attachMsg
@@ -95,12 +99,8 @@ func (m *addMsg) encode() []byte {
 	e.str(m.id)
 	e.str(m.container)
 	e.bytes(m.plan)
-	e.flag(m.cgroup.V2)
-	e.u32(uint32(len(m.cgroup.Dirs)))
-	for _, d := range m.cgroup.Dirs {
-		e.str(d.Hierarchy)
-		e.str(d.Path)
-	}
+	e.flag(m.seated)
+	putCgroup(&e, m.cgroup)
 	e.flag(m.io.TTY)
 	e.flag(m.io.Stdin)
 	e.flag(m.io.StdinOnce)
@@ -128,11 +128,8 @@ func (m *addMsg) decode(b []byte) error {
 	d := dec{b: b}
 	m.id, m.container = d.str(), d.str()
 	m.plan = d.bytes()
-	m.cgroup.V2 = d.flag()
-	for range d.count(8) {
-		h := d.str()
-		m.cgroup.Dirs = append(m.cgroup.Dirs, runtime.CgroupDir{Hierarchy: h, Path: d.str()})
-	}
+	m.seated = d.flag()
+	m.cgroup = getCgroup(&d)
 	m.io.TTY, m.io.Stdin, m.io.StdinOnce = d.flag(), d.flag(), d.flag()
 	m.io.Rows, m.io.Cols = d.u16(), d.u16()
 	l := &m.io.Log
@@ -150,6 +147,24 @@ func (m *addMsg) decode(b []byte) error {
 		return errFrame
 	}
 	return nil
+}
+
+func putCgroup(e *enc, c runtime.Cgroup) {
+	e.flag(c.V2)
+	e.u32(uint32(len(c.Dirs)))
+	for _, d := range c.Dirs {
+		e.str(d.Hierarchy)
+		e.str(d.Path)
+	}
+}
+
+func getCgroup(d *dec) (c runtime.Cgroup) {
+	c.V2 = d.flag()
+	for range d.count(8) {
+		h := d.str()
+		c.Dirs = append(c.Dirs, runtime.CgroupDir{Hierarchy: h, Path: d.str()})
+	}
+	return c
 }
 
 // goodID accepts what can be part of a file name.

@@ -59,8 +59,10 @@ type Container interface {
 
 // Config is what a server is made of.
 type Config struct {
-	// Create carries out a plan (runtime.Create).
-	Create func(ctx context.Context, plan []byte, s runtime.Stdio, cg runtime.Cgroup) (Container, error)
+	// Create carries out a plan (Launch). It takes the seat, which may be nil, over.
+	Create func(ctx context.Context, seat *runtime.Seat, plan []byte, s runtime.Stdio, cg runtime.Cgroup) (Container, error)
+	// Seat makes a seat (runtime.NewSeat); nil = there are none.
+	Seat func(cg runtime.Cgroup) (*runtime.Seat, error)
 	// OpenLog opens a container's log; a nil writer = none.
 	OpenLog func(t hull.LogTarget) (stdio.LogWriter, error)
 	// OnIdle is called when output has stopped flowing; may be nil.
@@ -72,6 +74,7 @@ type proc struct {
 	id, container string
 	tty           bool
 	cgroup        runtime.Cgroup
+	seated        bool // execs are born in cgroup
 	run           Process
 	box           Container // main processes only
 	streams       *stdio.Streams
@@ -105,6 +108,7 @@ type server struct {
 	pod, dir string
 	podErr   error
 	listener *os.File
+	seat     *runtime.Seat // not used yet
 	conns    map[*conn]struct{}
 	procs    map[string]*proc // nil values are ids being made
 	endedEx  []string         // ended execs, oldest first
@@ -124,16 +128,12 @@ func Serve(fd int, cfg Config) error {
 		cfg: cfg, pool: stdio.NewBuffers(cfg.OnIdle), busy: make(chan struct{}, maxBusy), quit: make(chan struct{}),
 		conns: map[*conn]struct{}{}, procs: map[string]*proc{},
 	}
-	f, err := c.recv()
+	f, err := s.waitPod(c)
 	if errors.Is(err, errClosed) {
 		return nil
 	}
 	if err != nil {
 		return err
-	}
-	f.closeFiles()
-	if f.kind != kindPod {
-		return errFrame
 	}
 	if err := s.setPod(f.body); err != nil {
 		s.podErr = fmt.Errorf("set up monitor: %w", err)
@@ -142,6 +142,60 @@ func Serve(fd int, cfg Config) error {
 	<-s.quit
 	s.linger()
 	return nil
+}
+
+// waitPod is the time in the pool.
+func (s *server) waitPod(c *conn) (frame, error) {
+	for {
+		f, err := c.recv()
+		if err != nil {
+			return f, err
+		}
+		f.closeFiles()
+		switch {
+		case f.kind == kindPod:
+			return f, nil
+		case f.kind != kindSeat || s.seat != nil || s.cfg.Seat == nil:
+			return f, errFrame
+		}
+		d := dec{b: f.body}
+		cg := getCgroup(&d)
+		if !d.done() {
+			return f, errFrame
+		}
+		var body []byte
+		kind := kindDone
+		if s.seat, err = s.cfg.Seat(cg); err != nil {
+			kind, body = kindFail, encodeErr(fmt.Errorf("take seat: %w", err))
+		}
+		if err := c.send(kind, 0, body); err != nil {
+			return f, err
+		}
+	}
+}
+
+// takeSeat is the seat for a new container, nil = none. One that was made ahead
+// goes to the first that has its cgroup; another container gets its own, for
+// the sake of its execs.
+func (s *server) takeSeat(m *addMsg) *runtime.Seat {
+	s.mu.Lock()
+	seat := s.seat
+	s.seat = nil
+	s.mu.Unlock()
+	if seat != nil {
+		if m.seated {
+			return seat
+		}
+		seat.Close()
+	}
+	if s.cfg.Seat == nil || !runtime.CanSeat(m.cgroup) {
+		return nil
+	}
+	seat, err := s.cfg.Seat(m.cgroup)
+	if err != nil {
+		return nil // the slow way tells what is wrong
+	}
+	return seat
 }
 
 func (s *server) setPod(body []byte) error {
@@ -431,10 +485,11 @@ func (s *server) create(p *proc, kind uint8, m *addMsg, child stdio.Child) (err 
 	ctx := context.Background() // a process outlives the request that made it
 	std := runtime.Stdio{In: child.In, Out: child.Out, Err: child.Err, Rows: m.io.Rows, Cols: m.io.Cols}
 	if kind == kindAdd {
-		if p.box, err = s.cfg.Create(ctx, m.plan, std, m.cgroup); err != nil {
+		seat := s.takeSeat(m)
+		if p.box, err = s.cfg.Create(ctx, seat, m.plan, std, m.cgroup); err != nil {
 			return err
 		}
-		p.run = p.box.Main()
+		p.run, p.seated = p.box.Main(), seat != nil
 		return nil
 	}
 	c, err := s.find(m.container)
@@ -444,7 +499,11 @@ func (s *server) create(p *proc, kind uint8, m *addMsg, child stdio.Child) (err 
 	if c.box == nil || c.ended() {
 		return fmt.Errorf("container %s is not running: %w", m.container, errdefs.ErrNotFound)
 	}
-	p.run, err = c.box.Exec(ctx, m.plan, std, m.cgroup)
+	cg := c.cgroup
+	if c.seated {
+		cg = runtime.Cgroup{} // born there
+	}
+	p.run, err = c.box.Exec(ctx, m.plan, std, cg)
 	return err
 }
 
@@ -630,6 +689,12 @@ func (s *server) destroy() error {
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	if s.seat != nil {
+		s.seat.Close()
+		s.seat = nil
+	}
+	s.mu.Unlock()
 	for _, p := range procs {
 		if p.ended() {
 			continue

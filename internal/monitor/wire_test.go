@@ -23,7 +23,7 @@ import (
 func TestAddMessage(t *testing.T) {
 	t.Parallel()
 	want := addMsg{
-		id: "id", container: "c", plan: []byte("plan"),
+		id: "id", container: "c", plan: []byte("plan"), seated: true,
 		cgroup: runtime.Cgroup{V2: true, Dirs: []runtime.CgroupDir{{Hierarchy: "memory", Path: "/a"}, {Path: "/b"}}},
 		io: hull.IO{
 			TTY: true, Stdin: true, StdinOnce: true, Rows: 3, Cols: 400,
@@ -146,7 +146,7 @@ func FuzzServer(f *testing.F) {
 		served := make(chan error, 1)
 		go func() {
 			served <- Serve(fds[1], Config{
-				Create: func(context.Context, []byte, runtime.Stdio, runtime.Cgroup) (Container, error) {
+				Create: func(context.Context, *runtime.Seat, []byte, runtime.Stdio, runtime.Cgroup) (Container, error) {
 					return nil, errdefs.ErrNotImplemented
 				},
 				OpenLog: func(hull.LogTarget) (stdio.LogWriter, error) { return nil, nil },

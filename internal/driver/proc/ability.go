@@ -16,6 +16,7 @@ import (
 
 	"hull/internal/hull"
 	"hull/internal/linux/cgroup"
+	"hull/internal/runtime"
 )
 
 // Root implements the ability driver.Root.
@@ -68,7 +69,11 @@ func (b *sandbox) Update(_ context.Context, id string, r hull.Resources) error {
 	if err != nil {
 		return err
 	}
-	warnings, err := bx.group.Set(limits(r))
+	res := limits(r)
+	if runtime.CanSeat(cgroupOf(bx.group)) {
+		res = withSeat(res)
+	}
+	warnings, err := bx.group.Set(res)
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
 	}
@@ -137,6 +142,10 @@ func (b *sandbox) Stats(_ context.Context, id string) (hull.Stats, error) {
 		return hull.Stats{}, fmt.Errorf("sample container %s: %w", id, err)
 	}
 	x := sample(s)
+	if runtime.CanSeat(cgroupOf(bx.group)) { // the seat's thread is no task of the container's
+		x.Pids.Current -= min(x.Pids.Current, 1)
+		x.Pids.Limit -= min(x.Pids.Limit, 1)
+	}
 	x.Read, x.CgroupV2 = time.Now(), bx.group.V2()
 	if err := host(&x); err != nil {
 		return hull.Stats{}, fmt.Errorf("sample host: %w", err)

@@ -39,7 +39,7 @@ func BenchmarkRunRoot(b *testing.B) {
 		n++
 		id := fmt.Sprintf("%064x", n)
 		dir, root, log := w.RunDir(id), w.Rootfs(), w.Log(id)
-		time.Sleep(5 * time.Millisecond) // the pool is full again
+		time.Sleep(100 * time.Millisecond) // the pool is full again
 		var box driver.Sandbox
 		var p driver.Process
 		step("create", func() (err error) {

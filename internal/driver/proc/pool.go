@@ -2,11 +2,18 @@ package proc
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
+
+	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
+	"hull/internal/runtime"
 )
 
 // refillDelay keeps the start of the next monitor off the path of the container
@@ -16,24 +23,26 @@ const refillDelay = 30 * time.Millisecond
 // pool keeps monitors ready, so that starting one is on nobody's path. They hold
 // nothing and exit by themselves when this process closes their socket or dies.
 type pool struct {
-	path string
-	log  *slog.Logger
-	want chan struct{} // one element per missing monitor
-	have chan ready
-	stop context.CancelFunc
-	done sync.WaitGroup
+	spawn  func() ready // quickly
+	seated func() ready // ahead of time
+	log    *slog.Logger
+	want   chan struct{} // one element per missing monitor
+	have   chan ready
+	stop   context.CancelFunc
+	done   sync.WaitGroup
 }
 
 // ready is a monitor without a pod.
 type ready struct {
 	client *monitor.Client
-	start  uint64 // its start time, for the handle
+	start  uint64        // its start time, for the handle
+	spare  *cgroup.Group // in which it has a seat; nil = none
 	err    error
 }
 
-func newPool(path string, size int, log *slog.Logger) *pool {
+func newPool(spawn, seated func() ready, size int, log *slog.Logger) *pool {
 	ctx, stop := context.WithCancel(context.Background())
-	p := &pool{path: path, log: log, want: make(chan struct{}, size), have: make(chan ready, size), stop: stop}
+	p := &pool{spawn: spawn, seated: seated, log: log, want: make(chan struct{}, size), have: make(chan ready, size), stop: stop}
 	for range size {
 		p.want <- struct{}{}
 	}
@@ -56,7 +65,7 @@ func (p *pool) fill(ctx context.Context) {
 			case <-time.After(refillDelay):
 			}
 		}
-		m := spawn(p.path)
+		m := p.seated()
 		if m.err != nil { // whoever takes next tries again and hears why
 			p.log.Error("start a monitor ahead of time", "error", m.err)
 			p.want <- struct{}{}
@@ -68,9 +77,23 @@ func (p *pool) fill(ctx context.Context) {
 	}
 }
 
-// spawn starts a monitor now.
-func spawn(path string) ready {
-	c, err := monitor.Spawn(path)
+// spawnSeated starts a monitor, with a seat where seats are of use.
+func (d *Driver) spawnSeated() ready {
+	m := d.spawn()
+	if m.err != nil {
+		return m
+	}
+	var err error
+	if m.spare, err = d.seat(m.client); err != nil {
+		m.dismiss()
+		return ready{err: err}
+	}
+	return m
+}
+
+// spawn starts a monitor.
+func (d *Driver) spawn() ready {
+	c, err := monitor.Spawn(d.cfg.MonitorPath)
 	if err != nil {
 		return ready{err: err}
 	}
@@ -82,6 +105,40 @@ func spawn(path string) ready {
 	return ready{client: c, start: start}
 }
 
+// sparePrefix begins the names of cgroups that wait for a container.
+const sparePrefix = "spare-"
+
+func (d *Driver) seat(c *monitor.Client) (*cgroup.Group, error) {
+	g := d.cg.Group(filepath.Join(d.cfg.CgroupParent, sparePrefix+strconv.Itoa(c.Pid())))
+	if !runtime.CanSeat(cgroupOf(g)) {
+		return nil, nil //nolint:nilnil // there is none, and that is all right
+	}
+	err := g.CreateSpare()
+	if errdefs.IsAlreadyExists(err) { // of a monitor that had this pid
+		if err = g.Destroy(context.Background()); err == nil {
+			err = g.CreateSpare()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make spare cgroup: %w", err)
+	}
+	if err := c.Seat(cgroupOf(g)); err != nil {
+		return g, fmt.Errorf("take a seat in the spare cgroup: %w", err)
+	}
+	return g, nil
+}
+
+// dismiss ends a monitor that has no pod.
+func (m ready) dismiss() {
+	m.client.Close()
+	if m.spare == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
+	defer cancel()
+	m.spare.Destroy(ctx) // what is left, the next engine sweeps
+}
+
 // take gives a ready monitor, and has another one made. In a burst that empties
 // the pool it starts one itself.
 func (p *pool) take() (ready, error) {
@@ -90,7 +147,7 @@ func (p *pool) take() (ready, error) {
 		p.want <- struct{}{}
 		return m, nil
 	default:
-		m := spawn(p.path)
+		m := p.spawn()
 		return m, m.err
 	}
 }
@@ -101,7 +158,7 @@ func (p *pool) close() {
 	for {
 		select {
 		case m := <-p.have:
-			m.client.Close()
+			m.dismiss()
 		default:
 			return
 		}

@@ -69,7 +69,22 @@ func New(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)
 	}
-	return &Driver{cfg: cfg, cg: sys, pool: newPool(cfg.MonitorPath, cfg.PoolSize, cfg.Log)}, nil
+	// Made here, before containers do it at the same time: a v1 cpuset is not ready
+	// for children at once.
+	if _, err := sys.Group(cfg.CgroupParent).Create(nil); err != nil && !errdefs.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("create cgroup parent: %w", err)
+	}
+	d := &Driver{cfg: cfg, cg: sys}
+	// An engine that was killed left some behind. Those still in use stay.
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, g := range sys.Spares(cfg.CgroupParent, sparePrefix) {
+		if err := g.Destroy(done); err != nil {
+			cfg.Log.Debug("spare cgroup stays", "cgroup", g.Path(), "error", err)
+		}
+	}
+	d.pool = newPool(d.spawn, d.spawnSeated, cfg.PoolSize, cfg.Log)
+	return d, nil
 }
 
 // Close ends the monitors that have no pod. Pods live on.
@@ -107,11 +122,11 @@ func (d *Driver) Create(_ context.Context, s driver.SandboxSpec) (driver.Sandbox
 		err = m.client.Pod(s.ID, s.RunDir)
 	}
 	if err != nil {
-		m.client.Close()
+		m.dismiss()
 		return nil, fmt.Errorf("give the monitor its pod: %w", err)
 	}
 	b := d.newSandbox(s.ID, s.RunDir, h, m.client)
-	b.netns = s.NetNS
+	b.netns, b.spare = s.NetNS, m.spare
 	b.run()
 	return b, nil
 }

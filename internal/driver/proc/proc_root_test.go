@@ -43,7 +43,7 @@ type world struct {
 }
 
 // counts is what may leak.
-type counts struct{ fds, mounts, netns int }
+type counts struct{ fds, mounts int }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
@@ -67,7 +67,7 @@ func newWorld(t testing.TB) *world {
 			os.Remove(d)
 		}
 	})
-	w.before = count(t)
+	w.before = w.count()
 	return w
 }
 
@@ -205,8 +205,8 @@ func (w *world) Leaks() []string {
 }
 
 func (w *world) leaks() (left []string) {
-	c, b := count(w.t), w.before
-	if c.fds > b.fds || c.mounts > b.mounts || c.netns > b.netns {
+	c, b := w.count(), w.before
+	if c.fds > b.fds || c.mounts > b.mounts {
 		left = append(left, fmt.Sprintf("%+v, before %+v", c, b))
 	}
 	tasks, _ := filepath.Glob("/proc/self/task/*/children")
@@ -220,23 +220,22 @@ func (w *world) leaks() (left []string) {
 	return left
 }
 
-func count(t testing.TB) counts {
-	t.Helper()
-	lines := func(path string) int {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return bytes.Count(b, []byte("\n"))
+// count looks at this process and at mounts of this test's directories: others
+// may use the machine at the same time.
+func (w *world) count() (c counts) {
+	w.t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		w.t.Fatal(err)
 	}
-	fds := 0
-	for _, n := range names(t, "/proc/self/fd") {
+	c.mounts = bytes.Count(mounts, []byte(w.dir))
+	for _, n := range names(w.t, "/proc/self/fd") {
 		// The cgroup library keeps one of these open for ever.
 		if to, err := os.Readlink("/proc/self/fd/" + n); err == nil && to != "/sys/fs/cgroup" {
-			fds++
+			c.fds++
 		}
 	}
-	return counts{fds: fds, mounts: lines("/proc/self/mountinfo"), netns: len(names(t, "/run/netns"))}
+	return c
 }
 
 func names(t testing.TB, dir string) (n []string) {

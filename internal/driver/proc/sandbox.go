@@ -41,12 +41,14 @@ type sandbox struct {
 	procs     map[string]*process
 	endedEx   []string // oldest first
 	destroyed bool
+	spare     *cgroup.Group // the monitor's seat, until a container has it
 }
 
 // box is what belongs to one container.
 type box struct {
-	group *cgroup.Group
-	spec  *specs.Spec
+	group  *cgroup.Group
+	spec   *specs.Spec
+	seated bool // made out of the spare one
 }
 
 var _ driver.Sandbox = (*sandbox)(nil)
@@ -179,7 +181,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	// The record is written while the monitor works.
 	recorded := make(chan error, 1)
 	go func() { recorded <- writeMeta(b.dir, c.ID, meta{Cgroup: bx.group.Path(), Spec: spec}) }()
-	p, err := b.add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, Cgroup: cgroupOf(bx.group), IO: hio})
+	p, err := b.add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, Seated: bx.seated, Cgroup: cgroupOf(bx.group), IO: hio})
 	if e := <-recorded; e != nil && err == nil {
 		err = fmt.Errorf("record container: %w", e)
 		p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
@@ -255,20 +257,48 @@ func (b *sandbox) limit(id string, bx *box, spec *specs.Spec) error {
 	if spec.Linux != nil {
 		res = spec.Linux.Resources
 	}
-	warnings, err := bx.group.Create(res)
+	if runtime.CanSeat(cgroupOf(bx.group)) {
+		res = withSeat(res)
+	}
+	warnings, err := b.create(bx, res)
 	if errdefs.IsAlreadyExists(err) {
 		ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
 		defer cancel()
 		if err := b.d.removeGroup(ctx, bx.group); err != nil {
 			return err
 		}
-		warnings, err = bx.group.Create(res)
+		warnings, err = b.create(bx, res)
 	}
 	if err != nil {
 		return fmt.Errorf("create cgroup: %w", err)
 	}
 	b.warn(id, warnings)
 	return nil
+}
+
+// create makes the cgroup, out of the spare one if that is in the right place
+// and not taken yet.
+func (b *sandbox) create(bx *box, res *specs.LinuxResources) ([]string, error) {
+	b.mu.Lock()
+	spare := b.spare
+	if spare != nil && filepath.Dir(spare.Path()) == filepath.Dir(bx.group.Path()) && !bx.group.Exists() {
+		b.spare, bx.seated = nil, true
+	}
+	b.mu.Unlock()
+	if bx.seated {
+		return bx.group.CreateFrom(spare, res)
+	}
+	return bx.group.Create(res)
+}
+
+// withSeat makes room for the seat's thread in a limit of tasks.
+func withSeat(res *specs.LinuxResources) *specs.LinuxResources {
+	if res == nil || res.Pids == nil || res.Pids.Limit == nil || *res.Pids.Limit <= 0 {
+		return res
+	}
+	r := *res
+	r.Pids = &specs.LinuxPids{Limit: ptr(*res.Pids.Limit + 1)}
+	return &r
 }
 
 // warn logs what the host cannot give a container.
@@ -453,7 +483,7 @@ func (b *sandbox) monitorDied() {
 func (b *sandbox) Destroy(ctx context.Context) error {
 	b.mu.Lock()
 	b.destroyed = true
-	boxes := b.boxes
+	boxes, spare := b.boxes, b.spare
 	b.mu.Unlock()
 
 	var errs []error
@@ -468,6 +498,9 @@ func (b *sandbox) Destroy(ctx context.Context) error {
 	}
 	for _, bx := range boxes {
 		errs = append(errs, b.d.removeGroup(ctx, bx.group))
+	}
+	if spare != nil {
+		errs = append(errs, b.d.removeGroup(ctx, spare))
 	}
 	for id := range boxes {
 		if err := os.Remove(metaFile(b.dir, id)); err != nil && !errors.Is(err, os.ErrNotExist) {

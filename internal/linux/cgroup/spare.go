@@ -1,0 +1,90 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// CreateSpare makes the group's v1 directories, for a thread to wait in until
+// the group gets its name with CreateFrom. It takes the making of directories
+// and the entering of cgroups off the path of a container's start.
+func (g *Group) CreateSpare() (err error) {
+	var made []string
+	defer func() {
+		if err != nil {
+			for _, d := range made {
+				err = errors.Join(err, os.Remove(d))
+			}
+		}
+	}()
+	for i, h := range g.sys.hiers {
+		if h.v2 {
+			continue
+		}
+		if err := g.mkdir(h, g.dirs[i].Path); err != nil {
+			return err
+		}
+		made = append(made, g.dirs[i].Path)
+	}
+	return nil
+}
+
+// CreateFrom is Create out of a spare group beside g: its v1 directories are
+// renamed, with what is in them; the v2 one is made. When it fails, both are
+// gone as far as nothing is in them.
+func (g *Group) CreateFrom(spare *Group, r *specs.LinuxResources) (warnings []string, err error) {
+	if filepath.Dir(spare.path) != filepath.Dir(g.path) {
+		return nil, fmt.Errorf("spare cgroup %s is not beside %s: %w", spare.path, g.path, errdefs.ErrInvalidArgument)
+	}
+	var made []string
+	defer func() {
+		if err != nil {
+			for _, d := range made {
+				err = errors.Join(err, os.Remove(d))
+			}
+		}
+	}()
+	for i, h := range g.sys.hiers {
+		path := g.dirs[i].Path
+		if h.v2 {
+			err = g.mkdir(h, path)
+		} else if err = os.Rename(spare.dirs[i].Path, path); errors.Is(err, os.ErrExist) {
+			err = fmt.Errorf("cgroup %s: %w", path, errdefs.ErrAlreadyExists)
+		}
+		if err != nil {
+			return nil, err
+		}
+		made = append(made, path)
+	}
+	if r == nil {
+		return nil, nil
+	}
+	return g.apply(r, true)
+}
+
+// Spares lists groups directly below parent whose name begins with prefix.
+func (s *System) Spares(parent, prefix string) []*Group {
+	seen := map[string]bool{}
+	var out []*Group
+	for _, h := range s.hiers {
+		if h.v2 {
+			continue
+		}
+		dirs, err := filepath.Glob(filepath.Join(h.mount+filepath.Clean("/"+parent), prefix+"*"))
+		if err != nil {
+			continue
+		}
+		for _, d := range dirs {
+			if name := filepath.Base(d); !seen[name] {
+				seen[name] = true
+				out = append(out, s.Group(filepath.Join(parent, name)))
+			}
+		}
+	}
+	return out
+}
