@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"hull/internal/hull"
 	"slices"
 
@@ -208,8 +209,11 @@ func (s *Store) UpdateStatus(id string, fn func(*hull.Status) error) error {
 	if b, err = encode(afterReboot(next.Status)); err != nil {
 		return err
 	}
-	r := record{dbKey{bucketStatus, id}, b}
-	s.w.putLazy(r) // also when it waits: a full disk must not lose it
+	if bytes.Equal(b, e.last) {
+		return nil // a health check, for one, changes nothing that outlives a reboot
+	}
+	e.last = b
+	s.w.putLazy(record{dbKey{bucketStatus, id}, b}) // also when it waits: a full disk must not lose it
 	if next.Status.StopRequested != c.Status.StopRequested {
 		return s.w.put()
 	}

@@ -21,6 +21,7 @@ type entry struct {
 	gone   bool       // removed; under mu
 	record slotFile   // when not durable; under mu
 	status slotFile   // under mu
+	last   []byte     // status as last queued for the database; under mu
 }
 
 // index finds containers. The caller holds Store.mu.

@@ -148,7 +148,7 @@ func (s *Store) loadRunContainers(found []*entry, onDisk map[string][]byte) ([]*
 		if err != nil {
 			return nil, err
 		}
-		if !bytes.Equal(b, onDisk[c.ID]) {
+		if e.last = b; !bytes.Equal(b, onDisk[c.ID]) {
 			s.behind = append(s.behind, record{dbKey{bucketStatus, c.ID}, b})
 		}
 	}

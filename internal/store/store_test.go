@@ -163,6 +163,31 @@ func TestEverythingSurvivesACrashOfTheEngine(t *testing.T) {
 	}
 }
 
+func TestHealthChecksDoNotWrite(t *testing.T) {
+	t.Parallel()
+	s := newWorld(t).open
+	must(t, s.PutContainer(testContainer(1), true))
+	update := func(f func(*hull.Status)) {
+		t.Helper()
+		must(t, s.UpdateStatus(testID(1), func(st *hull.Status) error { f(st); return nil }))
+		must(t, s.Sync())
+	}
+	update(func(st *hull.Status) { st.Phase = hull.Running })
+	before := s.db.Stats()
+	for i := range 5 {
+		update(func(st *hull.Status) { st.Health = &hull.Health{Status: "healthy", FailingStreak: i}; st.Pid = i })
+	}
+	after := s.db.Stats()
+	if n := after.TxStats.GetWrite() - before.TxStats.GetWrite(); n != 0 {
+		t.Error(n, "writes")
+	}
+	update(func(st *hull.Status) { st.ExitCode = 1 })
+	last := s.db.Stats()
+	if last.TxStats.GetWrite() == after.TxStats.GetWrite() {
+		t.Error("a change was not written")
+	}
+}
+
 func TestIntentWaitsForTheDisk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

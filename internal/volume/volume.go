@@ -124,6 +124,7 @@ func (s *Service) adopt() error {
 			continue
 		}
 		v := hull.Volume{Name: name, Driver: Local, Scope: "local", Mountpoint: s.data(name), Created: time.Now(), Anonymous: anonymous(name)}
+		v.Labels = labels(v)
 		if st, err := e.Info(); err == nil {
 			v.Created = st.ModTime()
 		}
@@ -187,6 +188,7 @@ func (s *Service) create(v hull.Volume, wait bool) (hull.Volume, error) {
 		return fail(err)
 	}
 	v.Mountpoint, v.Scope, v.Created = s.data(v.Name), "local", time.Now()
+	v.Labels = labels(v)
 	if err := s.store.PutVolume(v, wait); err != nil {
 		return fail(errors.Join(err, os.RemoveAll(filepath.Join(s.dir, v.Name))))
 	}
@@ -313,6 +315,18 @@ func (s *Service) publish(action string, v hull.Volume, more map[string]string) 
 	attrs := map[string]string{"driver": v.Driver}
 	maps.Copy(attrs, more)
 	s.events(hull.Event{Type: "volume", Action: action, Actor: v.Name, Attrs: attrs, Scope: "local", Time: time.Now()})
+}
+
+// labels adds the label by which Docker's tools know an anonymous volume.
+func labels(v hull.Volume) map[string]string {
+	out := maps.Clone(v.Labels)
+	if v.Anonymous {
+		if out == nil {
+			out = map[string]string{}
+		}
+		out["com.docker.volume.anonymous"] = ""
+	}
+	return out
 }
 
 func newName() string {
