@@ -427,7 +427,7 @@ func TestTarget(t *testing.T) {
 		return target
 	}
 	d := get("")
-	if d.Driver != "json-file" || d.MaxSize != 10e6 || d.MaxFiles != 3 || !d.Compress || d.Attrs != nil ||
+	if d.Driver != "json-file" || d.MaxSize != 10<<20 || d.MaxFiles != 3 || !d.Compress || d.Attrs != nil ||
 		d.Path != filepath.Join(s.dir, id, id+"-json.log") {
 		t.Error(d)
 	}

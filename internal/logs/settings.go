@@ -60,7 +60,7 @@ func options(driver string) []string {
 }
 
 func (s *Service) settings(l hull.LogSpec) (settings, error) {
-	set := settings{driver: l.Driver, opts: l.Options, maxSize: 10e6, maxFiles: 3, compress: true}
+	set := settings{driver: l.Driver, opts: l.Options, maxSize: 10 << 20, maxFiles: 3, compress: true}
 	if set.driver == "" {
 		set.driver = s.driver
 	}

@@ -115,9 +115,7 @@ func (s *Service) adopt() error {
 	for _, e := range entries {
 		name := e.Name()
 		if strings.HasPrefix(name, trash) {
-			if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
-				s.log.Warn("removed volume is still there", "path", filepath.Join(s.dir, name), "err", err)
-			}
+			s.clean(filepath.Join(s.dir, name))
 			continue
 		}
 		if known[name] || !e.IsDir() || checkName(name) != nil {
@@ -236,9 +234,10 @@ func (s *Service) take(v hull.Volume) error {
 			ids := slices.Sorted(maps.Keys(st.users))
 			return fail(errdefs.ErrConflict.WithMessage("volume is in use - [" + strings.Join(ids, ", ") + "]"))
 		}
-		if err := unmount(s.data(v.Name)); err != nil { // left by a crash, if at all
-			return fail(err)
-		}
+	}
+	// A crash may have left it mounted, and what is mounted is not ours to delete.
+	if err := unmount(s.data(v.Name)); err != nil {
+		return fail(err)
 	}
 	err := os.Rename(filepath.Join(s.dir, v.Name), filepath.Join(s.dir, trash+v.Name))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -253,12 +252,20 @@ func (s *Service) take(v hull.Volume) error {
 
 // empty deletes the data of a volume that take has taken.
 func (s *Service) empty(v hull.Volume) {
-	path := filepath.Join(s.dir, trash+v.Name)
-	if err := os.RemoveAll(path); err != nil {
-		// The volume is gone for its users; the rest goes at the next start.
+	s.clean(filepath.Join(s.dir, trash+v.Name))
+	s.publish("destroy", v, nil)
+}
+
+// clean deletes a directory in the trash. The volume is gone for its users
+// already; what cannot be deleted is tried again at the next start.
+func (s *Service) clean(path string) {
+	err := unmount(filepath.Join(path, "_data"))
+	if err == nil {
+		err = os.RemoveAll(path)
+	}
+	if err != nil {
 		s.log.Warn("removed volume is still there", "path", path, "err", err)
 	}
-	s.publish("destroy", v, nil)
 }
 
 // Prune removes the volumes that no container names and keep lets go.

@@ -90,6 +90,29 @@ func TestDeviceIsMountedWhileUsed(t *testing.T) {
 	})
 }
 
+// TestRemoveSparesWhatIsMounted: the engine was killed while a volume's device
+// was mounted, and the volume is removed afterwards.
+func TestRemoveSparesWhatIsMounted(t *testing.T) {
+	t.Parallel()
+	inMountNS(t, func() {
+		w := newWorld(t)
+		precious := t.TempDir()
+		must(t, os.WriteFile(filepath.Join(precious, "data"), []byte("x"), 0o600))
+		o := map[string]string{"type": "none", "device": precious, "o": "bind"}
+		_, err := w.Create(t.Context(), hull.Volume{Name: "dev", Options: o})
+		must(t, err)
+		p, err := w.Resolve(t.Context(), "c1", []hull.Mount{vol("dev", "/d")})
+		must(t, err)
+		_, err = w.Mount(t.Context(), "c1", p, nil)
+		must(t, err)
+		w.restart() // and the container's record is gone
+		must(t, w.Remove(t.Context(), "dev", false))
+		if read(t, precious, "data") != "x" {
+			t.Error("data of the device was deleted")
+		}
+	})
+}
+
 // TestSubpathCannotBeSwapped: another container that has the volume swaps a
 // component of the subpath for a link to the host's files.
 func TestSubpathCannotBeSwapped(t *testing.T) {

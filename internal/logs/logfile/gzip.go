@@ -23,6 +23,8 @@ type compressor struct {
 	w   *fileWriter
 	gen atomic.Int64 // counts rotations: a compression of an earlier one is given up
 
+	one sync.Mutex // held by run: one at a time
+
 	mu     sync.Mutex
 	timer  *time.Timer
 	closed bool
@@ -68,6 +70,8 @@ func (c *compressor) run() {
 	c.busy.Add(1)
 	c.mu.Unlock()
 	defer c.busy.Done()
+	c.one.Lock()
+	defer c.one.Unlock()
 	gen := c.gen.Load()
 	did := false
 	// Oldest first: it is the least likely to be read again soon.
