@@ -66,9 +66,9 @@ func Spawn(path string) (*Client, error) {
 	defer null.Close()
 	child, err := os.StartProcess(path, []string{"hull-monitor"}, &os.ProcAttr{
 		Dir: "/",
-		// A small heap, few threads: see the memory budget. Nothing else of the
-		// engine's environment is a container's or a monitor's business.
-		Env:   []string{"GOMAXPROCS=2", "GOGC=20", "GOMEMLIMIT=16MiB", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		// Few threads, whatever the machine has: see the memory budget. Nothing else of
+		// the engine's environment is a container's or a monitor's business.
+		Env:   []string{"GOMAXPROCS=2", "GOMEMLIMIT=16MiB", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 		Files: []*os.File{null, null, null, theirs},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

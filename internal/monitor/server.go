@@ -79,6 +79,7 @@ type proc struct {
 	box           Container // main processes only
 	streams       *stdio.Streams
 	done          chan struct{} // closed when exit is set
+	released      chan struct{} // closed when it holds nothing of the host any more
 
 	startMu sync.Mutex // held during start
 	tried   bool
@@ -415,7 +416,7 @@ func (s *server) add(f *frame) (_ []byte, err error) {
 	if (f.kind == kindExec) != (m.container != "") {
 		return nil, errFrame
 	}
-	p := &proc{id: m.id, container: m.container, tty: m.io.TTY, cgroup: m.cgroup, code: -1, done: make(chan struct{})}
+	p := &proc{id: m.id, container: m.container, tty: m.io.TTY, cgroup: m.cgroup, code: -1, done: make(chan struct{}), released: make(chan struct{})}
 	if err := s.reserve(m.id); err != nil {
 		return nil, err
 	}
@@ -566,7 +567,14 @@ func (s *server) watch(p *proc) {
 		x.Code, x.Error = 255, "wait: "+err.Error()
 	}
 	main := p.box != nil
+	cleaned := make(chan struct{})
 	if main {
+		// Begun now, so that the container's thread is out of its cgroups when the
+		// engine comes to remove them.
+		go func() {
+			p.box.Destroy()
+			close(cleaned)
+		}()
 		// What shares the host's or another container's pid namespace has not died
 		// with its main process; and it may hold the output open.
 		killCgroup(p.cgroup)
@@ -590,10 +598,12 @@ func (s *server) watch(p *proc) {
 	putExit(&e, x)
 	s.tell(kindExited, e.b)
 
-	p.run.Close()
 	if main {
-		p.box.Destroy()
-	} else {
+		<-cleaned
+	}
+	p.run.Close()
+	close(p.released)
+	if !main {
 		s.forget(p.id)
 	}
 }
@@ -707,7 +717,7 @@ func (s *server) destroy() error {
 	limit := time.After(killLimit)
 	for _, p := range procs {
 		select {
-		case <-p.done:
+		case <-p.released:
 		case <-limit:
 			return fmt.Errorf("process %s (pid %d) did not die of SIGKILL: %w", p.id, p.run.Pid(), errdefs.ErrUnavailable)
 		}
