@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -55,20 +54,16 @@ func (a *containerAPI) attach(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	mux := !c.Spec.Process.TTY
-	s, err := takeOver(w, r, mux)
+	s, err := hijack(w, r, mux)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	err = a.join(r.Context(), c, q, s, mux)
-	if late := s.answer(); err == nil {
-		err = late
-	}
-	if err != nil {
-		_, _ = frames{s.conn, mux}.write("stderr", []byte(messageOf(err)+"\r\n"))
+	if err := a.join(r.Context(), c, q, s, mux); err != nil {
+		s.fail(mux, "stderr", err)
 		return err
 	}
-	return nil
+	return s.answer()
 }
 
 // attachWS is attach over a websocket: binary messages, never multiplexed.
@@ -85,18 +80,23 @@ func (a *containerAPI) attachWS(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-		// No web page can reach a unix socket; elsewhere the origin must match.
-		InsecureSkipVerify: onUnixSocket(r),
-	})
-	if err != nil {
-		return fmt.Errorf("upgrade to websocket: %w", err)
-	}
-	ws.SetReadLimit(-1)
-	// The copy outlives this request.
-	s := &stream{conn: websocket.NetConn(context.WithoutCancel(r.Context()), ws, websocket.MessageBinary)}
+	s := &stream{begin: func() (net.Conn, error) {
+		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+			// No web page can reach a unix socket; elsewhere the origin must match.
+			InsecureSkipVerify: onUnixSocket(r),
+		})
+		if err != nil {
+			return nil, err //nolint:wrapcheck // answer says what
+		}
+		ws.SetReadLimit(-1)
+		// The copy outlives this request.
+		return websocket.NetConn(context.WithoutCancel(r.Context()), ws, websocket.MessageBinary), nil
+	}}
 	defer s.close()
-	return a.join(r.Context(), c, q, s, false)
+	if err := a.join(r.Context(), c, q, s, false); err != nil {
+		return err
+	}
+	return s.answer()
 }
 
 func onUnixSocket(r *http.Request) bool {
@@ -139,10 +139,7 @@ type frames struct {
 const frameHead = 8
 
 func (f frames) write(stream string, data []byte) (int, error) {
-	if !f.mux || f.w == nil {
-		if f.w == nil {
-			return 0, io.ErrClosedPipe
-		}
+	if !f.mux {
 		return f.w.Write(data) //nolint:wrapcheck // transparent
 	}
 	n := len(data)

@@ -92,6 +92,9 @@ func (a *execAPI) startAttached(w http.ResponseWriter, r *http.Request, e hull.E
 		return err
 	}
 	defer s.close()
+	if err := s.answer(); err != nil {
+		return err
+	}
 	f, err := s.file()
 	if err != nil {
 		return err
@@ -102,10 +105,10 @@ func (a *execAPI) startAttached(w http.ResponseWriter, r *http.Request, e hull.E
 		Mux: mux && !e.Spec.TTY, Prelude: s.prelude, DetachKeys: keys,
 	}, rows, cols)
 	if err != nil {
-		_, _ = frames{f, mux}.write("stdout", []byte(messageOf(execError(err))+"\r\n"))
-		return execError(err)
+		err = execError(err)
+		_, _ = frames{f, mux}.write("stdout", []byte(messageOf(err)+"\r\n")) // the client may be gone
 	}
-	return nil
+	return err
 }
 
 // consoleSize is what start asks for, or create did.

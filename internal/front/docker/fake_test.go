@@ -394,6 +394,10 @@ func (e *fakeEngine) Attach(_ context.Context, ref string, a hull.Attach) error 
 	if err != nil {
 		return err
 	}
+	if err := a.Ready(); err != nil { // under the lock: a start waits
+		_ = dup.Close()
+		return err
+	}
 	c.attached = append(c.attached, &fakeStream{conn: dup, a: a})
 	return nil
 }

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/moby/moby/api/types"
+	"github.com/moby/moby/api/types/common"
 )
 
 // stream is a client's connection, taken over from net/http. hulld keeps it only
@@ -20,26 +22,16 @@ import (
 //	                       hulld -- descriptor --> monitor
 //	client <========= stdin, stdout, stderr =====> monitor
 type stream struct {
-	conn    net.Conn
-	prelude []byte // what the client sent before the switch
-	header  []byte // the answer that is still owed
+	begin   func() (net.Conn, error) // switches protocols; nil once it has
+	conn    net.Conn                 // set early where it is a socket to hand over
+	prelude []byte                   // what the client sent before the switch
+	pair    *net.UnixConn            // our end of a socket pair for a conn that cannot be handed over
+	bridged bool                     // a copying goroutine has conn and pair
 }
 
-// hijack takes the connection over and answers as moby does: 101 to clients
-// that ask for an upgrade, 200 to old ones.
+// hijack takes the connection over; answer switches protocols as moby does: 101
+// for clients that ask for an upgrade, 200 for old ones.
 func hijack(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error) {
-	s, err := takeOver(w, r, mux)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.answer(); err != nil {
-		return nil, closeWith(s.conn, err)
-	}
-	return s, nil
-}
-
-// takeOver takes the connection over; answer is still to be called.
-func takeOver(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error) {
 	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, 1<<20)); err != nil {
 		return nil, fmt.Errorf("read request body: %w", err)
 	}
@@ -47,7 +39,11 @@ func takeOver(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error)
 	if err != nil {
 		return nil, fmt.Errorf("take over connection: %w", err)
 	}
-	s := &stream{conn: conn, header: switchHeader(r, w.Header(), mux)}
+	header := switchHeader(r, w.Header(), mux)
+	s := &stream{conn: conn, begin: func() (net.Conn, error) {
+		_, err := conn.Write(header)
+		return conn, err //nolint:wrapcheck // answer says what
+	}}
 	if n := rw.Reader.Buffered(); n > 0 {
 		s.prelude = make([]byte, n)
 		if _, err := io.ReadFull(rw.Reader, s.prelude); err != nil {
@@ -59,15 +55,41 @@ func takeOver(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error)
 
 // answer ends HTTP on the connection; the second time it does nothing.
 func (s *stream) answer() error {
-	header := s.header
-	s.header = nil
-	if len(header) == 0 {
+	if s.begin == nil {
 		return nil
 	}
-	if _, err := s.conn.Write(header); err != nil {
+	conn, err := s.begin()
+	if err != nil {
 		return fmt.Errorf("switch protocols: %w", err)
 	}
+	s.begin, s.conn = nil, conn
+	s.startBridge()
 	return nil
+}
+
+func (s *stream) startBridge() {
+	if s.pair != nil && s.begin == nil && !s.bridged {
+		s.bridged = true
+		go bridge(s.conn, s.pair)
+	}
+}
+
+// fail tells the client of a hijacked connection: as a response while there was
+// none, as output after that.
+func (s *stream) fail(mux bool, stream string, err error) {
+	if s.begin == nil {
+		if !s.bridged {
+			_, _ = frames{s.conn, mux}.write(stream, []byte(messageOf(err)+"\r\n")) // the client may be gone
+		}
+		return
+	}
+	var body bytes.Buffer
+	_ = json.NewEncoder(&body).Encode(common.ErrorResponse{Message: messageOf(err)}) // to memory
+	resp := http.Response{
+		StatusCode: statusOf(err), ProtoMajor: 1, ProtoMinor: 1, Close: true, ContentLength: int64(body.Len()),
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(&body),
+	}
+	_ = resp.Write(s.conn) // the client may be gone
 }
 
 func closeWith(c io.Closer, err error) error {
@@ -96,7 +118,7 @@ func switchHeader(r *http.Request, h http.Header, mux bool) []byte {
 
 // file is a descriptor of the connection for another process. A connection that
 // is not a plain socket (TLS, websocket) gets a socket pair with a copying
-// goroutine at our end, which lives as long as the two ends do.
+// goroutine at our end, from answer on and as long as the two ends live.
 func (s *stream) file() (*os.File, error) {
 	switch c := s.conn.(type) {
 	case *net.UnixConn:
@@ -104,21 +126,25 @@ func (s *stream) file() (*os.File, error) {
 	case *net.TCPConn:
 		return c.File() //nolint:wrapcheck // says what and where
 	}
-	if err := s.answer(); err != nil { // the bridge has the connection from here on
-		return nil, err
-	}
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
 	}
-	go bridge(s.conn, ours, s.prelude)
-	s.conn, s.prelude = nil, nil
+	s.pair = ours
+	s.startBridge()
 	return theirs, nil
 }
 
+// close gives up our descriptors; the monitor has its own.
 func (s *stream) close() {
+	if s.bridged {
+		return
+	}
 	if s.conn != nil {
 		_ = s.conn.Close()
+	}
+	if s.pair != nil {
+		_ = s.pair.Close()
 	}
 }
 
@@ -146,12 +172,9 @@ type closeWriter interface{ CloseWrite() error }
 
 // bridge copies both ways; the end of one direction half-closes the other side,
 // and the end of the output ends all.
-func bridge(client net.Conn, monitor *net.UnixConn, prelude []byte) {
+func bridge(client net.Conn, monitor *net.UnixConn) {
 	go func() {
-		_, err := monitor.Write(prelude)
-		if err == nil {
-			_, _ = io.Copy(monitor, client)
-		}
+		_, _ = io.Copy(monitor, client)
 		_ = monitor.CloseWrite()
 	}()
 	_, _ = io.Copy(client, monitor)

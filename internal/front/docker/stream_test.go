@@ -342,3 +342,13 @@ func TestWaitHeader(t *testing.T) {
 	w.do("POST", "/containers/cc/stop?signal=NOPE", "").want(t, 400, "invalid signal: NOPE")
 	w.do("POST", "/containers/cc/stop?t=x", "").want(t, 400, "")
 }
+
+// TestAttachRefusedLate: an engine that refuses after the connection was taken
+// over is still a response, because none was sent.
+func TestAttachRefusedLate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.create("cc", `{"Image":"busybox:1","Cmd":["hold"]}`)
+	w.engine.fail["attach"] = conflict("not now")
+	w.do("POST", "/containers/cc/attach?stream=1&stdout=1", "", "Connection", "Upgrade", "Upgrade", "tcp").want(t, 409, "not now")
+}

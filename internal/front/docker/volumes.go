@@ -69,7 +69,7 @@ func (a *volumeAPI) create(w http.ResponseWriter, r *http.Request) error {
 		Name: body.Name, Driver: firstOf(body.Driver, "local"), Labels: body.Labels, Options: body.DriverOpts, Anonymous: body.Name == "",
 	})
 	if err != nil {
-		return fmt.Errorf("create %s: %w", body.Name, err)
+		return err //nolint:wrapcheck // the service names the volume
 	}
 	writeJSON(w, http.StatusCreated, toVolume(v))
 	return nil
