@@ -81,7 +81,7 @@ func (s *Service) mountVolume(ctx context.Context, containerID string, m hull.Mo
 	}
 	if m.Spec.Subpath != "" {
 		if err := mountSubpath(s.data(v.Name), m.Spec.Subpath, m.Source); err != nil {
-			return fail(fmt.Errorf("subpath %s: %w", m.Spec.Subpath, err))
+			return fail(fmt.Errorf("subpath: %w", err))
 		}
 	}
 	if _, again := st.running[containerID]; !again {
@@ -300,7 +300,12 @@ func mountSubpath(data, sub, path string) (err error) {
 	}
 	defer root.Close()
 	f, err := linux.OpenBeneath(root, sub, oPath, 0)
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.ELOOP):
+		return invalid("%s leads out of the volume", sub)
+	case errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR):
+		return invalid("cannot access path %s: no such file or directory", sub)
+	case err != nil:
 		return err
 	}
 	defer f.Close()
