@@ -111,11 +111,11 @@ func (c *command) create(conn *wire.Conn, r *runRequest) (id string, err error) 
 // attached starts the container with our stdio and returns its exit status.
 func (c *command) attached(main *wire.Conn, r *runRequest, id string, keys []byte) (int, error) {
 	path := apiVersion + "/containers/" + id
-	io, wait, err := c.register(path, r)
+	stdio, wait, err := c.register(path, r)
 	if err != nil {
 		return codeEngine, err
 	}
-	s := &session{conn: io, out: c.out, err: c.err, tty: r.body.Tty, detach: keys}
+	s := &session{conn: stdio, out: c.out, err: c.err, tty: r.body.Tty, detach: keys}
 	if r.body.OpenStdin {
 		s.in = c.in
 	}
