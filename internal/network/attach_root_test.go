@@ -161,7 +161,7 @@ func TestPortRanges(t *testing.T) {
 	for p := uint16(9000); p < 9100; p++ {
 		ports = append(ports, port(fmt.Sprint(p), p, "tcp"))
 	}
-	ports = append(ports, port("9200", 80, ""), port("0.0.0.0:9300-9310", 81, ""))
+	ports = append(ports, port("9200", 80, ""), port("0.0.0.0:9300-9310", 81, ""), port("9200", 80, "sctp"))
 	b := w.attach("b", publishing(ports...))
 	serve(t, b.ns(), "tcp", ":9057")
 	serve(t, b.ns(), "tcp", ":80")
@@ -172,11 +172,11 @@ func TestPortRanges(t *testing.T) {
 	wantSeen(t, w.lan, "tcp", hostIP4+":9300", lanIP4)
 	wantRefused(t, w.lan, "tcp", "["+hostIP6+"]:9300")
 	e := w.elements()
-	if e["ranges4"] != 1 || e["ranges6"] != 1 || e["ports4"] != 2 || e["ports6"] != 1 {
+	if e["ranges4"] != 1 || e["ranges6"] != 1 || e["ports4"] != 3 || e["ports6"] != 2 {
 		t.Errorf("elements %v, want one per range and family", e)
 	}
-	if n := len(b.ep.Ports); n != 2*101+1 {
-		t.Errorf("%d ports are reported, want 203", n)
+	if n := len(b.ep.Ports); n != 2*102+1 {
+		t.Errorf("%d ports are reported, want 205", n)
 	}
 	w.detach(b)
 }

@@ -28,8 +28,13 @@ func (s *Service) Check(_ context.Context, n hull.NetworkSpec) error {
 		}
 	}
 	for _, d := range n.DNS {
-		if _, err := netip.ParseAddr(d); err != nil {
-			return invalid("invalid IP address: %s", d)
+		if !plainAddr(d) {
+			return invalid("invalid IP address: %q", d)
+		}
+	}
+	for _, w := range append(append([]string(nil), n.DNSSearch...), n.DNSOptions...) {
+		if strings.ContainsAny(w, notInWords) {
+			return invalid("invalid DNS search domain or option: %q", w)
 		}
 	}
 	for _, h := range n.ExtraHosts {
@@ -66,6 +71,17 @@ func (s *Service) Check(_ context.Context, n hull.NetworkSpec) error {
 		}
 	}
 	return nil
+}
+
+// notInWords are the characters that end a word, a line or the text of one in
+// hosts and resolv.conf.
+const notInWords = " \t\r\n\v\f\x00#;"
+
+// plainAddr says whether s is an address. Its zone, which may be any text, must
+// be one word.
+func plainAddr(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && !strings.ContainsAny(a.Zone(), notInWords)
 }
 
 func checkJoin(n hull.NetworkSpec) error {
@@ -112,6 +128,8 @@ func checkEndpoint(n *network, e hull.EndpointSpec) error {
 		switch {
 		case !user:
 			return invalid("user specified IP address is supported on user defined networks only")
+		case n.rec.IPAM.Driver == ipamAuto:
+			return invalid("user specified IP address is supported only when connecting to networks with user configured subnets")
 		case want.pool == nil || !want.pool.Subnet().Contains(a.Unmap()):
 			return invalid("invalid endpoint settings: no configured subnet or ip-range contain the IP address %s", want.addr)
 		}

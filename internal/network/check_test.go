@@ -10,11 +10,12 @@ import (
 
 func TestCheck(t *testing.T) {
 	t.Parallel()
-	def, red := testNetwork(t), testNetwork(t)
-	def.bridge, red.bridge = "br0", "br1"
-	red.rec.Name = "red"
+	def, red, auto := testNetwork(t), testNetwork(t), testNetwork(t)
+	def.bridge, red.bridge, auto.bridge = "br0", "br1", "br2"
+	red.rec.Name, auto.rec.Name = "red", "auto"
+	auto.rec.IPAM.Driver = ipamAuto
 	s := &Service{networks: map[string]*network{
-		"11": def, "22": red,
+		"11": def, "22": red, "55": auto,
 		"33": {rec: hull.Network{Name: Host}}, "44": {rec: hull.Network{Name: None}},
 	}}
 	on := func(name string, e hull.EndpointSpec) hull.NetworkSpec {
@@ -31,6 +32,7 @@ func TestCheck(t *testing.T) {
 		{hull.NetworkSpec{Mode: "container:" + strings.Repeat("a", 64)}, ""},
 		{hull.NetworkSpec{Mode: "green"}, "network green not found"},
 		{on("bridge", hull.EndpointSpec{IPv4: "172.17.0.9"}), "user specified IP address is supported on user defined networks only"},
+		{on("auto", hull.EndpointSpec{IPv4: "172.17.0.9"}), "user specified IP address is supported only when connecting to networks with user configured subnets"},
 		{on("red", hull.EndpointSpec{IPv4: "10.0.0.9"}), "no configured subnet or ip-range contain the IP address 10.0.0.9"},
 		{on("red", hull.EndpointSpec{IPv4: "fd00::9"}), "invalid IPv4 address: fd00::9"},
 		{on("red", hull.EndpointSpec{IPv4: "x"}), "invalid IPv4 address: x"},
@@ -45,7 +47,12 @@ func TestCheck(t *testing.T) {
 		{hull.NetworkSpec{Mode: "container:x", Ports: []hull.PortBinding{{ContainerPort: 1}}}, "conflicting options: port publishing and the container type network mode"},
 		{hull.NetworkSpec{Mode: "container:x", MacAddress: "02:00:00:00:00:01"}, "conflicting options: mac-address and the network mode"},
 		{hull.NetworkSpec{Mode: "container:"}, "invalid container format container:<name|id>"},
-		{hull.NetworkSpec{DNS: []string{"dns.example.org"}}, "invalid IP address: dns.example.org"},
+		{hull.NetworkSpec{DNS: []string{"dns.example.org"}}, `invalid IP address: "dns.example.org"`},
+		{hull.NetworkSpec{DNS: []string{"fe80::1%x\nsearch evil"}}, "invalid IP address: "},
+		{hull.NetworkSpec{DNSSearch: []string{"a\nnameserver 6.6.6.6"}}, "invalid DNS search domain or option"},
+		{hull.NetworkSpec{DNSOptions: []string{"ndots:1 # x"}}, "invalid DNS search domain or option"},
+		{hull.NetworkSpec{ExtraHosts: []string{"a:fe80::1%x\n1.2.3.4 evil"}}, "invalid IP address in add-host"},
+		{hull.NetworkSpec{DNS: []string{"fe80::1%eth0"}, DNSSearch: []string{"."}, DNSOptions: []string{"ndots:1"}}, ""},
 		{hull.NetworkSpec{Ports: []hull.PortBinding{{ContainerPort: 80, HostPort: "9-8"}}}, "invalid port range: 9-8"},
 		{hull.NetworkSpec{Exposed: []string{"80/foo"}}, "invalid proto: foo"},
 	} {

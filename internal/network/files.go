@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -174,14 +175,14 @@ func (f files) hosts(p hull.Pod, at place) (string, error) {
 // without brackets, or host-gateway.
 func extraHost(s string) (name, addr string, err error) {
 	name, addr, ok := strings.Cut(s, ":")
-	if !ok || name == "" || strings.ContainsAny(name, " \t\r\n#") {
+	if !ok || name == "" || strings.ContainsAny(name, notInWords) {
 		return "", "", invalid("bad format for add-host: %q", s)
 	}
 	if addr == hostGateway {
 		return name, addr, nil
 	}
 	addr = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")
-	if _, err := netip.ParseAddr(addr); err != nil {
+	if !plainAddr(addr) {
 		return "", "", invalid("invalid IP address in add-host: %q", addr)
 	}
 	return name, addr, nil
@@ -197,7 +198,7 @@ func (f files) linkHosts(p hull.Pod) (string, error) {
 			alias = ref
 		}
 		alias = alias[strings.LastIndex(alias, "/")+1:]
-		if f.pod == nil || ref == "" || alias == "" || strings.ContainsAny(alias, " \t\r\n#") {
+		if f.pod == nil || ref == "" || alias == "" || strings.ContainsAny(alias, notInWords) {
 			return "", invalid("bad format for links: %s", l)
 		}
 		other, err := f.pod(ref)
@@ -243,10 +244,8 @@ func (f files) resolvConf(n hull.NetworkSpec, onHost bool) (string, error) {
 		servers = n.DNS
 	}
 	if len(n.DNSSearch) > 0 {
-		search = n.DNSSearch
-		if len(search) == 1 && search[0] == "." {
-			search = nil
-		}
+		// "." and "" are how a user says: none.
+		search = slices.DeleteFunc(slices.Clone(n.DNSSearch), func(d string) bool { return d == "." || d == "" })
 	}
 	if len(n.DNSOptions) > 0 {
 		options = n.DNSOptions

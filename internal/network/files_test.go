@@ -107,3 +107,28 @@ func TestResolvConf(t *testing.T) {
 		})
 	}
 }
+
+// No line of a user's can become two, or a comment that hides something.
+func FuzzExtraHost(f *testing.F) {
+	for _, s := range []string{"a:1.2.3.4", "a:[::1]", "a:host-gateway", "a:fe80::1%x", ":", "a\nb:1.1.1.1", "a:fe80::1%x\n1.2.3.4 b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		name, addr, err := extraHost(s)
+		if err == nil && (name == "" || strings.ContainsAny(name+addr, " \t\r\n#")) {
+			t.Errorf("%q gives %q, %q", s, name, addr)
+		}
+	})
+}
+
+func FuzzResolvConf(f *testing.F) {
+	f.Add("nameserver 1.1.1.1 # x\nsearch a b\noptions c\nnameserver fe80::1%\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		servers, search, options := splitResolvConf(s)
+		for _, w := range append(append(reachable(servers), search...), options...) {
+			if w == "" || strings.ContainsAny(w, " \t\n#;") {
+				t.Errorf("%q gives %q", s, w)
+			}
+		}
+	})
+}

@@ -31,6 +31,14 @@ const (
 	optMTU     = "com.docker.network.driver.mtu"
 )
 
+// Address management drivers of records: the user chose the subnet, or the
+// engine did. The user sees only the first; an address can be asked for only
+// where he knows the subnet.
+const (
+	ipamChosen = "default"
+	ipamAuto   = "default/auto"
+)
+
 // network is a record and what runs of it.
 type network struct {
 	rec    hull.Network // immutable once in Service.networks, but for the default bridge's IPAM
@@ -74,7 +82,7 @@ func (s *Service) load() error {
 	for _, p := range []struct{ name, driver string }{{Host, driverHost}, {None, driverNull}} {
 		id := stableID(s.cfg.Instance, p.name)
 		if s.networks[id] == nil {
-			s.networks[id] = &network{rec: hull.Network{ID: id, Name: p.name, Driver: p.driver, Created: time.Now(), Scope: "local", EnableIPv4: true, IPAM: hull.IPAM{Driver: "default"}}}
+			s.networks[id] = &network{rec: hull.Network{ID: id, Name: p.name, Driver: p.driver, Created: time.Now(), Scope: "local", EnableIPv4: true, IPAM: hull.IPAM{Driver: ipamChosen}}}
 		}
 	}
 	if id := stableID(s.cfg.Instance, Bridge); s.networks[id] == nil {
@@ -120,7 +128,7 @@ func (s *Service) defaultBridge(id string) (*network, error) {
 	rec := hull.Network{
 		ID: id, Name: Bridge, Driver: driverBridge, Created: time.Now(), Scope: "local",
 		EnableIPv4: true, EnableIPv6: v6,
-		IPAM: hull.IPAM{Driver: "default", Config: []hull.IPAMConfig{{Subnet: sub4.String()}}},
+		IPAM: hull.IPAM{Driver: ipamChosen, Config: []hull.IPAMConfig{{Subnet: sub4.String()}}},
 		Options: map[string]string{
 			optDefault: "true", optICC: "true", optMasq: "true", optHostIP: "0.0.0.0", optName: name,
 			optMTU: strconv.Itoa(s.host.defaultMTU()),
@@ -246,14 +254,17 @@ func (s *Service) Create(_ context.Context, n hull.Network) (hull.Network, []str
 		return hull.Network{}, nil, fmt.Errorf("could not find plugin %s in v1 plugin registry: plugin %q not found: %w", n.Driver, n.Driver, errdefs.ErrNotFound)
 	case n.Ingress || n.Scope == "swarm":
 		return hull.Network{}, nil, fmt.Errorf("this node is not a swarm manager, swarm networks cannot be made: %w", errdefs.ErrPermissionDenied)
-	case n.IPAM.Driver != "" && n.IPAM.Driver != "default":
+	case n.IPAM.Driver != "" && n.IPAM.Driver != ipamChosen:
 		return hull.Network{}, nil, fmt.Errorf("could not find plugin %s in v1 plugin registry: %w", n.IPAM.Driver, errdefs.ErrNotFound)
 	}
 	n.ID, n.Driver, n.Scope, n.Created = newID(), driverBridge, "local", time.Now()
 	if n.EnableIPv6 && !haveIPv6() {
 		return hull.Network{}, nil, fmt.Errorf("the host's kernel has no IPv6: %w", errdefs.ErrFailedPrecondition)
 	}
-	n.IPAM.Driver = "default"
+	n.IPAM.Driver = ipamAuto
+	if slices.ContainsFunc(n.IPAM.Config, func(c hull.IPAMConfig) bool { return c.Subnet != "" }) {
+		n.IPAM.Driver = ipamChosen
+	}
 	n.Options, n.Labels = maps.Clone(n.Options), maps.Clone(n.Labels)
 	if n.Options == nil {
 		n.Options = map[string]string{}
@@ -296,7 +307,7 @@ func (s *Service) Create(_ context.Context, n hull.Network) (hull.Network, []str
 	}
 	s.networks[n.ID] = run
 	s.publish(run, "create")
-	return run.rec, nil, nil
+	return s.show(run), nil, nil
 }
 
 // assignSubnets checks the user's subnets and chooses those that were not given.
@@ -421,6 +432,7 @@ func (s *Service) find(ref string) (*network, error) {
 // show is a copy with its members. It needs mu.
 func (s *Service) show(n *network) hull.Network {
 	out := n.rec
+	out.IPAM.Driver = ipamChosen
 	out.IPAM.Config = slices.Clone(out.IPAM.Config)
 	out.Options, out.Labels = maps.Clone(out.Options), maps.Clone(out.Labels)
 	out.Containers = map[string]hull.NetworkMember{}

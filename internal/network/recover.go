@@ -124,6 +124,7 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 		return fmt.Errorf("list network namespaces: %w", err)
 	}
 	var errs error
+	swept := 0
 	kept := map[string]bool{} // interfaces that stay
 	s.mu.Lock()
 	for _, n := range s.networks {
@@ -139,7 +140,7 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 			}
 			continue
 		}
-		s.log.Info("removing a network namespace that nobody claims", "path", dir)
+		swept++
 		errs = errors.Join(errs, s.host.retire(dir))
 	}
 	for _, l := range links {
@@ -153,6 +154,9 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 		case l.Type() == "bridge" && strings.HasPrefix(name, "hb"+s.host.tag) && !kept[name]:
 			errs = errors.Join(errs, s.host.deleteLink(name))
 		}
+	}
+	if swept > 0 {
+		s.log.Info("network namespaces that nobody claims are removed", "count", swept)
 	}
 	repaired, err := s.host.fw.Sweep()
 	if repaired {
