@@ -107,10 +107,8 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 	leave := s.gate.enter()
 	defer leave()
 	b := box{chain: chainOf(img.Layers), manifest: digest.Digest(img.Manifest)}
-	if b.chain != "" && !s.layers.Has(b.chain) {
-		if err := s.restore(ctx, img); err != nil {
-			return fmt.Errorf("unpack image %s again: %w", img.ID, err)
-		}
+	if err := s.ready(ctx, b); err != nil {
+		return err
 	}
 	if !s.plain {
 		if _, err := s.scaffold(b); err != nil {
@@ -174,27 +172,31 @@ func chainOf(diffs []string) digest.Digest {
 }
 
 // Discard removes what Prepare made. An unknown id is no error.
-func (s *Service) Discard(_ context.Context, id string) error {
+func (s *Service) Discard(ctx context.Context, id string) error {
 	if err := validID(id); err != nil {
 		return err
 	}
 	dir := s.boxDir(id)
-	s.boxMu.Lock()
-	delete(s.boxes, id)
-	s.boxMu.Unlock()
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove writable layer of container %s: %w", id, err)
+	}
+	s.boxMu.Lock()
+	b, ok := s.boxes[id]
+	delete(s.boxes, id)
+	s.boxMu.Unlock()
+	if ok && !s.view.Load().hasManifest(b.manifest) {
+		s.collect(ctx) // the image was removed by force while the container stood on it
 	}
 	return nil
 }
 
 // Mount describes the root file system of container id. Nothing is mounted; the
 // layers are held by the writable layer's existence.
-func (s *Service) Mount(_ context.Context, id string, want []hull.RootfsKind) (hull.Rootfs, hull.Release, error) {
+func (s *Service) Mount(ctx context.Context, id string, want []hull.RootfsKind) (hull.Rootfs, hull.Release, error) {
 	if !slices.Contains(want, hull.RootfsOverlay) {
 		return hull.Rootfs{}, nil, fmt.Errorf("root file system of kind %v: %w", want, errdefs.ErrNotImplemented)
 	}
-	b, err := s.box(id)
+	b, err := s.mounted(ctx, id)
 	if err != nil {
 		return hull.Rootfs{}, nil, err
 	}

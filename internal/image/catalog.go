@@ -54,6 +54,7 @@ type view struct {
 	byID   map[digest.Digest]*entry   // by configuration digest
 	all    []*entry                   // newest first
 	target map[digest.Digest][]*entry // by what names point to
+	held   map[digest.Digest]bool     // the manifests of all
 }
 
 type record struct {
@@ -91,7 +92,7 @@ func (s *store) reload(ctx context.Context) error {
 	}
 	v := &view{
 		names: map[string]record{}, byName: map[string][]*entry{},
-		byID: map[digest.Digest]*entry{}, target: map[digest.Digest][]*entry{},
+		byID: map[digest.Digest]*entry{}, target: map[digest.Digest][]*entry{}, held: map[digest.Digest]bool{},
 	}
 	seen := map[digest.Digest]*parsed{}
 	for _, i := range list {
@@ -113,6 +114,7 @@ func (s *store) reload(ctx context.Context) error {
 		return cmp.Or(b.img.Created.Compare(a.img.Created), cmp.Compare(a.img.ID, b.img.ID))
 	})
 	s.view.Store(v)
+	s.layers.Sync()
 	return nil
 }
 
@@ -142,6 +144,10 @@ func (s *store) addRecord(ctx context.Context, v *view, r record, seen map[diges
 	}
 	return nil
 }
+
+// hasManifest says whether an image that has a name, or is kept without one, has
+// this manifest.
+func (v *view) hasManifest(d digest.Digest) bool { return v.held[d] }
 
 // name adds one name to an image.
 func (e *entry) name(r record) {
@@ -188,6 +194,7 @@ func (v *view) entry(s *store, m ocispec.Descriptor, p *parsed, target ocispec.D
 		}
 		v.byID[id] = e
 	}
+	v.held[m.Digest] = true
 	if !slices.Contains(e.manifests, m.Digest) {
 		e.manifests = append(e.manifests, m.Digest)
 	}

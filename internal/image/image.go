@@ -143,6 +143,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 
 // Close ends the service. Calls under way must have ended.
 func (s *Service) Close() error {
+	s.layers.Close()
 	if err := s.bolt.Close(); err != nil {
 		return fmt.Errorf("close image database: %w", err)
 	}

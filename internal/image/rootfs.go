@@ -15,8 +15,8 @@ import (
 
 // Open mounts the root file system of a container that does not run, nowhere,
 // and returns its root directory. The mount ends with the last descriptor in it.
-func (s *Service) Open(_ context.Context, id string) (*os.File, error) {
-	b, err := s.box(id)
+func (s *Service) Open(ctx context.Context, id string) (*os.File, error) {
+	b, err := s.mounted(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -33,8 +33,12 @@ func (s *Service) Open(_ context.Context, id string) (*os.File, error) {
 }
 
 // Changes lists what the writable layer changed, sorted by path.
-func (s *Service) Changes(_ context.Context, id string) ([]hull.Change, error) {
-	upper, lower, done, err := s.openBox(id)
+func (s *Service) Changes(ctx context.Context, id string) ([]hull.Change, error) {
+	b, err := s.mounted(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	upper, lower, done, err := s.openBox(id, b)
 	if err != nil {
 		return nil, err
 	}
@@ -47,11 +51,7 @@ func (s *Service) Changes(_ context.Context, id string) ([]hull.Change, error) {
 }
 
 // openBox opens a writable layer's directory and those below it.
-func (s *boxStore) openBox(id string) (upper *os.File, lower []*os.File, done func(), err error) {
-	b, err := s.box(id)
-	if err != nil {
-		return nil, nil, nil, err
-	}
+func (s *boxStore) openBox(id string, b box) (upper *os.File, lower []*os.File, done func(), err error) {
 	dirs, err := s.lower(b)
 	if err != nil {
 		return nil, nil, nil, err

@@ -15,7 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"hull/internal/hull"
 	"hull/internal/image/archive"
 	"hull/internal/image/layers"
 )
@@ -152,32 +151,43 @@ func (h *hasher) digest() digest.Digest {
 	return digest.NewDigest(digest.SHA256, h.h)
 }
 
-// restore unpacks the missing layers of an image from its blobs: after a power
-// cut tore some, or somebody deleted them.
-func (s *Service) restore(ctx context.Context, img hull.Image) error {
-	ctx = s.ns(ctx)
-	e := s.view.Load().byID[digest.Digest(img.ID)]
-	if e == nil {
-		return noSuchImage(img.ID)
+// ready makes sure that all layers below a writable layer are there, and unpacks
+// what is missing from the image's blobs: after a power cut tore some.
+func (s *Service) ready(ctx context.Context, b box) error {
+	if s.layers.Whole(b.chain) {
+		return nil
 	}
-	p, err := s.readImage(ctx, e.manifest)
+	ctx = s.ns(ctx)
+	p, err := s.base(ctx, b)
 	if err != nil {
-		return err
+		return fmt.Errorf("unpack image again: %w", err)
 	}
 	for _, t := range tasks(p) {
 		if s.layers.Has(t.chain) {
 			continue
 		}
+		s.log.Warn("layer is missing, unpacking it again", "layer", t.chain, "blob", t.blob.Digest)
 		ra, err := s.content.ReaderAt(ctx, t.blob)
 		if err != nil {
-			return fmt.Errorf("read layer %s: %w", t.blob.Digest, err)
+			return fmt.Errorf("unpack image again: read layer %s: %w", t.blob.Digest, err)
 		}
 		err = s.unpackLayer(ctx, t, content.NewReader(ra))
 		if err = errors.Join(err, ra.Close()); err != nil {
-			return err
+			return fmt.Errorf("unpack image again: %w", err)
 		}
 	}
 	return nil
+}
+
+// mounted is the writable layer of container id with all that it stands on.
+func (s *Service) mounted(ctx context.Context, id string) (box, error) {
+	b, err := s.box(id)
+	if err != nil {
+		return b, err
+	}
+	leave := s.gate.enter()
+	defer leave()
+	return b, s.ready(ctx, b)
 }
 
 // tasks lists the layers of an image, lowest first.

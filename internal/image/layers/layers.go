@@ -3,6 +3,7 @@
 //
 //	ROOT/layers/<chain>/fs          the layer's own files, overlayfs whiteouts
 //	ROOT/layers/<chain>/layer.json  Info; its time is that of the last use
+//	ROOT/layers/<chain>/synced      its files are on disk, and not only in memory
 //	ROOT/layers/<chain>/init        what containers of it add before they start, see Init
 //	ROOT/new/<random>/...           being unpacked; emptied at start
 //	ROOT/trash/<random>/...         being deleted; emptied at start
@@ -25,6 +26,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
 )
 
 // Info describes an unpacked layer.
@@ -35,21 +39,28 @@ type Info struct {
 	Size    int64         // bytes of its files
 	Entries int64
 	Created time.Time
+	Boot    string // of the kernel, when it was made: see Sync
 }
 
 // Store is the directory of layers. Its methods may be called concurrently.
 type Store struct {
 	root string
+	boot string
 
-	mu    sync.Mutex
-	have  map[digest.Digest]Info
-	inits map[digest.Digest]bool // which init layers are known to be there
-	added chan struct{}          // closed when a layer was added, and replaced
+	syncing sync.WaitGroup
+	mu      sync.Mutex
+	have    map[digest.Digest]Info
+	inits   map[digest.Digest]bool // which init layers are known to be there
+	added   chan struct{}          // closed when a layer was added, and replaced
 }
 
 // Open reads what is below root, and deletes what an earlier process left half done.
 func Open(root string) (*Store, error) {
 	s := &Store{root: root, have: map[digest.Digest]Info{}, inits: map[digest.Digest]bool{}, added: make(chan struct{})}
+	var err error
+	if s.boot, err = linux.BootID(); err != nil {
+		return nil, fmt.Errorf("open layer store: %w", err)
+	}
 	for _, d := range []string{"layers", "new", "trash"} {
 		// Files of layers have the ids of the container, root's set-uid programs
 		// among them: nobody else may walk in here.
@@ -68,6 +79,9 @@ func Open(root string) (*Store, error) {
 	}
 	for _, e := range list {
 		i, err := s.read(e.Name())
+		if err == nil && i.Boot != s.boot && !s.durable(i.Chain) {
+			err = fmt.Errorf("layer %s may be torn: %w", i.Chain, errdefs.ErrDataLoss)
+		}
 		if err != nil {
 			// Not one of ours, or torn by a power cut: it cannot be used.
 			if err := s.discard(filepath.Join(root, "layers", e.Name())); err != nil {
@@ -226,7 +240,7 @@ func (d *Draft) Root() *os.File { return d.root }
 // else meanwhile, the draft is dropped and that is no error.
 func (d *Draft) Commit(i Info) error {
 	d.root.Close()
-	i.Created = time.Now().UTC()
+	i.Created, i.Boot = time.Now().UTC(), d.s.boot
 	b, err := json.Marshal(i)
 	if err != nil {
 		return errors.Join(err, d.drop())
@@ -264,6 +278,61 @@ func writeNew(path string, b []byte) error {
 	_, err = f.Write(b)
 	return errors.Join(err, f.Close())
 }
+
+// Whole says whether a chain is there with all that is below it.
+func (s *Store) Whole(top digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := top; c != ""; {
+		i, ok := s.have[c]
+		if !ok {
+			return false
+		}
+		c = i.Parent
+	}
+	return true
+}
+
+// durable says whether a layer's files are known to be on disk.
+func (s *Store) durable(chain digest.Digest) bool {
+	_, err := os.Stat(filepath.Join(s.dir(chain), "synced"))
+	return err == nil
+}
+
+// Sync writes new layers to disk, in the background: nobody waits for the disk
+// to have them, because a power cut before that costs nothing but unpacking them
+// once more. A layer from before the last boot that was not marked as synced is
+// dropped by Open; its blob was synced when it was stored.
+func (s *Store) Sync() {
+	var fresh []digest.Digest
+	for _, i := range s.List() {
+		if !s.durable(i.Chain) {
+			fresh = append(fresh, i.Chain)
+		}
+	}
+	if len(fresh) == 0 {
+		return
+	}
+	s.syncing.Go(func() {
+		d, err := os.Open(s.root)
+		if err != nil {
+			return
+		}
+		err = unix.Syncfs(int(d.Fd()))
+		d.Close()
+		if err != nil {
+			return // not marked: to be unpacked again after a reboot
+		}
+		for _, c := range fresh {
+			if f, err := os.OpenFile(filepath.Join(s.dir(c), "synced"), os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+				f.Close()
+			}
+		}
+	})
+}
+
+// Close waits for what runs in the background.
+func (s *Store) Close() { s.syncing.Wait() }
 
 // Init is the directory of a chain's init layer ("" = that of images without layers), made by fill when it is not
 // there: fill gets an empty directory, beside which it may use others whose
