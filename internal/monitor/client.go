@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/runtime"
 	"os"
 	"path/filepath"
 	"sync"
@@ -12,9 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
-	"hull/internal/runtime"
 )
 
 // socketFd is where a spawned monitor finds its socket.
@@ -86,13 +85,13 @@ func Dial(dir string) (*Client, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	defer unix.Close(d)
+	defer func() { _ = unix.Close(d) }()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: viaFd(d, SocketName)}); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, &os.PathError{Op: "connect", Path: filepath.Join(dir, SocketName), Err: err}
 	}
 	c, err := newConn(fd)
@@ -138,7 +137,7 @@ func (c *Client) Close() {
 	c.mu.Unlock()
 	c.c.close()
 	if reap {
-		go c.child.Wait()
+		go func() { _, _ = c.child.Wait() }()
 	}
 }
 
@@ -154,7 +153,7 @@ func (c *Client) receive(ev Events) {
 	}
 	close(c.gone)
 	if c.child != nil {
-		c.child.Wait() // it ends when its connection does, or will be killed
+		_, _ = c.child.Wait() // it ends when its connection does, or will be killed
 	}
 }
 

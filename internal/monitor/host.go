@@ -1,6 +1,8 @@
 package monitor
 
 import (
+	"hull/internal/hull"
+	"hull/internal/runtime"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -9,9 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
-	"hull/internal/runtime"
 )
 
 // viaFd names a file in an open directory by a path short enough for sun_path.
@@ -27,7 +26,7 @@ func waitReadable(pidfd int) {
 		return // the blocking wait that follows serves too
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
@@ -36,7 +35,7 @@ func waitReadable(pidfd int) {
 	if err != nil {
 		return
 	}
-	rc.Read(func(fd uintptr) bool {
+	_ = rc.Read(func(fd uintptr) bool {
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(p, 0)
 		return err != unix.EINTR && (err != nil || n > 0)
@@ -90,7 +89,7 @@ func readFile(path string, buf []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	for at := 0; ; {
 		n, err := unix.Read(fd, buf[at:])
 		switch {
@@ -118,8 +117,8 @@ func killCgroup(c runtime.Cgroup) {
 		return
 	}
 	if fd, err := unix.Open(filepath.Join(dir, "cgroup.kill"), unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
-		unix.Write(fd, []byte("1"))
-		unix.Close(fd)
+		_, _ = unix.Write(fd, []byte("1"))
+		_ = unix.Close(fd)
 	}
 	for pause := 100 * time.Microsecond; pause < time.Second; pause *= 2 {
 		if killBelow(dir) == 0 {
@@ -156,7 +155,7 @@ func killBelow(dir string) int {
 		// namespace, not ours to see.
 		pid, err := strconv.Atoi(strings.TrimSuffix(line, "\n"))
 		if strings.HasSuffix(line, "\n") && err == nil && pid > 0 && pid != os.Getpid() {
-			unix.Kill(pid, unix.SIGKILL)
+			_ = unix.Kill(pid, unix.SIGKILL)
 			n++
 		}
 	}
@@ -198,7 +197,7 @@ func writeExit(dir, id string, x hull.Exit, st syscall.WaitStatus) error {
 		return err
 	}
 	_, err = unix.Write(fd, b)
-	unix.Close(fd)
+	_ = unix.Close(fd)
 	if err != nil {
 		return err
 	}

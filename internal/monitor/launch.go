@@ -3,7 +3,6 @@ package monitor
 import (
 	"context"
 	"fmt"
-
 	"hull/internal/runtime"
 )
 

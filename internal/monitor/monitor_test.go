@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/runtime"
 	"io"
 	"os"
 	"os/exec"
@@ -17,9 +19,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
-	"hull/internal/runtime"
 )
 
 // hostProcess runs plain host processes in place of containers: everything of a
@@ -89,9 +88,11 @@ func (p *hostProcess) Wait(context.Context) (syscall.WaitStatus, error) {
 	})
 	return p.state, nil
 }
+
 func (p *hostProcess) Resize(uint16, uint16) error {
 	return fmt.Errorf("no terminal: %w", errdefs.ErrFailedPrecondition)
 }
+
 func (p *hostProcess) Close() error {
 	p.gate.Close()
 	return unix.Close(p.pidfd)
@@ -224,17 +225,6 @@ func read(t *testing.T, f *os.File) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-func shutWrite(t *testing.T, f *os.File) {
-	t.Helper()
-	rc, err := f.SyscallConn()
-	if err == nil {
-		err = rc.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestRun(t *testing.T) {

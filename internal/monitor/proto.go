@@ -2,6 +2,8 @@ package monitor
 
 import (
 	"errors"
+	"hull/internal/hull"
+	"hull/internal/runtime"
 	"os"
 	"strconv"
 	"strings"
@@ -9,9 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
-	"hull/internal/runtime"
 )
 
 // The conversation. Every request has one reply of the same id, except pod,

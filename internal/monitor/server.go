@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/monitor/stdio"
+	"hull/internal/runtime"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -14,10 +17,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
-	"hull/internal/monitor/stdio"
-	"hull/internal/runtime"
 )
 
 const (
@@ -240,7 +239,7 @@ func listen(path string) (*os.File, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: filepath.Dir(path), Err: err}
 	}
-	defer unix.Close(dir)
+	defer func() { _ = unix.Close(dir) }()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -253,10 +252,10 @@ func listen(path string) (*os.File, error) {
 		if err == nil {
 			return os.NewFile(uintptr(fd), path), nil
 		}
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, &os.PathError{Op: "listen", Path: path, Err: err}
 	}
-	unix.Close(fd)
+	_ = unix.Close(fd)
 	return nil, &os.PathError{Op: "chmod", Path: path, Err: err}
 }
 
@@ -266,7 +265,7 @@ func (s *server) accept(rc syscall.RawConn) {
 		var err error
 		if e := rc.Read(func(l uintptr) bool {
 			fd, _, err = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-			return err != unix.EAGAIN && err != unix.EINTR && err != unix.ECONNABORTED
+			return !retry(err) && !errors.Is(err, unix.ECONNABORTED)
 		}); e != nil {
 			return // closed
 		}
@@ -437,7 +436,7 @@ func (s *server) add(f *frame) (_ []byte, err error) {
 	streams, child, err := stdio.New(m.io, log, s.pool, func(text string) { s.warn(m.id, text) })
 	if err != nil {
 		if log != nil {
-			log.Close()
+			_ = log.Close()
 		}
 		return nil, fmt.Errorf("open standard streams: %w", err)
 	}
@@ -511,10 +510,10 @@ func (s *server) create(p *proc, kind uint8, m *addMsg, child stdio.Child) (err 
 // discard undoes an add that failed half way.
 func (s *server) discard(p *proc) {
 	if p.run != nil {
-		p.run.Close()
+		_ = p.run.Close()
 	}
 	if p.box != nil {
-		p.box.Destroy()
+		_ = p.box.Destroy()
 	}
 	p.streams.Ended()
 }
@@ -572,7 +571,7 @@ func (s *server) watch(p *proc) {
 		// Begun now, so that the container's thread is out of its cgroups when the
 		// engine comes to remove them.
 		go func() {
-			p.box.Destroy()
+			_ = p.box.Destroy()
 			close(cleaned)
 		}()
 		// What shares the host's or another container's pid namespace has not died
@@ -601,7 +600,7 @@ func (s *server) watch(p *proc) {
 	if main {
 		<-cleaned
 	}
-	p.run.Close()
+	_ = p.run.Close()
 	close(p.released)
 	if !main {
 		s.forget(p.id)
@@ -709,7 +708,7 @@ func (s *server) destroy() error {
 		if p.ended() {
 			continue
 		}
-		p.run.Signal(syscall.SIGKILL)
+		_ = p.run.Signal(syscall.SIGKILL)
 		if p.box != nil {
 			killCgroup(p.cgroup)
 		}
@@ -759,7 +758,7 @@ func (s *server) linger() {
 		s.listener.Close()
 	}
 	s.mu.Unlock()
-	os.Remove(filepath.Join(s.dir, SocketName))
+	_ = os.Remove(filepath.Join(s.dir, SocketName))
 	for _, p := range procs {
 		if p != nil {
 			p.streams.Linger()

@@ -63,7 +63,7 @@ type conn struct {
 // newConn takes fd over.
 func newConn(fd int) (*conn, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, err
 	}
 	unix.CloseOnExec(fd)
@@ -115,7 +115,7 @@ func (c *conn) send(kind uint8, id uint32, body []byte, files ...*os.File) error
 		var n int
 		if e := c.rc.Write(func(fd uintptr) bool {
 			n, err = unix.SendmsgN(int(fd), b, oob, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
-			return err != unix.EAGAIN && err != unix.EINTR
+			return !retry(err)
 		}); e != nil {
 			return e
 		}
@@ -147,6 +147,10 @@ func rights(files []*os.File) ([]byte, error) {
 	return unix.UnixRights(fds...), nil
 }
 
+// retry says that a system call has to be made again, at once or when the
+// poller says so.
+func retry(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) }
+
 // recv reads one frame. errClosed at the end of the stream between two frames.
 func (c *conn) recv() (f frame, err error) {
 	defer func() {
@@ -160,7 +164,7 @@ func (c *conn) recv() (f frame, err error) {
 		n, oobn, flags := 0, 0, 0
 		if e := c.rc.Read(func(fd uintptr) bool {
 			n, oobn, flags, _, err = unix.Recvmsg(int(fd), head[got:], oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
-			return err != unix.EAGAIN && err != unix.EINTR
+			return !retry(err)
 		}); e != nil {
 			return f, e
 		}
@@ -224,7 +228,7 @@ func (f *frame) addFiles(oob []byte) error {
 			return errFrame
 		}
 		for _, fd := range fds {
-			unix.SetNonblock(fd, true) // all of them are sockets that we poll
+			_ = unix.SetNonblock(fd, true) // all of them are sockets that we poll
 			f.files = append(f.files, os.NewFile(uintptr(fd), "passed"))
 		}
 	}

@@ -6,6 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/monitor/stdio"
+	"hull/internal/runtime"
 	"os"
 	"reflect"
 	"syscall"
@@ -14,10 +17,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
-	"hull/internal/monitor/stdio"
-	"hull/internal/runtime"
 )
 
 func TestAddMessage(t *testing.T) {

@@ -2,6 +2,7 @@ package fake
 
 import (
 	"fmt"
+	"hull/internal/hull"
 	"io"
 	"path"
 	"strconv"
@@ -10,8 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
 
 // lookup says why a program cannot be run.
@@ -131,14 +130,14 @@ func (p *process) command(args []string) (code int, oom bool) {
 		if n := len(words); n > 0 && words[n-1] == ">&2" {
 			out, words = p.child.Err, words[:n-1]
 		}
-		fmt.Fprintln(out, strings.Join(words, " "))
+		_, _ = fmt.Fprintln(out, strings.Join(words, " "))
 	case "id":
-		fmt.Fprintln(p.child.Out, p.user)
+		_, _ = fmt.Fprintln(p.child.Out, p.user)
 	case "stty":
 		p.mu.Lock()
 		rows, cols := p.rows, p.cols
 		p.mu.Unlock()
-		fmt.Fprintln(p.child.Out, rows, cols)
+		_, _ = fmt.Fprintln(p.child.Out, rows, cols)
 	case "sleep":
 		s, err := strconv.ParseFloat(args[1], 64)
 		if err != nil {
@@ -187,7 +186,7 @@ func (p *process) cat() (code int, oom bool) {
 	}
 	ended := make(chan struct{})
 	go func() {
-		io.Copy(p.child.Out, p.child.In)
+		_, _ = io.Copy(p.child.Out, p.child.In)
 		close(ended)
 	}()
 	select {

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/linux/cgroup"
+	"hull/internal/runtime"
 	"os"
 	"strconv"
 	"strings"
@@ -13,10 +16,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
-	"hull/internal/linux/cgroup"
-	"hull/internal/runtime"
 )
 
 // Root implements the ability driver.Root.
@@ -202,7 +201,7 @@ func host(x *hull.Stats) error {
 	if err := unix.Sysinfo(&si); err != nil {
 		return err
 	}
-	if total := uint64(si.Totalram) * uint64(si.Unit); x.Memory.Limit == 0 || x.Memory.Limit > total {
+	if total := si.Totalram * uint64(si.Unit); x.Memory.Limit == 0 || x.Memory.Limit > total {
 		x.Memory.Limit = total
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hull/internal/hull"
+	"hull/internal/monitor"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,9 +16,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
-	"hull/internal/monitor"
 )
 
 const handleVersion = 1
@@ -66,25 +65,25 @@ func (h handle) kill() error {
 	if h.Pid == 0 {
 		c, err := monitor.Dial(h.Dir)
 		if err != nil {
-			return nil //nolint:nilerr // nobody listens
+			return nil // nobody listens
 		}
 		h.Pid = c.Pid()
 		h.Start, err = startTime(h.Pid)
 		c.Close()
 		if err != nil {
-			return nil //nolint:nilerr // just gone
+			return nil // just gone
 		}
 	}
 	fd, err := unix.PidfdOpen(h.Pid, 0)
 	if err != nil {
-		return nil //nolint:nilerr // just gone
+		return nil // just gone
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if h.Boot != "" && !h.alive() { // after opening: now the pidfd is certain
 		return nil
 	}
 	if start, err := startTime(h.Pid); err != nil || start != h.Start {
-		return nil //nolint:nilerr // just gone
+		return nil // just gone
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill monitor %d: %w", h.Pid, err)

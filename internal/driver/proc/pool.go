@@ -3,6 +3,9 @@ package proc
 import (
 	"context"
 	"fmt"
+	"hull/internal/linux/cgroup"
+	"hull/internal/monitor"
+	"hull/internal/runtime"
 	"log/slog"
 	"path/filepath"
 	"strconv"
@@ -10,10 +13,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/linux/cgroup"
-	"hull/internal/monitor"
-	"hull/internal/runtime"
 )
 
 // refillDelay keeps the start of the next monitor off the path of the container
@@ -136,7 +135,7 @@ func (m ready) dismiss() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
 	defer cancel()
-	m.spare.Destroy(ctx) // what is left, the next engine sweeps
+	_ = m.spare.Destroy(ctx) // what is left, the next engine sweeps
 }
 
 // take gives a ready monitor, and has another one made. In a burst that empties

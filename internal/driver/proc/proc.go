@@ -17,15 +17,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/driver"
+	"hull/internal/hull"
+	"hull/internal/linux/cgroup"
 	"log/slog"
 	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/driver"
-	"hull/internal/hull"
-	"hull/internal/linux/cgroup"
 )
 
 const (

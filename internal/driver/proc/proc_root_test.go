@@ -5,6 +5,12 @@ import (
 	"debug/elf"
 	"encoding/json"
 	"fmt"
+	"hull/internal/driver"
+	"hull/internal/driver/drivertest"
+	"hull/internal/driver/proc"
+	"hull/internal/hull"
+	"hull/internal/monitor"
+	"hull/internal/require"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,13 +20,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"hull/internal/driver"
-	"hull/internal/driver/drivertest"
-	"hull/internal/driver/proc"
-	"hull/internal/hull"
-	"hull/internal/monitor"
-	"hull/internal/require"
 )
 
 // TestMain makes this binary a hull-monitor when it is started as one.

@@ -4,6 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/driver"
+	"hull/internal/hull"
+	"hull/internal/linux/cgroup"
+	"hull/internal/monitor"
+	"hull/internal/runtime"
+	"hull/internal/undo"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,13 +20,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-
-	"hull/internal/driver"
-	"hull/internal/hull"
-	"hull/internal/linux/cgroup"
-	"hull/internal/monitor"
-	"hull/internal/runtime"
-	"hull/internal/undo"
 )
 
 // keepExecs is how many ended execs stay known, as in the monitor.
@@ -184,7 +183,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	p, err := b.add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, Seated: bx.seated, Cgroup: cgroupOf(bx.group), IO: hio})
 	if e := <-recorded; e != nil && err == nil {
 		err = fmt.Errorf("record container: %w", e)
-		p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
+		_ = p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
 	}
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package stdio
 
 import (
 	"encoding/binary"
+	"hull/internal/hull"
 	"os"
 	"slices"
 	"sync"
@@ -10,8 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
 )
 
 const (
@@ -142,7 +141,7 @@ func (c *attachment) input() {
 // hungUp tells a peer that has gone from one that only closed its write side.
 // TCP cannot say; there the next write finds out.
 func (c *attachment) hungUp() (yes bool) {
-	c.rc.Control(func(fd uintptr) {
+	_ = c.rc.Control(func(fd uintptr) {
 		p := []unix.PollFd{{Fd: int32(fd)}}
 		n, err := unix.Poll(p, 0)
 		yes = err == nil && n == 1 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
@@ -255,7 +254,7 @@ func (c *attachment) flush() {
 		}
 		p := c.backlog[c.sent:min(c.sent+flushStep, len(c.backlog))]
 		if c.finishing {
-			c.f.SetWriteDeadline(time.Now().Add(lingerLimit))
+			_ = c.f.SetWriteDeadline(time.Now().Add(lingerLimit))
 		}
 		c.mu.Unlock()
 		n, err := c.f.Write(p)
@@ -280,7 +279,7 @@ func (c *attachment) finish() {
 	c.finishing = true
 	busy := c.flushing
 	if busy && !already {
-		c.f.SetWriteDeadline(time.Now().Add(lingerLimit))
+		_ = c.f.SetWriteDeadline(time.Now().Add(lingerLimit))
 	}
 	c.mu.Unlock()
 	if !busy && !already {
@@ -292,8 +291,8 @@ func (c *attachment) finish() {
 // until the peer closes: closing it with unread input would reset the
 // connection and could take the last output away.
 func (c *attachment) shut() {
-	c.rc.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
-	c.f.SetReadDeadline(time.Now().Add(goodbye))
+	_ = c.rc.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
+	_ = c.f.SetReadDeadline(time.Now().Add(goodbye))
 	c.mu.Lock()
 	last := c.readDone
 	c.mu.Unlock()

@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -63,7 +64,7 @@ func (b *Buffers) put(p []byte) {
 func (b *Buffers) trim() {
 	b.mu.Lock()
 	for _, p := range b.free {
-		unix.Munmap(p)
+		_ = unix.Munmap(p)
 	}
 	b.free, b.timer = nil, nil
 	idle := b.lent == 0
@@ -98,7 +99,7 @@ func (r *reader) next() ([]byte, error) {
 	var err error
 	e := r.rc.Read(func(fd uintptr) bool {
 		n, err = r.try(int(fd))
-		return err != unix.EAGAIN
+		return !errors.Is(err, unix.EAGAIN)
 	})
 	if e != nil {
 		return nil, e
@@ -113,7 +114,7 @@ func (r *reader) rest() ([]byte, error) {
 	if e := r.rc.Control(func(fd uintptr) { n, err = r.try(int(fd)) }); e != nil {
 		return nil, e
 	}
-	if err == unix.EAGAIN {
+	if errors.Is(err, unix.EAGAIN) {
 		return nil, io.EOF
 	}
 	return r.result(n, err)
@@ -138,7 +139,7 @@ func (r *reader) try(fd int) (n int, err error) {
 
 func (r *reader) result(n int, err error) ([]byte, error) {
 	switch {
-	case err == unix.EIO: // a terminal whose last user has gone
+	case errors.Is(err, unix.EIO): // a terminal whose last user has gone
 		return nil, io.EOF
 	case err != nil:
 		return nil, err

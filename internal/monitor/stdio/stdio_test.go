@@ -3,6 +3,7 @@ package stdio
 import (
 	"bytes"
 	"errors"
+	"hull/internal/hull"
 	"io"
 	"os"
 	"strings"
@@ -11,8 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
 )
 
 // memory is a log in memory.

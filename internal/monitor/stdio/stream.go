@@ -4,6 +4,7 @@ package stdio
 
 import (
 	"errors"
+	"hull/internal/hull"
 	"io"
 	"os"
 	"slices"
@@ -12,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"hull/internal/hull"
 )
 
 // The streams of an output chunk, as Docker's stdcopy numbers them.
@@ -121,11 +120,11 @@ func pipe(ours int) (r, w *os.File, err error) {
 		return nil, nil, err
 	}
 	if err := unix.SetNonblock(p[ours], true); err != nil {
-		unix.Close(p[0])
-		unix.Close(p[1])
+		_ = unix.Close(p[0])
+		_ = unix.Close(p[1])
 		return nil, nil, err
 	}
-	unix.FcntlInt(uintptr(p[1]), unix.F_SETPIPE_SZ, pipeSize) // smaller is only slower
+	_, _ = unix.FcntlInt(uintptr(p[1]), unix.F_SETPIPE_SZ, pipeSize) // smaller is only slower
 	return os.NewFile(uintptr(p[0]), "pipe"), os.NewFile(uintptr(p[1]), "pipe"), nil
 }
 
@@ -158,7 +157,7 @@ func (s *Streams) SetConsole(console *os.File) error {
 		return err
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return err
 	}
 	f := os.NewFile(uintptr(fd), "console")
@@ -230,7 +229,7 @@ func (s *Streams) armDrain(r *reader) {
 	if limit.Before(idle) {
 		idle = limit
 	}
-	r.f.SetReadDeadline(idle)
+	_ = r.f.SetReadDeadline(idle)
 }
 
 // emit hands a chunk to the log and the clients.
@@ -264,7 +263,7 @@ func (s *Streams) Ended() {
 		c.wake() // what is left is bounded by the pipes: nobody waits for a client any more
 	}
 	if s.in != nil {
-		s.in.SetWriteDeadline(time.Now()) // frees who is writing to a process that is gone
+		_ = s.in.SetWriteDeadline(time.Now()) // frees who is writing to a process that is gone
 	}
 	for _, r := range s.outs {
 		s.armDrain(r)
