@@ -320,7 +320,10 @@ func statsFor(v apiVersion, in container.StatsResponse) container.StatsResponse 
 }
 
 // legacyCommit had the commit that was expected beside the one found.
-type legacyCommit struct{ ID, Expected string }
+type legacyCommit struct {
+	ID       string
+	Expected *string `json:",omitempty"`
+}
 
 type legacyInfo struct {
 	system.Info
@@ -351,11 +354,11 @@ func infoFor(v apiVersion, in system.Info) any {
 	}
 	no := func() *bool { return new(bool) }
 	out := legacyInfo{Info: in, CgroupVersion: in.CgroupVersion, CDISpecDirs: in.CDISpecDirs, BridgeNfIptables: no(), BridgeNfIP6tables: no()}
+	commit := func() *legacyCommit { return &legacyCommit{} }
 	if v < 49 {
-		out.ContainerdCommit, out.RuncCommit, out.InitCommit = &legacyCommit{}, &legacyCommit{}, &legacyCommit{}
-	} else {
-		out.ContainerdCommit, out.RuncCommit, out.InitCommit = &legacyCommit{ID: ""}, &legacyCommit{}, &legacyCommit{}
+		commit = func() *legacyCommit { return &legacyCommit{Expected: new(string)} }
 	}
+	out.ContainerdCommit, out.RuncCommit, out.InitCommit = commit(), commit(), commit()
 	if v < 44 {
 		out.CDISpecDirs = nil
 	}
