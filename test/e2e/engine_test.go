@@ -191,8 +191,8 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 	e.Load("busybox")
 	e.AtEnd()
 	docker := e.Docker()
-	docker.Run("create", "--name", "c", "busybox", "sh", "-c", "echo in > /x; cat /x")
-	r := docker.Try("run", "--name", "hog", "busybox", "dd", "if=/dev/zero", "of=/big", "bs=1M")
+	docker.Run("create", "--name", "small", "busybox", "sh", "-c", "echo in > /x; cat /x")
+	r := docker.Try("run", "--name", "hog", "busybox", "dd", "if=/dev/urandom", "of=/big", "bs=1M")
 	if r.Code == 0 || !strings.Contains(r.Stderr, "No space left") {
 		t.Errorf("filling the disk: %+v", r)
 	}
@@ -201,7 +201,7 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 	}
 	docker.Run("ps", "-a")
 	docker.Run("rm", "hog")
-	if got := docker.Run("start", "-a", "c"); got != "in" {
+	if got := docker.Run("start", "-a", "small"); got != "in" {
 		t.Errorf("after making room: %q", got)
 	}
 }

@@ -62,7 +62,7 @@ func TestRegistryWithAPassword(t *testing.T) {
 	docker := e.Docker()
 	ref := registry + "/private/box:1"
 	docker.Run("tag", "busybox", ref)
-	docker.Fails(1, []string{"no basic auth credentials"}, "push", ref)
+	docker.Fails(1, []string{"denied"}, "push", ref)
 	docker.Fails(1, []string{"unauthorized"}, "login", "-u", "user", "-p", "wrong", registry)
 	for _, c := range e.Clients() {
 		if r := c.TryStdin("pass", "login", "-u", "user", "--password-stdin", registry); r.Code != 0 || !strings.Contains(r.Stdout, "Login Succeeded") {

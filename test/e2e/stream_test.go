@@ -120,6 +120,7 @@ func TestInteractiveShellOnATerminal(t *testing.T) {
 			x.write("echo a$((1+1))b; cat\r")
 			x.expect("a2b")
 			x.write("\x03") // ^C ends cat, not the shell
+			x.expect("# ")
 			x.write("echo still $((40+2))\r")
 			x.expect("still 42")
 			x.write("exit 3\r")

@@ -135,6 +135,11 @@ func (n *namespaces) end(t testing.TB) {
 	t.Errorf("processes left after the engine was stopped:\n%s", strings.Join(left, "\n"))
 	for _, p := range left {
 		pid, err := strconv.Atoi(strings.Fields(p)[0])
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, fd := range fds {
+			target, _ := os.Readlink(fd)
+			t.Logf("%d holds %s: %s", pid, filepath.Base(fd), target)
+		}
 		if err == nil {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
@@ -232,7 +237,7 @@ func (e *Engine) CheckLeaks() {
 
 // Slack: a pool of ready monitors and namespaces, and connections that come and go.
 const (
-	poolMax = 6
+	poolMax = 9
 	fdSlack = 24
 )
 

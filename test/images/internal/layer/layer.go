@@ -131,30 +131,51 @@ func xattr(path, name string) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// Apply unpacks a layer over the tree in dir.
+// Apply unpacks a layer over the tree in dir: what it takes away first, then what
+// it brings.
 func Apply(ctx context.Context, file, dir string) error {
-	cmd := exec.CommandContext(ctx, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", file, "-C", dir)
+	if err := takeAway(file, dir); err != nil {
+		return fmt.Errorf("unpack %s: %w", file, err)
+	}
+	cmd := exec.CommandContext(ctx, "tar", "--exclude=.wh.*", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", file, "-C", dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("unpack %s: %w: %s", file, err, out)
 	}
-	var marks []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && strings.HasPrefix(d.Name(), whiteout) {
-			marks = append(marks, path)
-		}
-		return err
-	})
+	return nil
+}
+
+// takeAway carries out the whiteouts of a layer.
+func takeAway(file, dir string) error {
+	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}
-	for _, mark := range marks {
-		gone := filepath.Join(filepath.Dir(mark), strings.TrimPrefix(filepath.Base(mark), whiteout))
-		if filepath.Base(mark) == opaque {
-			return fmt.Errorf("unpack %s: opaque directories are not used by these images", file)
+	defer f.Close()
+	for tr := tar.NewReader(f); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
-		if err := errors.Join(os.RemoveAll(gone), os.Remove(mark)); err != nil {
+		if err != nil {
 			return err
 		}
+		base := filepath.Base(h.Name)
+		parent := filepath.Join(dir, filepath.Dir(h.Name))
+		switch {
+		case base == opaque:
+			below, err := filepath.Glob(filepath.Join(parent, "*"))
+			if err != nil {
+				return err
+			}
+			for _, path := range below {
+				if err := os.RemoveAll(path); err != nil {
+					return err
+				}
+			}
+		case strings.HasPrefix(base, whiteout):
+			if err := os.RemoveAll(filepath.Join(parent, strings.TrimPrefix(base, whiteout))); err != nil {
+				return err
+			}
+		}
 	}
-	return nil
 }
