@@ -14,7 +14,7 @@ import (
 
 // Attach connects a.Conn to the main process's streams. Before the start the
 // connection is kept and handed over when it starts. a.Conn is the caller's.
-func (e *Engine) Attach(ctx context.Context, ref string, a hull.Attach) error {
+func (e *runner) Attach(ctx context.Context, ref string, a hull.Attach) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err
@@ -91,7 +91,7 @@ func dup(f *os.File) (*os.File, error) {
 
 // streams says where the output of a run goes: the log, and whoever attached
 // before the start (the first of them travels with the process).
-func (e *Engine) streams(c hull.Container, target hull.LogTarget) (hull.IO, []hull.Attach) {
+func (e *runner) streams(c hull.Container, target hull.LogTarget) (hull.IO, []hull.Attach) {
 	p := c.Spec.Process
 	io := hull.IO{
 		TTY: p.TTY, Stdin: p.OpenStdin, StdinOnce: p.StdinOnce, Log: target,
@@ -106,7 +106,7 @@ func (e *Engine) streams(c hull.Container, target hull.LogTarget) (hull.IO, []hu
 }
 
 // attachAll connects the other waiting clients and closes our ends of all.
-func (e *Engine) attachAll(ctx context.Context, p driver.Process, waiting []hull.Attach) (err error) {
+func (e *runner) attachAll(ctx context.Context, p driver.Process, waiting []hull.Attach) (err error) {
 	for i, a := range waiting {
 		if i > 0 && err == nil {
 			err = driver.Attach(ctx, p, a)
@@ -117,7 +117,7 @@ func (e *Engine) attachAll(ctx context.Context, p driver.Process, waiting []hull
 }
 
 // Resize sets the terminal size of the main process.
-func (e *Engine) Resize(ctx context.Context, ref string, rows, cols uint16) error {
+func (e *runner) Resize(ctx context.Context, ref string, rows, cols uint16) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err

@@ -20,13 +20,13 @@ import (
 
 // Create gives a container its keeping: name, id, resolved image, writable
 // layer, volumes, record. It is ended by Remove. name "" = choose one.
-func (e *Engine) Create(ctx context.Context, name string, s hull.Spec) (hull.Container, []string, error) {
+func (e *creation) Create(ctx context.Context, name string, s hull.Spec) (hull.Container, []string, error) {
 	return e.CreateIn(ctx, "", name, s)
 }
 
 // CreateIn is Create of a container of an existing pod; podID "" gives it a pod
 // of its own. The pod's isolation and network are the container's.
-func (e *Engine) CreateIn(ctx context.Context, podID, name string, s hull.Spec) (_ hull.Container, warnings []string, err error) {
+func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec) (_ hull.Container, warnings []string, err error) {
 	if podID != "" {
 		pod, err := e.store.Pod(podID)
 		if err != nil {
@@ -101,7 +101,7 @@ func (e *Engine) CreateIn(ctx context.Context, podID, name string, s hull.Spec) 
 
 // record stores a new container; a chosen name that is taken meanwhile is
 // chosen again.
-func (e *Engine) record(c *hull.Container, chosen bool) error {
+func (e *creation) record(c *hull.Container, chosen bool) error {
 	for {
 		err := e.store.PutContainer(*c, !c.Spec.AutoRemove)
 		var taken *hull.NameTakenError
@@ -120,7 +120,7 @@ func newID() string {
 
 var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) //nolint:gochecknoglobals // compiled once
 
-func (e *Engine) chooseName(name string) (string, error) {
+func (e *creation) chooseName(name string) (string, error) {
 	name = strings.TrimPrefix(name, "/")
 	if name == "" {
 		return randomName(), nil
@@ -137,7 +137,7 @@ func (e *Engine) chooseName(name string) (string, error) {
 
 // wantedMounts is the user's mounts, those of --volumes-from, and the image's
 // volumes that nothing else covers.
-func (e *Engine) wantedMounts(s hull.Spec, res hull.Resolved) ([]hull.Mount, error) {
+func (e *creation) wantedMounts(s hull.Spec, res hull.Resolved) ([]hull.Mount, error) {
 	out := slices.Clone(s.Mounts)
 	has := func(target string) bool {
 		return slices.ContainsFunc(out, func(m hull.Mount) bool { return path.Clean(m.Target) == path.Clean(target) })
@@ -177,7 +177,7 @@ func (e *Engine) wantedMounts(s hull.Spec, res hull.Resolved) ([]hull.Mount, err
 
 // resolveShared replaces container:NAME in namespace and network modes by the
 // full id, so that a rename does not break it.
-func (e *Engine) resolveShared(s hull.Spec) (hull.Spec, error) {
+func (e *creation) resolveShared(s hull.Spec) (hull.Spec, error) {
 	for _, mode := range []*string{&s.Network.Mode, &s.Namespaces.PID, &s.Namespaces.IPC, &s.Namespaces.UTS} {
 		ref, ok := strings.CutPrefix(*mode, "container:")
 		if !ok {
@@ -211,7 +211,7 @@ func conflict(what string) error {
 }
 
 // warnings tells the user what this host will not do.
-func (e *Engine) warnings(s hull.Spec, abilities []string) []string {
+func (e *creation) warnings(s hull.Spec, abilities []string) []string {
 	var w []string
 	if s.Resources.OomKillDisable != nil && *s.Resources.OomKillDisable && s.Resources.Memory == 0 {
 		w = append(w, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")

@@ -143,7 +143,29 @@ type Config struct {
 }
 
 // Engine is the verbs. All state that matters is in Store and in the kernel.
-type Engine struct {
+//
+// Its methods are declared on layers, each of which may call only what lies
+// below it, so that no type becomes "the daemon":
+//
+//	recovery   find again what an earlier engine left
+//	copies     files of containers: cp, diff, export, commit
+//	runner     start, stop, remove, exit, health, pods
+//	creation   create, rename, update
+//	execs      processes in running containers
+//	views      list, inspect, logs, stats, top, wait
+//	base       services, and what every verb needs
+type Engine struct{ *recovery }
+
+type (
+	recovery struct{ *copies }
+	copies   struct{ *runner }
+	runner   struct{ *creation }
+	creation struct{ *execs }
+	execs    struct{ *views }
+	views    struct{ *base }
+)
+
+type base struct {
 	cfg      Config
 	drivers  map[hull.Isolation]driver.Driver
 	images   Images
@@ -174,14 +196,15 @@ type Parts struct {
 
 // New builds an engine. Recover must be called before it serves anyone.
 func New(cfg Config, p Parts) *Engine {
-	return &Engine{
+	b := &base{
 		cfg: cfg, drivers: p.Drivers, images: p.Images, volumes: p.Volumes, networks: p.Networks,
 		logs: p.Logs, store: p.Store, events: p.Events, files: p.Files, log: p.Log, runs: newRuns(),
 	}
+	return &Engine{&recovery{&copies{&runner{&creation{&execs{&views{b}}}}}}}
 }
 
 // driver finds the driver of an isolation.
-func (e *Engine) driver(i hull.Isolation) (driver.Driver, error) {
+func (e *base) driver(i hull.Isolation) (driver.Driver, error) {
 	d, ok := e.drivers[i]
 	if !ok {
 		return nil, fmt.Errorf("isolation %q is not available on this host (see hull info): %w", i, errdefs.ErrInvalidArgument)
@@ -190,7 +213,7 @@ func (e *Engine) driver(i hull.Isolation) (driver.Driver, error) {
 }
 
 // publish announces what happened to a container.
-func (e *Engine) publish(action string, c hull.Container, attrs map[string]string) {
+func (e *base) publish(action string, c hull.Container, attrs map[string]string) {
 	all := maps.Clone(c.Resolved.Labels)
 	if all == nil {
 		all = map[string]string{}

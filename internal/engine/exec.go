@@ -15,7 +15,7 @@ import (
 )
 
 // ExecCreate notes a process to be run in a running container.
-func (e *Engine) ExecCreate(_ context.Context, ref string, s hull.ExecSpec) (string, error) {
+func (e *execs) ExecCreate(_ context.Context, ref string, s hull.ExecSpec) (string, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return "", err
@@ -45,7 +45,7 @@ func execable(c hull.Container) error {
 }
 
 // ExecStart runs it. It returns when the process runs. a nil = detached.
-func (e *Engine) ExecStart(ctx context.Context, id string, a *hull.Attach, rows, cols uint16) error {
+func (e *execs) ExecStart(ctx context.Context, id string, a *hull.Attach, rows, cols uint16) error {
 	x, err := e.runs.exec(id)
 	if err != nil {
 		return err
@@ -91,7 +91,7 @@ func (e *Engine) ExecStart(ctx context.Context, id string, a *hull.Attach, rows,
 	return nil
 }
 
-func (e *Engine) watchExec(ctx context.Context, c hull.Container, x *execRun, proc driver.Process) {
+func (e *execs) watchExec(ctx context.Context, c hull.Container, x *execRun, proc driver.Process) {
 	e.runs.wg.Go(func() {
 		exit, err := proc.Wait(ctx)
 		if err != nil {
@@ -111,7 +111,7 @@ func (x *execRun) end(code int) {
 
 // execSpec is the OCI process: the container's environment and rights, the
 // user's changes on top.
-func (e *Engine) execSpec(c hull.Container, x hull.Exec) (driver.ExecSpec, error) {
+func (e *execs) execSpec(c hull.Container, x hull.Exec) (driver.ExecSpec, error) {
 	s := x.Spec
 	sec := c.Spec.Security
 	sec.Privileged = sec.Privileged || s.Privileged
@@ -139,7 +139,7 @@ func (e *Engine) execSpec(c hull.Container, x hull.Exec) (driver.ExecSpec, error
 }
 
 // ExecResize sets the terminal size of an exec.
-func (e *Engine) ExecResize(ctx context.Context, id string, rows, cols uint16) error {
+func (e *execs) ExecResize(ctx context.Context, id string, rows, cols uint16) error {
 	x, err := e.runs.exec(id)
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func (e *Engine) ExecResize(ctx context.Context, id string, rows, cols uint16) e
 // Exec is an exec's present state. A client asks for the exit code when its stream
 // has ended, which may be a moment before the news of the exit arrives here; so an
 // exec that the records call running is asked.
-func (e *Engine) Exec(ctx context.Context, id string) (hull.Exec, error) {
+func (e *execs) Exec(ctx context.Context, id string) (hull.Exec, error) {
 	x, err := e.runs.exec(id)
 	if err != nil {
 		return hull.Exec{}, err

@@ -9,7 +9,7 @@ import (
 )
 
 // watch owns a run from its start to its end.
-func (e *Engine) watch(ctx context.Context, x *run) {
+func (e *runner) watch(ctx context.Context, x *run) {
 	ctx = context.WithoutCancel(ctx)
 	e.runs.add(x)
 	e.startHealth(ctx, x)
@@ -26,7 +26,7 @@ func (e *Engine) watch(ctx context.Context, x *run) {
 
 // exit ends a run: what Start acquired is released, the end is recorded, and
 // the restart policy decides what comes next.
-func (e *Engine) exit(ctx context.Context, x *run, exit hull.Exit) {
+func (e *runner) exit(ctx context.Context, x *run, exit hull.Exit) {
 	unlock, err := e.locks.Lock(ctx, x.pod)
 	if err != nil {
 		return
@@ -112,7 +112,7 @@ const (
 
 // restartLater starts the container again after its delay, unless someone stops
 // or removes it before.
-func (e *Engine) restartLater(ctx context.Context, c hull.Container, ran time.Duration) {
+func (e *runner) restartLater(ctx context.Context, c hull.Container, ran time.Duration) {
 	delay, wait := e.runs.nextDelay(ctx, c.ID, ran)
 	e.runs.wg.Go(func() {
 		timer := time.NewTimer(delay)
@@ -130,7 +130,7 @@ func (e *Engine) restartLater(ctx context.Context, c hull.Container, ran time.Du
 
 // startAgain is the restart policy's start: only a container that still waits
 // for it is started.
-func (e *Engine) startAgain(ctx context.Context, id string) error {
+func (e *runner) startAgain(ctx context.Context, id string) error {
 	c, err := e.store.Container(id)
 	if err != nil {
 		return err

@@ -15,13 +15,13 @@ import (
 )
 
 // opener opens the image's root for copying content up into a volume.
-func (e *Engine) opener(ctx context.Context, id string) func() (*os.File, error) {
+func (e *base) opener(ctx context.Context, id string) func() (*os.File, error) {
 	return func() (*os.File, error) { return e.images.Open(ctx, id) }
 }
 
 // rootOf opens a container's root directory: the running one with its mounts,
 // else a detached mount of its layers.
-func (e *Engine) rootOf(ctx context.Context, c hull.Container) (*os.File, error) {
+func (e *base) rootOf(ctx context.Context, c hull.Container) (*os.File, error) {
 	if pod := e.runs.pod(c.PodID); pod != nil && c.Status.Phase.Live() {
 		return driver.Root(ctx, pod.box, c.ID)
 	}
@@ -37,7 +37,7 @@ type place struct {
 	readOnly bool
 }
 
-func (e *Engine) place(ctx context.Context, c hull.Container, p string) (place, error) {
+func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, error) {
 	clean := path.Join("/", p)
 	live := c.Status.Phase.Live()
 	best := hull.MountPoint{}
@@ -87,7 +87,7 @@ func noSuch(err error, c hull.Container, p string) error {
 }
 
 // StatPath describes a file in a container.
-func (e *Engine) StatPath(ctx context.Context, ref, p string) (hull.PathStat, error) {
+func (e *copies) StatPath(ctx context.Context, ref, p string) (hull.PathStat, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return hull.PathStat{}, err
@@ -102,7 +102,7 @@ func (e *Engine) StatPath(ctx context.Context, ref, p string) (hull.PathStat, er
 }
 
 // CopyFrom packs a path of a container as a tar. The reader must be closed.
-func (e *Engine) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, hull.PathStat, error) {
+func (e *copies) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, hull.PathStat, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return nil, hull.PathStat{}, err
@@ -126,7 +126,7 @@ func (e *Engine) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, hu
 }
 
 // CopyTo unpacks a tar below a directory of a container.
-func (e *Engine) CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, tar io.Reader) error {
+func (e *copies) CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, tar io.Reader) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func (e *Engine) CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, t
 }
 
 // Changes lists what differs from the image.
-func (e *Engine) Changes(ctx context.Context, ref string) ([]hull.Change, error) {
+func (e *copies) Changes(ctx context.Context, ref string) ([]hull.Change, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func (e *Engine) Changes(ctx context.Context, ref string) ([]hull.Change, error)
 }
 
 // Export writes the root file system, without volumes, as a tar.
-func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
+func (e *copies) Export(ctx context.Context, ref string, w io.Writer) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err
@@ -183,7 +183,7 @@ func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
 
 // Commit makes an image of a container's writable layer. The configuration is
 // the one the container ran with; r.Changes is applied on top by the image service.
-func (e *Engine) Commit(ctx context.Context, ref string, r hull.CommitRequest) (_ string, err error) {
+func (e *copies) Commit(ctx context.Context, ref string, r hull.CommitRequest) (_ string, err error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return "", err

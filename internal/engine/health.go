@@ -19,7 +19,7 @@ const (
 )
 
 // startHealth runs the container's health check until the run ends.
-func (e *Engine) startHealth(ctx context.Context, x *run) {
+func (e *runner) startHealth(ctx context.Context, x *run) {
 	c, err := e.store.Container(x.id)
 	if err != nil || c.Resolved.Health == nil {
 		return
@@ -31,7 +31,7 @@ func (e *Engine) startHealth(ctx context.Context, x *run) {
 	e.runs.wg.Go(func() { e.healthLoop(ctx, c, x) })
 }
 
-func (e *Engine) setHealth(id string, h hull.Health) error {
+func (e *runner) setHealth(id string, h hull.Health) error {
 	return e.store.UpdateStatus(id, func(s *hull.Status) error {
 		if s.Phase.Live() {
 			s.Health = &h
@@ -41,7 +41,7 @@ func (e *Engine) setHealth(id string, h hull.Health) error {
 }
 
 // healthLoop probes, records and, under the policy "unhealthy", ends the run.
-func (e *Engine) healthLoop(ctx context.Context, c hull.Container, x *run) {
+func (e *runner) healthLoop(ctx context.Context, c hull.Container, x *run) {
 	h := *c.Resolved.Health
 	state := hull.Health{Status: "starting"}
 	if c.Status.Health != nil {
@@ -83,7 +83,7 @@ func (e *Engine) healthLoop(ctx context.Context, c hull.Container, x *run) {
 	}
 }
 
-func (e *Engine) restartsUnhealthy(id string) bool {
+func (e *runner) restartsUnhealthy(id string) bool {
 	c, err := e.store.Container(id)
 	return err == nil && c.Spec.Restart.Name == "unhealthy"
 }
@@ -91,7 +91,7 @@ func (e *Engine) restartsUnhealthy(id string) bool {
 // endUnhealthy stops a run as Stop does, but without the user's wish in the
 // record, so that the policy starts it again. In its own goroutine: the run's
 // end waits for the health loop's.
-func (e *Engine) endUnhealthy(ctx context.Context, c hull.Container, x *run) {
+func (e *runner) endUnhealthy(ctx context.Context, c hull.Container, x *run) {
 	e.runs.wg.Go(func() {
 		timeout := stopTimeout(c, hull.StopRequest{}, e.cfg.StopTimeout)
 		if err := e.endRun(ctx, c, x, syscall.SIGTERM, timeout); err != nil {
@@ -121,7 +121,7 @@ func nextHealth(h hull.Health, r hull.HealthResult, retries int, starting bool) 
 }
 
 // probe runs the check once as an exec and collects its output.
-func (e *Engine) probe(ctx context.Context, c hull.Container, h hull.HealthSpec) hull.HealthResult {
+func (e *runner) probe(ctx context.Context, c hull.Container, h hull.HealthSpec) hull.HealthResult {
 	res := hull.HealthResult{Start: time.Now().UTC(), ExitCode: -1}
 	defer func() { res.End = time.Now().UTC() }()
 	out, code, err := e.capture(ctx, c, healthArgs(c, h), h.Timeout)
@@ -146,7 +146,7 @@ func healthArgs(c hull.Container, h hull.HealthSpec) []string {
 
 // capture runs args in c and returns the first bytes of its output. At the
 // timeout the process is killed.
-func (e *Engine) capture(ctx context.Context, c hull.Container, args []string, timeout time.Duration) (string, int, error) {
+func (e *runner) capture(ctx context.Context, c hull.Container, args []string, timeout time.Duration) (string, int, error) {
 	id, err := e.ExecCreate(ctx, c.ID, hull.ExecSpec{Args: args, Stdout: true, Stderr: true})
 	if err != nil {
 		return "", -1, err

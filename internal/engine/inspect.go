@@ -19,7 +19,7 @@ import (
 )
 
 // Container is a record with its present status.
-func (e *Engine) Container(_ context.Context, ref string) (hull.Container, error) {
+func (e *views) Container(_ context.Context, ref string) (hull.Container, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return c, err
@@ -29,14 +29,14 @@ func (e *Engine) Container(_ context.Context, ref string) (hull.Container, error
 }
 
 // List gives all records, newest first.
-func (e *Engine) List(context.Context) ([]hull.Container, error) {
+func (e *views) List(context.Context) ([]hull.Container, error) {
 	all := e.store.Containers()
 	slices.SortStableFunc(all, func(a, b hull.Container) int { return b.Created.Compare(a.Created) })
 	return all, nil
 }
 
 // Logs opens a container's log.
-func (e *Engine) Logs(ctx context.Context, ref string, r hull.LogsRequest) (hull.LogReader, error) {
+func (e *views) Logs(ctx context.Context, ref string, r hull.LogsRequest) (hull.LogReader, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, r hull.LogsRequest) (hull
 }
 
 // Size is the bytes of the writable layer and of the whole root file system.
-func (e *Engine) Size(ctx context.Context, ref string) (rw, root int64, err error) {
+func (e *views) Size(ctx context.Context, ref string) (rw, root int64, err error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return 0, 0, err
@@ -58,7 +58,7 @@ func (e *Engine) Size(ctx context.Context, ref string) (rw, root int64, err erro
 }
 
 // Stats samples a container; one that does not run has none (zero Read).
-func (e *Engine) Stats(ctx context.Context, ref string) (hull.Stats, error) {
+func (e *views) Stats(ctx context.Context, ref string) (hull.Stats, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return hull.Stats{}, err
@@ -109,7 +109,7 @@ func systemCPU() (uint64, error) {
 }
 
 // Top lists a container's processes as ps does, with the user's ps options.
-func (e *Engine) Top(ctx context.Context, ref, psArgs string) (titles []string, rows [][]string, err error) {
+func (e *views) Top(ctx context.Context, ref, psArgs string) (titles []string, rows [][]string, err error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return nil, nil, err
@@ -167,7 +167,7 @@ func psTable(ctx context.Context, args string, pids []int) ([]string, [][]string
 }
 
 // Info describes the engine; the front adds what it knows of images.
-func (e *Engine) Info(context.Context) (hull.EngineInfo, error) {
+func (e *views) Info(context.Context) (hull.EngineInfo, error) {
 	info := e.cfg.Host
 	info.DefaultIsolation, info.Isolations = e.cfg.DefaultIsolation, map[hull.Isolation]hull.IsolationInfo{}
 	for name, d := range e.drivers {

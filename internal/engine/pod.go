@@ -13,7 +13,7 @@ import (
 )
 
 // podOf is the pod of one that a Docker container is.
-func (e *Engine) podOf(c hull.Container) (hull.Pod, error) {
+func (e *base) podOf(c hull.Container) (hull.Pod, error) {
 	s := c.Spec
 	return hull.Pod{
 		ID: c.PodID, Name: c.Name, Created: c.Created, Isolation: s.Isolation, Runtime: s.Runtime, Implicit: true,
@@ -33,7 +33,7 @@ func networkOf(c hull.Container) hull.NetworkSpec {
 }
 
 // checkShared reports a joined container that does not run.
-func (e *Engine) checkShared(s hull.Spec) error {
+func (e *base) checkShared(s hull.Spec) error {
 	for _, mode := range []string{s.Network.Mode, s.Namespaces.PID, s.Namespaces.IPC} {
 		if _, err := e.sharedPid(mode); err != nil {
 			return err
@@ -43,7 +43,7 @@ func (e *Engine) checkShared(s hull.Spec) error {
 }
 
 // sharedPid is the main process of container:ID, 0 for any other mode.
-func (e *Engine) sharedPid(mode string) (int, error) {
+func (e *base) sharedPid(mode string) (int, error) {
 	id, ok := strings.CutPrefix(mode, "container:")
 	if !ok {
 		return 0, nil
@@ -59,7 +59,7 @@ func (e *Engine) sharedPid(mode string) (int, error) {
 }
 
 // oci builds the specification of a run.
-func (e *Engine) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
+func (e *base) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
 	in := ociInput{
 		c: c, mounts: c.Mounts, endpoint: ep, hostname: hostnameOf(c), cgroupPath: c.ID,
 		hostDevices: hostDevices, device: deviceAt, seccomp: e.profiles.load, appArmor: hostHasAppArmor(),
@@ -86,7 +86,7 @@ func (e *Engine) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
 
 // CreatePod records a pod that several containers will share. Its containers
 // are made by CreateIn.
-func (e *Engine) CreatePod(_ context.Context, p hull.Pod) (hull.Pod, error) {
+func (e *creation) CreatePod(_ context.Context, p hull.Pod) (hull.Pod, error) {
 	p.ID, p.Created, p.Implicit, p.Status = newID(), time.Now().UTC(), false, hull.PodStatus{}
 	if p.Isolation == "" {
 		p.Isolation = e.cfg.DefaultIsolation
@@ -99,7 +99,7 @@ func (e *Engine) CreatePod(_ context.Context, p hull.Pod) (hull.Pod, error) {
 
 // StartPod makes the boundary and the network; containers are started into it
 // by Start. StopPod is its reverse.
-func (e *Engine) StartPod(ctx context.Context, id string) error {
+func (e *runner) StartPod(ctx context.Context, id string) error {
 	unlock, err := e.locks.Lock(ctx, id)
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (e *Engine) StartPod(ctx context.Context, id string) error {
 }
 
 // StopPod ends every container of a pod, then its boundary and network.
-func (e *Engine) StopPod(ctx context.Context, id string, r hull.StopRequest) error {
+func (e *runner) StopPod(ctx context.Context, id string, r hull.StopRequest) error {
 	for _, c := range e.store.Containers() {
 		if c.PodID != id {
 			continue
@@ -139,7 +139,7 @@ func (e *Engine) StopPod(ctx context.Context, id string, r hull.StopRequest) err
 }
 
 // RemovePod removes a pod that does not run, with its containers.
-func (e *Engine) RemovePod(ctx context.Context, id string) error {
+func (e *runner) RemovePod(ctx context.Context, id string) error {
 	if e.runs.pod(id) != nil {
 		return fmt.Errorf("pod %s is running; stop it first: %w", id, errdefs.ErrConflict)
 	}

@@ -18,7 +18,7 @@ import (
 // are watched again, ended ones released and recorded, half-made ones undone,
 // and host objects that no record claims removed. It runs once, before the
 // front doors open.
-func (e *Engine) Recover(ctx context.Context) error {
+func (e *recovery) Recover(ctx context.Context) error {
 	var errs []error
 	for _, p := range e.store.Pods() {
 		if err := e.recoverPod(ctx, p); err != nil {
@@ -36,7 +36,7 @@ func (e *Engine) Recover(ctx context.Context) error {
 
 // recoverPod finds a pod's boundary again and takes over its release; one that
 // is gone is released, with the exits that its monitor wrote down.
-func (e *Engine) recoverPod(ctx context.Context, p hull.Pod) error {
+func (e *recovery) recoverPod(ctx context.Context, p hull.Pod) error {
 	if !p.Status.Running {
 		return nil
 	}
@@ -73,7 +73,7 @@ func (e *Engine) recoverPod(ctx context.Context, p hull.Pod) error {
 }
 
 // podEnded records the end of a pod's containers that nobody saw.
-func (e *Engine) podEnded(ctx context.Context, podID string, exits map[string]hull.Exit) {
+func (e *recovery) podEnded(ctx context.Context, podID string, exits map[string]hull.Exit) {
 	for _, c := range e.store.Containers() {
 		if c.PodID != podID || !(c.Status.Phase.Live() || c.Status.Phase == hull.Starting) {
 			continue
@@ -88,7 +88,7 @@ func (e *Engine) podEnded(ctx context.Context, podID string, exits map[string]hu
 
 // endUnseen is exit for a run that has no run value: what it held is released
 // with its pod.
-func (e *Engine) endUnseen(ctx context.Context, c hull.Container, exit hull.Exit) {
+func (e *recovery) endUnseen(ctx context.Context, c hull.Container, exit hull.Exit) {
 	again := restartAfter(c, exit, false)
 	err := e.store.UpdateStatus(c.ID, func(s *hull.Status) error {
 		ended(s, exit, again)
@@ -106,7 +106,7 @@ func (e *Engine) endUnseen(ctx context.Context, c hull.Container, exit hull.Exit
 
 // unmountAll gives back what Start acquired besides the pod, by asking for the
 // releases again: Mount of the services is idempotent, as is their release.
-func (e *Engine) unmountAll(ctx context.Context, c hull.Container) error {
+func (e *recovery) unmountAll(ctx context.Context, c hull.Container) error {
 	unvolume, err := e.volumes.Mount(ctx, c.ID, c.Mounts, e.opener(ctx, c.ID))
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (e *Engine) unmountAll(ctx context.Context, c hull.Container) error {
 }
 
 // recoverContainer brings one record in line with the facts.
-func (e *Engine) recoverContainer(ctx context.Context, c hull.Container) error {
+func (e *recovery) recoverContainer(ctx context.Context, c hull.Container) error {
 	c, err := e.store.Container(c.ID)
 	if err != nil {
 		return nil //nolint:nilerr // removed meanwhile
@@ -163,7 +163,7 @@ func startsAtBoot(c hull.Container) bool {
 
 // interrupted undoes a start that the engine's death cut off: its pod was
 // released above or is destroyed now.
-func (e *Engine) interrupted(ctx context.Context, c hull.Container) error {
+func (e *recovery) interrupted(ctx context.Context, c hull.Container) error {
 	err := e.closePodOf(ctx, c)
 	uerr := e.store.UpdateStatus(c.ID, func(s *hull.Status) error {
 		s.Phase, s.Pid, s.ExitCode = hull.Created, 0, 128
@@ -176,7 +176,7 @@ func (e *Engine) interrupted(ctx context.Context, c hull.Container) error {
 	return errors.Join(err, e.unmountAll(ctx, c), uerr)
 }
 
-func (e *Engine) closePodOf(ctx context.Context, c hull.Container) error {
+func (e *recovery) closePodOf(ctx context.Context, c hull.Container) error {
 	pod, err := e.store.Pod(c.PodID)
 	if err != nil || !pod.Implicit {
 		return nil //nolint:nilerr // no pod, nothing to close
@@ -185,7 +185,7 @@ func (e *Engine) closePodOf(ctx context.Context, c hull.Container) error {
 }
 
 // rewatch takes a live run over.
-func (e *Engine) rewatch(ctx context.Context, c hull.Container) error {
+func (e *recovery) rewatch(ctx context.Context, c hull.Container) error {
 	pod := e.runs.pod(c.PodID)
 	if pod == nil {
 		e.endUnseen(ctx, c, hull.Exit{Code: 137, At: time.Now(), Error: "nothing was left of this run"})
@@ -215,7 +215,7 @@ func (e *Engine) rewatch(ctx context.Context, c hull.Container) error {
 }
 
 // sweep removes host objects that no record claims.
-func (e *Engine) sweep(ctx context.Context) error {
+func (e *recovery) sweep(ctx context.Context) error {
 	known, unreadable := map[string]bool{}, map[string]bool{}
 	for _, c := range e.store.Containers() {
 		known[c.ID] = true
@@ -235,7 +235,7 @@ func (e *Engine) sweep(ctx context.Context) error {
 
 // sweepPods destroys, by name, the boundaries whose run directory is left but
 // whose record is not.
-func (e *Engine) sweepPods(ctx context.Context, keep func(string) bool) error {
+func (e *recovery) sweepPods(ctx context.Context, keep func(string) bool) error {
 	dirs, err := os.ReadDir(filepath.Join(e.cfg.RunDir, "pods"))
 	if err != nil {
 		if os.IsNotExist(err) {
@@ -261,7 +261,7 @@ func (e *Engine) sweepPods(ctx context.Context, keep func(string) bool) error {
 }
 
 // Close stops watching. Containers go on; nothing is stopped.
-func (e *Engine) Close() {
+func (e *recovery) Close() {
 	e.runs.mu.Lock()
 	e.runs.stopped = true
 	e.runs.mu.Unlock()

@@ -15,7 +15,7 @@ func isNotModified(err error) bool { return errors.Is(err, hull.ErrNotModified) 
 
 // Remove ends a container's keeping: its record, writable layer, logs and (when
 // asked) anonymous volumes.
-func (e *Engine) Remove(ctx context.Context, ref string, r hull.RemoveRequest) error {
+func (e *runner) Remove(ctx context.Context, ref string, r hull.RemoveRequest) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, r hull.RemoveRequest) e
 // remove is Remove of a container that does not run, with the pod's lock held.
 // Each step may be repeated: a crash or an error leaves a record from which
 // removal goes on.
-func (e *Engine) remove(ctx context.Context, c hull.Container, r hull.RemoveRequest) error {
+func (e *runner) remove(ctx context.Context, c hull.Container, r hull.RemoveRequest) error {
 	e.runs.forget(c.ID)
 	if !c.Spec.AutoRemove { // those with --rm are removed by recovery anyway
 		if err := e.store.UpdateStatus(c.ID, func(s *hull.Status) error { s.Phase = hull.Removing; return nil }); err != nil {
@@ -94,7 +94,7 @@ func stateText(c hull.Container) string {
 }
 
 // Prune removes every container that does not run and that keep does not keep.
-func (e *Engine) Prune(ctx context.Context, keep func(hull.Container) bool) (hull.PruneReport, error) {
+func (e *runner) Prune(ctx context.Context, keep func(hull.Container) bool) (hull.PruneReport, error) {
 	var rep hull.PruneReport
 	for _, c := range e.store.Containers() {
 		if err := ctx.Err(); err != nil {

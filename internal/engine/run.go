@@ -23,7 +23,7 @@ const undoLimit = 30 * time.Second
 // Everything acquired here lives until the run ends and is given back by the
 // releases registered beside it: at once when a later step fails, else by exit
 // (exit.go) or by recovery after a crash of the engine (recover.go).
-func (e *Engine) Start(ctx context.Context, ref string) error {
+func (e *runner) Start(ctx context.Context, ref string) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 }
 
 // start is Start with the pod's lock held.
-func (e *Engine) start(ctx context.Context, id string) (err error) {
+func (e *runner) start(ctx context.Context, id string) (err error) {
 	c, err := e.store.Container(id)
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (e *Engine) start(ctx context.Context, id string) (err error) {
 // startFailed puts the record back to where a failed start found it, with the
 // reason and the exit code that Docker gives: 127 executable missing, 126 not
 // runnable, 128 anything else.
-func (e *Engine) startFailed(ctx context.Context, c hull.Container, err *error) {
+func (e *runner) startFailed(ctx context.Context, c hull.Container, err *error) {
 	if *err == nil {
 		return
 	}
@@ -141,7 +141,7 @@ func (e *Engine) startFailed(ctx context.Context, c hull.Container, err *error) 
 
 // enterPod gives the container's boundary: the running one of an explicit pod,
 // or a new one for a pod of one, released with the run.
-func (e *Engine) enterPod(ctx context.Context, c hull.Container, drv driver.Driver) (driver.Sandbox, hull.Endpoint, hull.Release, error) {
+func (e *runner) enterPod(ctx context.Context, c hull.Container, drv driver.Driver) (driver.Sandbox, hull.Endpoint, hull.Release, error) {
 	if p := e.runs.pod(c.PodID); p != nil {
 		pod, err := e.store.Pod(c.PodID)
 		if err != nil {
@@ -164,7 +164,7 @@ func (e *Engine) enterPod(ctx context.Context, c hull.Container, drv driver.Driv
 }
 
 // openPod makes a pod's network and boundary. closePod is its reverse.
-func (e *Engine) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver) (_ *podRun, _ hull.Endpoint, err error) {
+func (e *runner) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver) (_ *podRun, _ hull.Endpoint, err error) {
 	p := &podRun{}
 	defer p.release.OnError(ctx, undoLimit, &err)
 
@@ -196,7 +196,7 @@ func (e *Engine) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver) (
 }
 
 // closePod destroys a pod's boundary and gives its network back.
-func (e *Engine) closePod(ctx context.Context, id string) error {
+func (e *runner) closePod(ctx context.Context, id string) error {
 	p := e.runs.pod(id)
 	if p == nil {
 		return nil
@@ -207,7 +207,7 @@ func (e *Engine) closePod(ctx context.Context, id string) error {
 
 // forgetPod takes the facts of a run out of a pod's record; the record of a pod
 // of one goes with them.
-func (e *Engine) forgetPod(id string) error {
+func (e *runner) forgetPod(id string) error {
 	pod, err := e.store.Pod(id)
 	switch {
 	case errdefs.IsNotFound(err):
@@ -220,7 +220,7 @@ func (e *Engine) forgetPod(id string) error {
 	return e.store.UpdatePod(id, func(s *hull.PodStatus) error { *s = hull.PodStatus{}; return nil })
 }
 
-func (e *Engine) podDir(id string) string { return filepath.Join(e.cfg.RunDir, "pods", id) }
+func (e *base) podDir(id string) string { return filepath.Join(e.cfg.RunDir, "pods", id) }
 
 func starting(s *hull.Status) error {
 	s.Phase, s.Error, s.StopRequested, s.Restarting = hull.Starting, "", false, false

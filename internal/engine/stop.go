@@ -20,7 +20,7 @@ const killGrace = 10 * time.Second
 
 // Stop asks the main process to end and kills it after the timeout. It returns
 // when the run is over and released. hull.ErrNotModified when it does not run.
-func (e *Engine) Stop(ctx context.Context, ref string, r hull.StopRequest) error {
+func (e *runner) Stop(ctx context.Context, ref string, r hull.StopRequest) error {
 	c, x, err := e.requestStop(ctx, ref)
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (e *Engine) Stop(ctx context.Context, ref string, r hull.StopRequest) error
 }
 
 // requestStop records that the user wants c stopped, and gives its run.
-func (e *Engine) requestStop(ctx context.Context, ref string) (hull.Container, *run, error) {
+func (e *runner) requestStop(ctx context.Context, ref string) (hull.Container, *run, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return c, nil, err
@@ -80,7 +80,7 @@ func stopTimeout(c hull.Container, r hull.StopRequest, def time.Duration) time.D
 // endRun sends sig, waits, kills, waits, and at last destroys the boundary. No
 // lock is held while it waits. A client that goes away stops the waiting, not
 // the kill.
-func (e *Engine) endRun(ctx context.Context, c hull.Container, x *run, sig syscall.Signal, timeout time.Duration) error {
+func (e *runner) endRun(ctx context.Context, c hull.Container, x *run, sig syscall.Signal, timeout time.Duration) error {
 	bg := context.WithoutCancel(ctx)
 	if c.Status.Phase == hull.Paused { // a frozen process cannot act on a signal
 		if err := e.thaw(bg, c); err != nil {
@@ -138,7 +138,7 @@ func waitFor(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
 }
 
 // Restart is Stop, where it runs, and Start.
-func (e *Engine) Restart(ctx context.Context, ref string, r hull.StopRequest) error {
+func (e *runner) Restart(ctx context.Context, ref string, r hull.StopRequest) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func (e *Engine) Restart(ctx context.Context, ref string, r hull.StopRequest) er
 }
 
 // Kill sends a signal, "" = SIGKILL, to a running container's main process.
-func (e *Engine) Kill(ctx context.Context, ref, name string) error {
+func (e *runner) Kill(ctx context.Context, ref, name string) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err
@@ -189,20 +189,20 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 }
 
 // Pause freezes every process of a container.
-func (e *Engine) Pause(ctx context.Context, ref string) error {
+func (e *runner) Pause(ctx context.Context, ref string) error {
 	return e.freeze(ctx, ref, "pause", hull.Running, hull.Paused, driver.Pause)
 }
 
 // Unpause is the reverse of Pause.
-func (e *Engine) Unpause(ctx context.Context, ref string) error {
+func (e *runner) Unpause(ctx context.Context, ref string) error {
 	return e.freeze(ctx, ref, "unpause", hull.Paused, hull.Running, driver.Resume)
 }
 
-func (e *Engine) thaw(ctx context.Context, c hull.Container) error {
+func (e *runner) thaw(ctx context.Context, c hull.Container) error {
 	return e.freeze(ctx, c.ID, "unpause", hull.Paused, hull.Running, driver.Resume)
 }
 
-func (e *Engine) freeze(ctx context.Context, ref, verb string, from, to hull.Phase, act func(context.Context, driver.Sandbox, string) error) error {
+func (e *runner) freeze(ctx context.Context, ref, verb string, from, to hull.Phase, act func(context.Context, driver.Sandbox, string) error) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 )
 
 // Update changes limits and the restart policy, of a running container at once.
-func (e *Engine) Update(ctx context.Context, ref string, r hull.UpdateRequest) ([]string, error) {
+func (e *creation) Update(ctx context.Context, ref string, r hull.UpdateRequest) ([]string, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func overlay(r, with hull.Resources) hull.Resources {
 }
 
 // Rename gives a container another name.
-func (e *Engine) Rename(ctx context.Context, ref, name string) error {
+func (e *creation) Rename(ctx context.Context, ref, name string) error {
 	if name == "" {
 		return fmt.Errorf("neither old nor new names may be empty: %w", errdefs.ErrInvalidArgument)
 	}

@@ -11,7 +11,7 @@ import (
 
 // Wait registers interest in a container's end before it returns; the returned
 // function blocks until the condition holds or ctx is done.
-func (e *Engine) Wait(ctx context.Context, ref string, cond hull.WaitCondition) (func(context.Context) (hull.Exit, error), error) {
+func (e *views) Wait(ctx context.Context, ref string, cond hull.WaitCondition) (func(context.Context) (hull.Exit, error), error) {
 	switch cond {
 	case "":
 		cond = hull.WaitNotRunning
