@@ -30,6 +30,7 @@ type attachment struct {
 
 	mu       sync.Mutex // held by release, connect and disconnect; before Service.mu
 	dir      string     // of its namespace's pin, "" for the host's or another pod's
+	wants    []*network // what its ends are going to be on
 	ends     []*end     // first the one with the default route
 	claims   []*claim
 	forwards []firewall.Forward
@@ -89,7 +90,7 @@ func modeOf(n hull.NetworkSpec) string {
 	return n.Mode
 }
 
-// enter registers an attachment, so that its network cannot be removed under it.
+// enter registers an attachment: one at a time for a pod.
 func (s *Service) enter(a *attachment) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +137,7 @@ func (s *Service) attachNone(a *attachment, p hull.Pod, runDir string) (hull.End
 
 // attachBridges: a namespace with an interface per network.
 func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.Endpoint, error) {
-	wanted, err := s.wantedEnds(p.Network)
+	wanted, err := s.wantedEnds(a, p.Network)
 	if err != nil {
 		return hull.Endpoint{}, err
 	}
@@ -265,10 +266,18 @@ func (n *network) newEnd(prefix string, index int, spec hull.EndpointSpec, mac s
 			e.release()
 		}
 	}()
-	if e.v4, err = takeAddr(n.v4 != nil, n.v4, spec.IPv4); err != nil {
+	take := func(enabled bool, pool addrPool, asked string) (netip.Addr, error) {
+		a, err := takeAddr(enabled, pool, asked)
+		if errdefs.IsConflict(err) || errdefs.IsResourceExhausted(err) {
+			n.host.finishBurials()
+			a, err = takeAddr(enabled, pool, asked)
+		}
+		return a, err
+	}
+	if e.v4, err = take(n.v4 != nil, n.v4, spec.IPv4); err != nil {
 		return nil, err
 	}
-	if e.v6, err = takeAddr(n.v6 != nil, n.v6, spec.IPv6); err != nil {
+	if e.v6, err = take(n.v6 != nil, n.v6, spec.IPv6); err != nil {
 		return nil, err
 	}
 	switch {
@@ -350,8 +359,9 @@ type wantedEnd struct {
 }
 
 // wantedEnds are the networks of a request, the one with the default route first:
-// the highest gateway priority wins, then the mode's network.
-func (s *Service) wantedEnds(spec hull.NetworkSpec) ([]wantedEnd, error) {
+// the highest gateway priority wins, then the mode's network. None of them can be
+// removed from then on.
+func (s *Service) wantedEnds(at *attachment, spec hull.NetworkSpec) ([]wantedEnd, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	mode, err := s.find(modeOf(spec))
@@ -390,6 +400,7 @@ func (s *Service) wantedEnds(spec hull.NetworkSpec) ([]wantedEnd, error) {
 	})
 	for i := range out {
 		w := &out[i]
+		at.wants = append(at.wants, w.network)
 		if w.network == mode {
 			w.mac = spec.MacAddress
 		}

@@ -293,6 +293,7 @@ func TestIsolation(t *testing.T) {
 		{Name: "red", EnableIPv4: true, EnableIPv6: true, IPAM: hull.IPAM{Config: []hull.IPAMConfig{{Subnet: "10.9.0.0/24", IPRange: "10.9.0.128/25", Gateway: "10.9.0.77"}}}},
 		{Name: "blue", EnableIPv4: true},
 		{Name: "inner", EnableIPv4: true, Internal: true},
+		{Name: "tiny", EnableIPv4: true, IPAM: hull.IPAM{Config: []hull.IPAMConfig{{Subnet: "10.8.0.0/30"}}}},
 		{Name: "loners", EnableIPv4: true, Options: map[string]string{optICC: "false"}},
 	} {
 		_, _, err := w.s.Create(ctx, n)
@@ -352,12 +353,20 @@ func TestIsolation(t *testing.T) {
 	if _, err := w.tryAttach("clash", hull.NetworkSpec{Mode: "red", Endpoints: map[string]hull.EndpointSpec{"red": {IPv4: "10.9.0.5"}}}); !errdefs.IsConflict(err) {
 		t.Errorf("an address given twice: %v", err)
 	}
+	// A container that starts again gets its address at once, whatever the kernel
+	// has still to do.
+	w.detach(red)
+	red = on("red1", "red", hull.EndpointSpec{IPv4: "10.9.0.5"})
+	wantSeen(t, red.ns(), "tcp", red2.ip4("red")+":80", "10.9.0.5")
 	for _, b := range []box{red, red2, blue, inner, inner2, lone, lone2, def} {
 		w.detach(b)
 	}
+	for range 3 { // one address for containers
+		w.detach(w.attach("only", hull.NetworkSpec{Mode: "tiny"}))
+	}
 	gone, err := w.s.Prune(ctx, func(n hull.Network) bool { return n.Name == "blue" })
 	must(t, err)
-	if fmt.Sprint(gone) != "[inner loners red]" {
+	if fmt.Sprint(gone) != "[inner loners red tiny]" {
 		t.Errorf("pruned %v", gone)
 	}
 	must(t, w.s.Remove(ctx, "blue"))

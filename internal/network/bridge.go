@@ -20,7 +20,6 @@ import (
 const (
 	netlinkRoute = 0
 	ifaFNoDAD    = 0x02
-	rtScopeLink  = 253
 )
 
 // ensure makes the network's bridge and its rules, or what is missing of
@@ -78,6 +77,10 @@ func (n *network) makeBridge() error {
 		if err := n.settle(n); err != nil {
 			return err
 		}
+	}
+	// The rules come first: no moment without them once the bridge is there.
+	if _, err := n.host.fw.Apply(firewall.Change{AddNetworks: []firewall.Network{n.rules()}}); err != nil {
+		return err
 	}
 	forwarded, err := enableForwarding(n.v6 != nil)
 	if err != nil {

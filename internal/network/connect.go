@@ -107,6 +107,7 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 	}
 	s.mu.Lock()
 	a.ends = slices.DeleteFunc(slices.Clone(a.ends), func(o *end) bool { return o == e })
+	a.wants = slices.DeleteFunc(slices.Clone(a.wants), func(o *network) bool { return o == n })
 	s.mu.Unlock()
 	e.release()
 	if lead && len(a.ends) > 0 {
@@ -199,6 +200,11 @@ func (a *attachment) find(n *network) *end {
 		}
 	}
 	return nil
+}
+
+// uses says whether the pod is on n, or going to be.
+func (a *attachment) uses(n *network) bool {
+	return a.find(n) != nil || slices.Contains(a.wants, n)
 }
 
 // hasRoute says whether one of the networks leads anywhere else.

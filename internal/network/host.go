@@ -25,9 +25,10 @@ type host struct {
 	life     context.Context //nolint:containedctx // the life of background work, ended by quiesce
 	stop     context.CancelFunc
 
-	mu     sync.Mutex
-	closed bool
-	work   sync.WaitGroup
+	mu      sync.Mutex
+	closed  bool
+	burials map[*burial]struct{}
+	work    sync.WaitGroup
 }
 
 func newHost(dir, instance string, log *slog.Logger) (*host, error) {
@@ -35,7 +36,7 @@ func newHost(dir, instance string, log *slog.Logger) (*host, error) {
 		return nil, fmt.Errorf("make directory of network namespaces: %w", err)
 	}
 	sum := sha256.Sum256([]byte(instance))
-	h := &host{instance: instance, tag: hex.EncodeToString(sum[:])[:4], dir: dir, log: log}
+	h := &host{instance: instance, tag: hex.EncodeToString(sum[:])[:4], dir: dir, log: log, burials: map[*burial]struct{}{}}
 	var err error
 	if h.links, err = netlink.NewHandle(netlinkRoute); err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -143,18 +146,40 @@ func (h *host) retire(dir string) error {
 	return nil
 }
 
+// burial is a namespace on its way out.
+type burial struct {
+	hurry chan struct{} // closed when somebody waits for its addresses
+	asked sync.Once
+	done  chan struct{}
+}
+
+func (b *burial) askHurry() { b.asked.Do(func() { close(b.hurry) }) }
+
 // bury gives a namespace and its addresses back, off everybody's way: the
 // kernel takes a namespace down slowly and in batches. The addresses are free
 // again when the cables are really gone; now says not to wait for the kernel,
 // because a pod that shared the namespace still holds it.
 func (h *host) bury(dir string, ends []*end, now bool, then func()) {
+	b := &burial{hurry: make(chan struct{}), done: make(chan struct{})}
+	if now {
+		b.askHurry()
+	}
+	h.mu.Lock()
+	h.burials[b] = struct{}{}
+	h.mu.Unlock()
 	work := func() {
+		defer func() {
+			h.mu.Lock()
+			delete(h.burials, b)
+			h.mu.Unlock()
+			close(b.done)
+		}()
 		if err := unpinDir(dir); err != nil {
 			h.log.Warn("network namespace is not given back", "path", dir, "error", err)
 		}
 		for _, e := range ends {
 			if e.veth != "" {
-				h.awaitGone(e.veth, now)
+				h.awaitGone(e.veth, b.hurry)
 			}
 			e.release()
 		}
@@ -164,6 +189,27 @@ func (h *host) bury(dir string, ends []*end, now bool, then func()) {
 	}
 	if !h.background(work) {
 		work()
+	}
+}
+
+// finishBurials gets the addresses back that only wait for the kernel: a
+// container that starts again wants its own at once.
+func (h *host) finishBurials() {
+	const limit = 2 * time.Second
+	h.mu.Lock()
+	all := slices.Collect(maps.Keys(h.burials))
+	h.mu.Unlock()
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	for _, b := range all {
+		b.askHurry()
+	}
+	for _, b := range all {
+		select {
+		case <-b.done:
+		case <-t.C:
+			return
+		}
 	}
 }
 
@@ -177,13 +223,21 @@ func (e *end) release() {
 }
 
 // awaitGone waits for the kernel to take a cable down with its namespace, and
-// does it itself when something still holds the namespace.
-func (h *host) awaitGone(veth string, now bool) {
+// does it itself when somebody is in a hurry or something holds the namespace.
+func (h *host) awaitGone(veth string, hurry <-chan struct{}) {
 	const first, longest = 10 * time.Millisecond, 320 * time.Millisecond
-	for wait := first; !now && wait <= longest && linkThere(veth); wait *= 2 {
-		if sleep(h.life, wait) != nil {
-			return // closing: nobody is going to have the address
+	for wait := first; wait <= longest && linkThere(veth); wait *= 2 {
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+			continue
+		case <-hurry:
+			wait = longest
+		case <-h.life.Done():
+			t.Stop()
+			return // nobody is going to have the address
 		}
+		t.Stop()
 	}
 	if err := h.deleteLink(veth); err != nil {
 		h.log.Warn("interface is not removed", "interface", veth, "error", err)

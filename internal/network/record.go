@@ -471,10 +471,8 @@ func (s *Service) remove(n *network) error {
 		return fmt.Errorf("%s is a pre-defined network and cannot be removed: %w", n.rec.Name, errdefs.ErrPermissionDenied)
 	}
 	for id, a := range s.pods {
-		for _, e := range a.ends {
-			if e.network == n {
-				return fmt.Errorf("error while removing network: network %s has active endpoints (name:%q id:%q): %w", n.rec.Name, a.name, id[:min(12, len(id))], errdefs.ErrPermissionDenied)
-			}
+		if a.uses(n) {
+			return fmt.Errorf("error while removing network: network %s has active endpoints (name:%q id:%q): %w", n.rec.Name, a.name, id[:min(12, len(id))], errdefs.ErrPermissionDenied)
 		}
 	}
 	if err := s.cfg.Store.DeleteNetwork(n.rec.ID); err != nil {
@@ -495,8 +493,7 @@ func (s *Service) Prune(_ context.Context, keep func(hull.Network) bool) ([]stri
 	defer s.mu.Unlock()
 	var gone []string
 	for _, n := range s.networks {
-		shown := s.show(n)
-		if predefined(n.rec.Name) || len(shown.Containers) > 0 || keep(shown) {
+		if predefined(n.rec.Name) || keep(s.show(n)) || slices.ContainsFunc(slices.Collect(maps.Values(s.pods)), func(a *attachment) bool { return a.uses(n) }) {
 			continue
 		}
 		if err := s.remove(n); err != nil {

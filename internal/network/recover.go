@@ -148,7 +148,7 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 		switch {
 		case strings.HasPrefix(name, s.host.vethPrefix()) && !kept[name] && !s.pool.knows(strings.TrimPrefix(name, s.host.vethPrefix())):
 			// Mostly it is going already, with a namespace of above.
-			if !s.host.background(func() { s.host.awaitGone(name, false) }) {
+			if !s.host.background(func() { s.host.awaitGone(name, nil) }) {
 				errs = errors.Join(errs, s.host.deleteLink(name))
 			}
 		case l.Type() == "bridge" && strings.HasPrefix(name, "hb"+s.host.tag) && !kept[name]:
