@@ -96,7 +96,8 @@ func (s *Store) Containers() []hull.Container {
 	slices.SortFunc(all, newestFirst)
 	out := make([]hull.Container, len(all))
 	for i, c := range all {
-		out[i] = cloneContainer(c)
+		out[i] = *c
+		ownContainer(&out[i])
 	}
 	return out
 }
