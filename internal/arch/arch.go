@@ -78,6 +78,7 @@ func Rules() []Rule {
 		service("logs"),
 		service("event"),
 		service("store"),
+		service("files"),
 		{Package: "internal/build/...", May: []string{"internal/build/...", "internal/hull", "internal/driver", "internal/image/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/..."}},
 
 		{
@@ -96,7 +97,7 @@ func Rules() []Rule {
 		{Package: "cmd/hull/...", May: []string{"cmd/hull/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-monitor/...", May: []string{"cmd/hull-monitor/...", "internal/monitor/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
-		{Package: "cmd/hull-runc/...", May: []string{"cmd/hull-runc/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
+		{Package: "cmd/hull-runc/...", May: []string{"cmd/hull-runc/...", "internal/runtime/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-guest/...", May: []string{"cmd/hull-guest/...", "internal/guest/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/..."}},
 		{Package: "cmd/hulld/...", May: []string{"*"}},
 

@@ -186,7 +186,7 @@ func (f filters) isolation(i hull.Isolation) bool {
 	}
 	return slices.ContainsFunc(values, func(v string) bool {
 		want, err := toIsolation(container.Isolation(v))
-		return err == nil && (want == i || want == "" && i == hull.IsolationContainer)
+		return err == nil && (want == i || want == "") // "default" is whatever this engine chose
 	})
 }
 
