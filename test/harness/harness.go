@@ -36,6 +36,7 @@ type Engine struct {
 	Run  string // run directory
 
 	t       testing.TB
+	ctx     func() context.Context // lives longer than the test's own: until everything is cleaned
 	bin     string
 	dir     string // what the test made, deleted at its end
 	args    []string
@@ -59,7 +60,7 @@ func Args(args ...string) Option { return func(e *Engine) { e.args = append(e.ar
 func Start(t testing.TB, load []string, options ...Option) *Engine {
 	t.Helper()
 	if host := os.Getenv("HULL_COMPAT_HOST"); host != "" {
-		e := &Engine{Host: host, t: t, dir: tempDir(t)}
+		e := &Engine{Host: host, t: t, ctx: lifetime(t), dir: tempDir(t)}
 		e.Load(load...)
 		return e
 	}
@@ -115,7 +116,7 @@ func (e *Engine) Adopt() {
 func NewEngine(t testing.TB, options ...Option) *Engine {
 	t.Helper()
 	require.Root(t)
-	e := &Engine{t: t, bin: binDir(t), dir: tempDir(t)}
+	e := &Engine{t: t, ctx: lifetime(t), bin: binDir(t), dir: tempDir(t)}
 	e.Root, e.Run = filepath.Join(e.dir, "root"), filepath.Join(e.dir, "run")
 	e.Host = "unix://" + filepath.Join(e.Run, "hull.sock")
 	e.logFile = filepath.Join(e.dir, "hulld.log")
@@ -124,6 +125,13 @@ func NewEngine(t testing.TB, options ...Option) *Engine {
 	}
 	e.ns = newNamespaces(t)
 	return e
+}
+
+// lifetime is a context that ends after the clean-ups registered from now on.
+func lifetime(t testing.TB) func() context.Context {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	t.Cleanup(cancel)
+	return func() context.Context { return ctx }
 }
 
 // Reference says whether the engine is not hull but the one of HULL_COMPAT_HOST.
@@ -327,7 +335,7 @@ func (e *Engine) finish() {
 	if e.daemon == nil {
 		e.StartDaemon()
 	}
-	if ids := strings.Fields(e.Docker().Try("ps", "-aq").Stdout); len(ids) > 0 {
+	if ids := strings.Fields(e.Docker().Run("ps", "-aq")); len(ids) > 0 {
 		if r := e.Docker().Try(append([]string{"rm", "-f", "-v"}, ids...)...); r.Code != 0 {
 			e.t.Errorf("remove what the test left: %s", r.Stderr)
 		}
@@ -404,7 +412,7 @@ func (c *Client) Cmd(args ...string) *exec.Cmd {
 			argv = slices.Insert(argv, 1, "--wdns="+c.Dir)
 		}
 	}
-	cmd := exec.CommandContext(c.e.t.Context(), argv[0], append(argv[1:], args...)...) // #nosec: a test
+	cmd := exec.CommandContext(c.e.ctx(), argv[0], append(argv[1:], args...)...) // #nosec: a test
 	cmd.Dir = c.Dir
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+c.e.Host, "HULL_HOST="+c.e.Host, "DOCKER_CONTEXT=", "DOCKER_CONFIG="+filepath.Join(c.e.dir, "config"),
 		"HULL_ROOT="+c.e.Root, "HULL_RUN="+c.e.Run, "HOME="+c.e.dir, "DOCKER_CLI_HINTS=false", "TERM=xterm")
@@ -437,7 +445,7 @@ func (c *Client) TryStdin(stdin string, args ...string) Result {
 	}
 	r := Result{Stdout: out.String(), Stderr: errOut.String(), Code: cmd.ProcessState.ExitCode()}
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) && c.e.t.Context().Err() == nil {
+	if err != nil && !errors.As(err, &exit) && c.e.ctx().Err() == nil {
 		c.e.t.Fatalf("%s %s: %v", c.Name, strings.Join(args, " "), err)
 	}
 	return r

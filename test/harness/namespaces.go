@@ -215,7 +215,7 @@ func (e *Engine) HostCommand(argv ...string) *exec.Cmd {
 	if e.ns != nil {
 		argv = append(append([]string{"nsenter"}, e.ns.flags()...), argv...)
 	}
-	return exec.CommandContext(e.t.Context(), argv[0], argv[1:]...) // #nosec: a test
+	return exec.CommandContext(e.ctx(), argv[0], argv[1:]...) // #nosec: a test
 }
 
 // CheckLeaks asserts that no container has left anything: to be called when none
