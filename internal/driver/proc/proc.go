@@ -22,6 +22,7 @@ import (
 	"hull/internal/linux/cgroup"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -49,6 +50,7 @@ type Driver struct {
 	cfg  Config
 	cg   *cgroup.System
 	pool *pool
+	late sync.WaitGroup // cgroups being removed
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -74,12 +76,12 @@ func New(cfg Config) (*Driver, error) {
 		return nil, fmt.Errorf("create cgroup parent: %w", err)
 	}
 	d := &Driver{cfg: cfg, cg: sys}
-	// An engine that was killed left some behind. Those still in use stay.
+	// An engine that was killed left some behind. Those with anything in them stay.
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
-	for _, g := range sys.Spares(cfg.CgroupParent, sparePrefix) {
+	for _, g := range sys.Children(cfg.CgroupParent) {
 		if err := g.Destroy(done); err != nil {
-			cfg.Log.Debug("spare cgroup stays", "cgroup", g.Path(), "error", err)
+			cfg.Log.Debug("cgroup in use", "cgroup", g.Path(), "error", err)
 		}
 	}
 	d.pool = newPool(d.spawn, d.spawnSeated, cfg.PoolSize, cfg.Log)
@@ -89,6 +91,7 @@ func New(cfg Config) (*Driver, error) {
 // Close ends the monitors that have no pod. Pods live on.
 func (d *Driver) Close() error {
 	d.pool.close()
+	d.late.Wait()
 	return nil
 }
 
@@ -183,14 +186,36 @@ func (d *Driver) gone(ctx context.Context, id string, h handle) error {
 
 // removeGroup kills what is in a cgroup and removes it.
 func (d *Driver) removeGroup(ctx context.Context, g *cgroup.Group) error {
+	if err := d.killGroup(ctx, g); err != nil {
+		return err
+	}
+	if err := g.Destroy(ctx); err != nil {
+		return fmt.Errorf("remove cgroup %s: %w", g.Path(), err)
+	}
+	return nil
+}
+
+func (d *Driver) killGroup(ctx context.Context, g *cgroup.Group) error {
 	if !g.Exists() {
 		return nil
 	}
 	if err := g.Kill(ctx); err != nil {
 		return fmt.Errorf("kill cgroup %s: %w", g.Path(), err)
 	}
-	if err := g.Destroy(ctx); err != nil {
-		return fmt.Errorf("remove cgroup %s: %w", g.Path(), err)
-	}
 	return nil
+}
+
+// removeLater removes a cgroup that holds no process any more. The monitor's
+// thread in it is on its way out, but takes the container's mounts down first,
+// for 10 ms or so, and nobody needs to wait for that: a container of the same
+// name that comes sooner removes it itself, and what an engine that dies leaves
+// the next one removes.
+func (d *Driver) removeLater(g *cgroup.Group) {
+	d.late.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
+		defer cancel()
+		if err := d.removeGroup(ctx, g); err != nil {
+			d.cfg.Log.Error("remove cgroup", "error", err)
+		}
+	})
 }

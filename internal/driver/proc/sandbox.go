@@ -197,7 +197,8 @@ func asUser(c driver.ContainerSpec) (*specs.Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open root file system: %w", err)
 	}
-	defer root.Close()
+	// Not waited for: the end of a mount takes an RCU grace period.
+	defer func() { go root.Close() }()
 	p := *c.OCI.Process
 	return &p, setUser(root, &p, c.User, c.Groups)
 }
@@ -496,10 +497,11 @@ func (b *sandbox) Destroy(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	for _, bx := range boxes {
-		errs = append(errs, b.d.removeGroup(ctx, bx.group))
+		errs = append(errs, b.d.killGroup(ctx, bx.group))
+		b.d.removeLater(bx.group)
 	}
 	if spare != nil {
-		errs = append(errs, b.d.removeGroup(ctx, spare))
+		b.d.removeLater(spare)
 	}
 	for id := range boxes {
 		if err := os.Remove(metaFile(b.dir, id)); err != nil && !errors.Is(err, os.ErrNotExist) {

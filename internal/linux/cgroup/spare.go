@@ -67,22 +67,20 @@ func (g *Group) CreateFrom(spare *Group, r *specs.LinuxResources) (warnings []st
 	return g.apply(r, true)
 }
 
-// Spares lists groups directly below parent whose name begins with prefix.
-func (s *System) Spares(parent, prefix string) []*Group {
+// Children lists the groups directly below parent.
+func (s *System) Children(parent string) []*Group {
+	parent = filepath.Clean("/" + parent)
 	seen := map[string]bool{}
 	var out []*Group
 	for _, h := range s.hiers {
-		if h.v2 {
-			continue
-		}
-		dirs, err := filepath.Glob(filepath.Join(h.mount+filepath.Clean("/"+parent), prefix+"*"))
+		entries, err := os.ReadDir(h.mount + parent)
 		if err != nil {
-			continue
+			continue // not made there yet
 		}
-		for _, d := range dirs {
-			if name := filepath.Base(d); !seen[name] {
-				seen[name] = true
-				out = append(out, s.Group(filepath.Join(parent, name)))
+		for _, e := range entries {
+			if e.IsDir() && !seen[e.Name()] {
+				seen[e.Name()] = true
+				out = append(out, s.Group(filepath.Join(parent, e.Name())))
 			}
 		}
 	}
