@@ -105,6 +105,7 @@ type Store interface {
 	PutContainer(c hull.Container, durable bool) error
 	// Container finds by full id, then name, then unambiguous id prefix.
 	Container(ref string) (hull.Container, error)
+	// Containers are all records, newest first.
 	Containers() []hull.Container
 	DeleteContainer(id string) error
 	Rename(id, name string) error

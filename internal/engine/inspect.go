@@ -30,9 +30,7 @@ func (e *views) Container(_ context.Context, ref string) (hull.Container, error)
 
 // List gives all records, newest first.
 func (e *views) List(context.Context) ([]hull.Container, error) {
-	all := e.store.Containers()
-	slices.SortStableFunc(all, func(a, b hull.Container) int { return b.Created.Compare(a.Created) })
-	return all, nil
+	return e.store.Containers(), nil
 }
 
 // Logs opens a container's log.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hull/internal/driver"
+	"hull/internal/hull"
 	"io"
 	"log/slog"
 	"os"
@@ -15,9 +17,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/driver"
-	"hull/internal/hull"
 )
 
 var errInjected = errors.New("injected")
@@ -158,6 +157,7 @@ func (f fnetworks) Check(context.Context, hull.NetworkSpec) error { return nil }
 func (f fnetworks) Attach(_ context.Context, p hull.Pod, _ string) (hull.Endpoint, hull.Release, error) {
 	return hull.Endpoint{NetNS: "/netns/" + p.ID}, f.w.release("net"), f.w.acquire("net")
 }
+
 func (f fnetworks) Reattach(context.Context, hull.Pod, string) (hull.Release, error) {
 	return f.w.release("net"), nil
 }
@@ -170,6 +170,7 @@ func (f flogs) Check(hull.LogSpec) error { return nil }
 func (f flogs) Target(hull.Container) (hull.LogTarget, error) {
 	return hull.LogTarget{}, f.w.step("log")
 }
+
 func (f flogs) Read(context.Context, hull.Container, hull.LogsRequest, <-chan struct{}) (hull.LogReader, error) {
 	return nil, errdefs.ErrNotImplemented
 }
@@ -268,6 +269,7 @@ func (f fstore) Containers() []hull.Container {
 	for _, c := range f.w.containers {
 		out = append(out, c)
 	}
+	slices.SortFunc(out, func(a, b hull.Container) int { return b.Created.Compare(a.Created) })
 	return out
 }
 
