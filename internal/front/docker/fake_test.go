@@ -378,12 +378,6 @@ func (e *fakeEngine) Wait(_ context.Context, ref string, cond hull.WaitCondition
 	}, nil
 }
 
-func dupFile(f *os.File) (*os.File, error) {
-	ours, theirs, err := dupPair(f)
-	_ = theirs
-	return ours, err
-}
-
 func (e *fakeEngine) Attach(_ context.Context, ref string, a hull.Attach) error {
 	c, unlock, err := e.get("attach", ref)
 	if err != nil {

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,22 +17,18 @@ import (
 	"hull/internal/hull"
 )
 
-// dupPair duplicates a descriptor, as SCM_RIGHTS would.
-func dupPair(f *os.File) (*os.File, *os.File, error) {
+// dupFile duplicates a descriptor, as SCM_RIGHTS would.
+func dupFile(f *os.File) (*os.File, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var fd int
 	cerr := raw.Control(func(old uintptr) { fd, err = syscall.Dup(int(old)) })
-	if cerr != nil {
-		return nil, nil, cerr
+	if err = errors.Join(cerr, err); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	_ = syscall.SetNonblock(fd, true)
-	return os.NewFile(uintptr(fd), "dup"), f, nil
+	return os.NewFile(uintptr(fd), "dup"), nil
 }
 
 // fakeImages knows busybox:1 and busybox:2, of which the second builds on the first.

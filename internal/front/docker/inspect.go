@@ -142,7 +142,7 @@ func hostname(c hull.Container) string {
 func hostConfig(c hull.Container, q *container.HostConfig) *container.HostConfig {
 	out := *q
 	s := c.Spec
-	out.NetworkMode = container.NetworkMode(firstOf(s.Network.Mode, "bridge"))
+	out.NetworkMode = networkMode(c)
 	out.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyMode(firstOf(s.Restart.Name, "no")), MaximumRetryCount: s.Restart.MaxRetries}
 	out.LogConfig = container.LogConfig{Type: firstOf(s.Log.Driver, q.LogConfig.Type, "json-file"), Config: orEmptyMap(s.Log.Options)}
 	out.IpcMode = container.IpcMode(firstOf(s.Namespaces.IPC, "private"))
@@ -274,7 +274,7 @@ func published(in []hull.PublishedPort) []hull.PublishedPort {
 func toNetworks(c hull.Container) map[string]*network.EndpointSettings {
 	out := map[string]*network.EndpointSettings{}
 	n := c.Spec.Network
-	mode := container.NetworkMode(firstOf(n.Mode, "bridge"))
+	mode := networkMode(c)
 	if mode.IsContainer() {
 		return out
 	}
@@ -292,6 +292,14 @@ func toNetworks(c hull.Container) map[string]*network.EndpointSettings {
 		out[name].NetworkID = e.NetworkID
 	}
 	return out
+}
+
+// networkMode is the mode under the name that clients see.
+func networkMode(c hull.Container) container.NetworkMode {
+	if m := container.NetworkMode(c.Spec.Network.Mode); m != "" && !m.IsDefault() {
+		return m
+	}
+	return network.NetworkBridge
 }
 
 func asked(e hull.EndpointSpec) *network.EndpointSettings {

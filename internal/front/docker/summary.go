@@ -25,7 +25,7 @@ func toSummary(c hull.Container, now time.Time) container.Summary {
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: toNetworks(c)},
 		Mounts:          toMountPoints(c.Mounts),
 	}
-	out.HostConfig.NetworkMode = firstOf(c.Spec.Network.Mode, "bridge")
+	out.HostConfig.NetworkMode = string(networkMode(c))
 	out.HostConfig.Annotations = c.Spec.Annotations
 	return out
 }
