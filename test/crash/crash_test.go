@@ -94,9 +94,12 @@ func TestExitsWhileTheEngineIsAwayAreRecorded(t *testing.T) {
 		return nil
 	})
 	e.StartDaemon()
-	if got := docker.Run("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "ends"); got != "exited 9" {
-		t.Errorf("ends: %s", got)
-	}
+	e.Eventually("the exit is on record", func() error {
+		if got := docker.Run("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "ends"); got != "exited 9" {
+			return fmt.Errorf("ends: %s", got)
+		}
+		return nil
+	})
 	if got := docker.Run("logs", "ends"); got != "last words" {
 		t.Errorf("log of ends: %q", got)
 	}
