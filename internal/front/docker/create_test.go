@@ -30,7 +30,7 @@ func golden(t *testing.T, name string, v any) {
 	}
 	file := filepath.Join("testdata", name)
 	if *update {
-		if err := os.WriteFile(file, buf.Bytes(), 0o644); err != nil { //nolint:forbidigo // a test's golden file
+		if err := os.WriteFile(file, buf.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

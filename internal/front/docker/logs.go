@@ -115,7 +115,7 @@ func pump(ctx context.Context, reader hull.LogReader, format logFormat, to frame
 			return err //nolint:wrapcheck // says which log
 		}
 		if _, err := to.write(l.Stream, format.line(l)); err != nil {
-			return nil //nolint:nilerr // the client left
+			return nil // the client left
 		}
 	}
 }

@@ -41,7 +41,7 @@ func (a *containerAPI) stats(w http.ResponseWriter, r *http.Request) error {
 	}
 	if streaming { // the first line at once: docker stats fills its table from it
 		if err := send(before, nil); err != nil {
-			return nil //nolint:nilerr // the client left
+			return nil // the client left
 		}
 	}
 	tick := time.NewTicker(statsEvery)

@@ -45,12 +45,11 @@ func splitVersion(path string) (string, apiVersion, error) {
 	if !ok || !dot {
 		return path, maxVersion, nil // "/version", "/volumes"
 	}
-	ma, err1 := strconv.ParseUint(major, 10, 16)
-	mi, err2 := strconv.ParseUint(minor, 10, 16)
-	if err1 != nil || err2 != nil {
+	ma, ok1 := number(major)
+	v, ok2 := number(minor)
+	if !ok1 || !ok2 {
 		return path, maxVersion, nil
 	}
-	v := apiVersion(mi) //nolint:gosec // 16 bits
 	switch {
 	case ma < 1 || ma == 1 && v < minVersion:
 		return "", 0, fmt.Errorf("client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version: %w", text, minVersion, errdefs.ErrInvalidArgument)
@@ -58,4 +57,10 @@ func splitVersion(path string) (string, apiVersion, error) {
 		return "", 0, fmt.Errorf("client version %s is too new. Maximum supported API version is %s: %w", text, maxVersion, errdefs.ErrInvalidArgument)
 	}
 	return "/" + tail, v, nil
+}
+
+// number reads a part of a version.
+func number(text string) (apiVersion, bool) {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return apiVersion(n), err == nil //nolint:gosec // 16 bits
 }
