@@ -221,7 +221,10 @@ func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupF
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(g.v2.Fd())
 	}
-	pid, errno := forkChild(prog.m, args)
+	// A time namespace cannot be entered with shared memory; our process 1 lives on
+	// and must not hold ours.
+	share := !c.plan.Init && c.plan.Namespaces()&unix.CLONE_NEWTIME == 0
+	pid, errno := forkChild(prog.m, args, share)
 	runtime.KeepAlive(prog)
 	if errno != 0 {
 		return nil, fmt.Errorf("clone: %w", errno)
@@ -356,7 +359,7 @@ func attachTo(ctx context.Context, pid int, unshare uintptr) (_ *Container, err 
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return err
 		}
-		if err := unix.Setns(linux.FD(f), int(unshare&^unix.CLONE_NEWUSER)); err != nil {
+		if err := unix.Setns(linux.FD(f), int(unshare&^(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME))); err != nil {
 			return fmt.Errorf("join the container's namespaces: %w", err)
 		}
 		unix.Umask(0)
@@ -506,6 +509,9 @@ func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, caps uint
 	bound := c.self != nil && io.gate == nil
 	if bound {
 		prog.dieWithParent(c.self)
+	}
+	if c.foreign && c.plan.Unshare&unix.CLONE_NEWTIME != 0 {
+		prog.do("join the time namespace", unix.SYS_SETNS, c.init.pidfd, unix.CLONE_NEWTIME)
 	}
 	prog.hello()
 	prog.enterRoot(false)

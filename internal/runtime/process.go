@@ -38,6 +38,7 @@ type Process struct {
 
 func newProcess(pid, pidfd int, conn *control, prog *program) *Process {
 	p := &Process{pid: pid, pidfd: pidfd, conn: conn, prog: prog, exited: make(chan struct{})}
+	conn.pidfd = pidfd
 	// Non-blocking, so that waiting costs a parked goroutine and no thread.
 	_ = unix.SetNonblock(pidfd, true) // if refused, the wait below holds a thread
 	p.pidFile = os.NewFile(uintptr(pidfd), "pidfd")
@@ -241,6 +242,7 @@ func (p *Process) end() error {
 type control struct {
 	parent int
 	child  int // close-on-exec, and out of the way of a workload's descriptors
+	pidfd  int // of the child, once there is one
 }
 
 func newControl() (*control, error) {
@@ -254,7 +256,7 @@ func newControl() (*control, error) {
 		unix.Close(fds[0])
 		return nil, err
 	}
-	return &control{parent: fds[0], child: child}, nil
+	return &control{parent: fds[0], child: child, pidfd: -1}, nil
 }
 
 // highFd duplicates a descriptor to a number that no workload's is put on.
@@ -302,16 +304,28 @@ type report struct {
 	value uint64
 }
 
-// read waits for a report; nil at the end of file.
+// read waits for a report; nil when the child has closed the socket or ended.
+// While the descriptor table is shared the child's end stays open in our own, so
+// its death shows only in the pidfd.
 func (c *control) read() (*report, error) {
-	var b [2]uint64
+	fds := []unix.PollFd{{Fd: int32(c.parent), Events: unix.POLLIN}, {Fd: int32(c.pidfd), Events: unix.POLLIN}}
 	for {
-		n, err := unix.Read(c.parent, unsafe.Slice((*byte)(unsafe.Pointer(&b)), reportSize))
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return nil, os.NewSyscallError("poll", err)
+		}
+		if fds[0].Revents == 0 && fds[1].Revents == 0 {
+			continue
+		}
+		// What it wrote before it ended comes first.
+		var b [2]uint64
+		n, _, err := unix.Recvfrom(c.parent, unsafe.Slice((*byte)(unsafe.Pointer(&b)), reportSize), unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case err != nil && !errors.Is(err, unix.ECONNRESET):
-			return nil, os.NewSyscallError("read", err)
+		case errors.Is(err, unix.EAGAIN) && fds[1].Revents == 0:
+			continue
+		case err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ECONNRESET):
+			return nil, os.NewSyscallError("recv", err)
 		case n != reportSize:
 			return nil, nil //nolint:nilnil // the end of file is no error here
 		}

@@ -96,7 +96,8 @@ func (p *program) dieWithParent(watch *os.File) {
 		return
 	}
 	fds := &[1]unix.PollFd{{Fd: int32(watch.Fd()), Events: unix.POLLIN}}
-	p.do(what, unix.SYS_POLL, unsafe.Pointer(fds), 1, 0).to(regTmp)
+	now := new(unix.Timespec)
+	p.do(what, unix.SYS_PPOLL, unsafe.Pointer(fds), 1, unsafe.Pointer(now), 0, 0).to(regTmp)
 	p.do(what, unix.SYS_EXIT_GROUP, 255).onlyIf(regTmp)
 }
 
@@ -225,8 +226,8 @@ func (p *program) insideRoot() {
 	})
 }
 
-// signals gives every signal its default meaning: an engine started under nohup
-// must not make workloads deaf to SIGHUP.
+// signals gives every signal its default meaning (an engine started under nohup
+// must not make workloads deaf to SIGHUP), and only then lets them in.
 func (p *program) signals() {
 	act := make([]byte, 32)
 	for sig := 1; sig <= 64; sig++ {
@@ -235,6 +236,7 @@ func (p *program) signals() {
 		}
 		p.do("reset signals", unix.SYS_RT_SIGACTION, sig, act, 0, 8)
 	}
+	p.do("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, act, 0, 8) // all zero
 }
 
 func (p *program) scheduling(x *ProcPlan) {

@@ -586,3 +586,24 @@ func TestTmpfsCopyUp(t *testing.T) {
 	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup", "ro"}})
 	want(t, run(t, s, overlayOf(t, root), Cgroup{}), "content\n750\n640\n711\n/etc/passwd\ntmpfs\nRead-only")
 }
+
+// TestKilledWhileSetUp: the death of a new process is an error, not a wait for ever.
+func TestKilledWhileSetUp(t *testing.T) {
+	noLeaks(t)
+	conn, err := newControl()
+	must(t, err)
+	defer conn.close()
+	prog := newProgram(conn.child)
+	prog.do("stop", unix.SYS_EXIT_GROUP, 9)
+	c := &Container{plan: &Plan{}, t: startThread()}
+	var p *Process
+	must(t, c.t.do(func() (err error) {
+		p, err = c.fork(prog, conn, 0, &cgroupFiles{})
+		return err
+	}))
+	if _, err := conn.expect(prog, stepHello); err == nil {
+		t.Error("no error")
+	}
+	must(t, p.Close())
+	c.t.end()
+}
