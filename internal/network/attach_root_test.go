@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"hull/internal/hull"
 	"hull/internal/linux"
@@ -112,9 +113,10 @@ func TestLoopbackIPv6(t *testing.T) {
 func TestLoopbackStaysOnTheHost(t *testing.T) {
 	require.Root(t)
 	w := newWorld(t)
-	b := w.attach("b", publishing(port("127.0.0.1:8080", 80, "")))
+	b := w.attach("b", publishing(port("127.0.0.1:8080", 80, ""), port("127.0.0.1:8081", 81, "udp")))
 	serve(t, b.ns(), "tcp", ":80")
 	serve(t, "", "tcp", "127.0.0.1:9")
+	inside, onHost := newSink(t, b.ns(), ":81"), newSink(t, "", "127.0.0.1:10")
 	wantSeen(t, "", "tcp", "127.0.0.1:8080", "")
 	wantRefused(t, "", "tcp", hostIP4+":8080")
 	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
@@ -138,10 +140,14 @@ func TestLoopbackStaysOnTheHost(t *testing.T) {
 	attack(w.lan, hostIP4)
 	wantRefused(t, w.lan, "tcp", "127.0.0.1:8080")
 	wantRefused(t, w.lan, "tcp", "127.0.0.1:9")
+	send(t, w.lan, "127.0.0.1:8081", "from the neighbour")
+	send(t, w.lan, "127.0.0.1:10", "from the neighbour")
 	a := w.attach("a", hull.NetworkSpec{})
 	attack(a.ns(), a.ep.Networks["bridge"].Gateway4)
 	wantRefused(t, a.ns(), "tcp", "127.0.0.1:9")
 	wantRefused(t, a.ns(), "tcp", "127.0.0.1:8080")
+	send(t, a.ns(), "127.0.0.1:8081", "from a container")
+	send(t, a.ns(), "127.0.0.1:10", "from a container")
 
 	// A neighbour's own route to the containers.
 	in(t, w.lan, func() error {
@@ -150,6 +156,9 @@ func TestLoopbackStaysOnTheHost(t *testing.T) {
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("172.16.0.0/12")), Gw: net.ParseIP(hostIP4)})
 	})
 	wantRefused(t, w.lan, "tcp", b.ip4("bridge")+":80")
+	send(t, w.lan, b.ip4("bridge")+":81", "by a route of its own")
+	inside.wantOnly("", "127.0.0.1:8081")
+	onHost.wantOnly("", "127.0.0.1:10")
 	w.detach(a)
 	w.detach(b)
 }
@@ -324,7 +333,15 @@ func TestIsolation(t *testing.T) {
 	wantRefused(t, red.ns(), "tcp", inner.ip4("inner")+":80")
 	wantRefused(t, red.ns(), "tcp", def.ip4("bridge")+":80")
 	wantRefused(t, red.ns(), "tcp", "["+def.ip6("bridge")+"]:80")
+	outside := newSink(t, w.lan, lanIP4+":10")
 	wantRefused(t, inner.ns(), "tcp", lanIP4+":7")
+	in(t, inner.ns(), func() error { // a privileged one finds the way
+		eth, err := netlink.LinkByName("eth0")
+		must(t, err)
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(inner.ep.Networks["inner"].Gateway4)})
+	})
+	send(t, inner.ns(), lanIP4+":10", "from an internal network")
+	outside.wantOnly(blue.ns(), lanIP4+":10")
 	wantRefused(t, lone.ns(), "tcp", lone2.ip4("loners")+":80")
 	wantSeen(t, lone.ns(), "tcp", lanIP4+":7", hostIP4)
 	wantSeen(t, blue.ns(), "tcp", lanIP4+":7", hostIP4)
@@ -370,7 +387,7 @@ func TestIsolation(t *testing.T) {
 		t.Errorf("pruned %v", gone)
 	}
 	must(t, w.s.Remove(ctx, "blue"))
-	links, err := netlink.LinkList()
+	links, err := list(netlink.LinkList)
 	must(t, err)
 	for _, l := range links {
 		if l.Type() == "bridge" && l.Attrs().Name != w.s.networks[stableID("t1", Bridge)].bridge {
@@ -384,7 +401,7 @@ func TestNoneHostAndShared(t *testing.T) {
 	w := newWorld(t)
 	none := w.attach("none", hull.NetworkSpec{Mode: "none"})
 	in(t, none.ns(), func() error {
-		links, err := netlink.LinkList()
+		links, err := list(netlink.LinkList)
 		must(t, err)
 		for _, l := range links {
 			if a := l.Attrs(); a.Flags&net.FlagUp != 0 && a.Name != "lo" {
@@ -438,7 +455,6 @@ func TestRepair(t *testing.T) {
 	conn := &nftables.Conn{}
 	conn.FlushRuleset()
 	must(t, conn.Flush())
-	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
 	w.detach(w.attach("b", hull.NetworkSpec{}))
 	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 
@@ -488,7 +504,7 @@ func TestReattachAndSweep(t *testing.T) {
 	for range 200 {
 		entries, err := os.ReadDir(filepath.Join(w.run, "netns"))
 		must(t, err)
-		links, err := netlink.LinkList()
+		links, err := list(netlink.LinkList)
 		must(t, err)
 		pins, cables = len(entries), 0
 		for _, l := range links {
@@ -625,4 +641,44 @@ func TestPodSysctls(t *testing.T) {
 		return err
 	}))
 	must(t, release(context.Background()))
+}
+
+// Forwarding is for containers: a host between two networks does not become
+// their router.
+func TestHostIsNoRouter(t *testing.T) {
+	require.Root(t)
+	w := newWorld(t)
+	office := filepath.Join(w.run, "office")
+	must(t, linux.NewNetNS(office))
+	t.Cleanup(func() { must(t, linux.Unpin(office)) })
+	ns, err := netns.GetFromPath(office)
+	must(t, err)
+	defer ns.Close()
+	cable := netlink.NewVeth(netlink.LinkAttrs{Name: "uplink2", MTU: 1500, TxQLen: -1})
+	cable.PeerName, cable.PeerNamespace = "eth0", netlink.NsFd(ns)
+	must(t, netlink.LinkAdd(cable))
+	address(t, "uplink2", "198.51.100.1/24")
+	route := func(ns, to, via string) {
+		in(t, ns, func() error {
+			eth, err := netlink.LinkByName("eth0")
+			must(t, err)
+			return netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.MustParsePrefix(to)), Gw: net.ParseIP(via)})
+		})
+	}
+	in(t, office, func() error { address(t, "eth0", "198.51.100.9/24"); return nil })
+	route(w.lan, "198.51.100.0/24", hostIP4)
+	route(office, "192.0.2.0/24", "198.51.100.1")
+	desk := newSink(t, office, "198.51.100.9:10")
+
+	a := w.attach("a", hull.NetworkSpec{}) // turns forwarding on
+	send(t, w.lan, "198.51.100.9:10", "through the host")
+	desk.wantOnly(a.ns(), "198.51.100.9:10")
+
+	w.detach(a)
+	w.crash()
+	must(t, w.s.Sweep(context.Background(), func(string) bool { return false }))
+	a = w.attach("a", hull.NetworkSpec{})
+	send(t, w.lan, "198.51.100.9:10", "through the host, later")
+	desk.wantOnly(a.ns(), "198.51.100.9:10")
+	w.detach(a)
 }

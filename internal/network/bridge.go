@@ -60,7 +60,7 @@ func (n *network) inspect() {
 	}
 	l, err := n.host.links.LinkByName(n.bridge)
 	if err == nil && l.Attrs().Index == n.index && l.Attrs().Flags&net.FlagUp != 0 {
-		if have, err := n.host.links.AddrList(l, netlink.FAMILY_ALL); err == nil && len(missingAddrs(n, have)) == 0 {
+		if have, err := listAddrs(n.host.links, l); err == nil && len(missingAddrs(n, have)) == 0 {
 			return
 		}
 	}
@@ -129,7 +129,7 @@ func (n *network) makeBridge() error {
 			return err
 		}
 	}
-	have, err := n.host.links.AddrList(link, netlink.FAMILY_ALL)
+	have, err := listAddrs(n.host.links, link)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -254,7 +254,9 @@ func (n *network) linkMTU() int {
 // larger packets than it carries would be lost where ICMP is filtered.
 func (h *host) defaultMTU() int {
 	const ethernet = 1500
-	routes, err := h.links.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	routes, err := list(func() ([]netlink.Route, error) {
+		return h.links.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	})
 	if err != nil || len(routes) == 0 {
 		return ethernet
 	}
@@ -281,14 +283,14 @@ func (h *host) takenPrefixes() ([]netip.Prefix, error) {
 			out = append(out, netip.PrefixFrom(a, ones).Masked())
 		}
 	}
-	addrs, err := h.links.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := listAddrs(h.links, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
 	for _, a := range addrs {
 		add(a.IPNet)
 	}
-	routes, err := h.links.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := list(func() ([]netlink.Route, error) { return h.links.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
@@ -359,7 +361,7 @@ func enableForwarding(v6 bool) (was bool, err error) {
 // guardUplinks keeps the host from becoming a router between the networks it was
 // in before forwarding was turned on.
 func (h *host) guardUplinks() error {
-	links, err := h.links.LinkList()
+	links, err := list(h.links.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}

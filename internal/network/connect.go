@@ -157,7 +157,7 @@ func (s *Service) promote(a *attachment, p hull.Pod) error {
 // interfaceOf finds an end's interface in its namespace by its hardware address:
 // after a restart of the engine its name is not known.
 func interfaceOf(h *netlink.Handle, e *end) (netlink.Link, error) {
-	links, err := h.LinkList()
+	links, err := list(h.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +219,7 @@ func freeInterface(path string) (int, error) {
 		return 0, err
 	}
 	defer h.Close()
-	links, err := h.LinkList()
+	links, err := list(h.LinkList)
 	if err != nil {
 		return 0, fmt.Errorf("list interfaces of %s: %w", path, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -80,3 +81,21 @@ func (h *host) bridgeName(networkID string) string { return "hb" + h.tag + netwo
 func (h *host) vethPrefix() string { return "hv" + h.tag }
 
 func (h *host) vethName(endID string) string { return h.vethPrefix() + endID[:slotLen] }
+
+// list repeats a listing that the kernel says was interrupted by a change: what
+// it gave may lack what was there all the time.
+func list[T any](fn func() ([]T, error)) ([]T, error) {
+	const tries = 10
+	var all []T
+	var err error
+	for range tries {
+		if all, err = fn(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, err
+}
+
+func listAddrs(h *netlink.Handle, link netlink.Link) ([]netlink.Addr, error) {
+	return list(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
+}

@@ -115,7 +115,7 @@ func (s *Service) rejoin(a *attachment, path string) {
 // crash has left. It is called once, when all pods that run are reattached. It
 // does not wait for the kernel to take namespaces and their interfaces down.
 func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
-	links, err := s.host.links.LinkList()
+	links, err := list(s.host.links.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}

@@ -26,7 +26,7 @@ func (s *Service) Stats(_ context.Context, netns string) (map[string]hull.NetSta
 		return nil, err
 	}
 	defer h.Close()
-	links, err := h.LinkList()
+	links, err := list(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces of %s: %w", netns, err)
 	}

@@ -62,6 +62,8 @@ func newWorld(t testing.TB) *world {
 	}
 	must(t, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}))
 	noDAD(t)
+	must(t, setSysctl("/proc/sys/net/ipv4/ip_forward", "0"))
+	must(t, setSysctl("/proc/sys/net/ipv6/conf/all/forwarding", "0"))
 	w.lan = filepath.Join(w.run, "lan")
 	must(t, linux.NewNetNS(w.lan))
 	ns, err := netns.GetFromPath(w.lan)
@@ -112,7 +114,7 @@ func (w *world) end() {
 		must(t, unpinDir(filepath.Join(w.run, "netns", e.Name())))
 	}
 	must(t, linux.Unpin(w.lan))
-	links, err := netlink.LinkList()
+	links, err := list(netlink.LinkList)
 	must(t, err)
 	for _, l := range links {
 		if l.Type() == "bridge" || l.Type() == "veth" {
@@ -130,7 +132,7 @@ func (w *world) end() {
 // leftovers lists cables, pins, mounts and published ports.
 func (w *world) leftovers() string {
 	var out []string
-	links, err := netlink.LinkList()
+	links, err := list(netlink.LinkList)
 	must(w.t, err)
 	for _, l := range links {
 		if strings.HasPrefix(l.Attrs().Name, "hv") {
@@ -323,6 +325,53 @@ func serve(t testing.TB, ns, proto, addr string) {
 		}()
 		return nil
 	})
+}
+
+// sink collects UDP packets in a namespace.
+type sink struct {
+	t    testing.TB
+	c    net.PacketConn
+	addr string
+}
+
+func newSink(t testing.TB, ns, addr string) *sink {
+	t.Helper()
+	s := &sink{t: t, addr: addr}
+	in(t, ns, func() (err error) {
+		s.c, err = net.ListenPacket("udp", addr)
+		return err
+	})
+	t.Cleanup(func() { s.c.Close() })
+	return s
+}
+
+// send sends one packet from ns, which may well be lost.
+func send(t testing.TB, ns, to, text string) {
+	t.Helper()
+	in(t, ns, func() error {
+		c, err := net.Dial("udp", to)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte(text))
+		return err
+	})
+}
+
+// wantOnly sends a packet on the right way and checks that it is all there is:
+// what was sent before on a forbidden way has not come. (An answer would not do
+// for that: it may be lost where the question was not.)
+func (s *sink) wantOnly(ns, to string) {
+	s.t.Helper()
+	time.Sleep(50 * time.Millisecond)
+	send(s.t, ns, to, "allowed")
+	_ = s.c.SetReadDeadline(time.Now().Add(3 * time.Second))
+	b := make([]byte, 64)
+	n, from, err := s.c.ReadFrom(b)
+	if err != nil || string(b[:n]) != "allowed" {
+		s.t.Errorf("%s got %q from %v, %v", s.addr, b[:n], from, err)
+	}
 }
 
 // in runs fn in a namespace, "" = the host's.

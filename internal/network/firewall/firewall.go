@@ -226,12 +226,14 @@ func (t *Table) Adopt(networks []Network, forwards []Forward) {
 }
 
 // Sweep removes every element that nobody claims, and adds what is missing. It
-// removes the whole table when nothing at all is claimed.
+// makes no table when nothing at all is claimed.
 func (t *Table) Sweep() (repaired bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.networks)+len(t.forwards) == 0 {
-		return false, t.drop()
+		if there, err := t.exists(); err != nil || !there {
+			return false, err
+		}
 	}
 	return t.verify(true)
 }
