@@ -85,7 +85,7 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 	now := time.Now()
 	out := []container.Summary{}
 	for _, c := range pick(all) {
-		s := toSummary(c, now)
+		s := toSummary(*c, now)
 		if boolQuery(r, "size") {
 			if s.SizeRw, s.SizeRootFs, err = a.engine.Size(r.Context(), c.ID); err != nil && !errdefs.IsNotFound(err) {
 				return fmt.Errorf("size of container %s: %w", c.Name, err)

@@ -16,7 +16,7 @@ import (
 
 // selector turns the filters of a container list into a function that picks
 // from all containers, newest first.
-func (a *containerAPI) selector(ctx context.Context, f filters, every []hull.Container, all bool, limit *int) (func([]hull.Container) []hull.Container, error) {
+func (a *containerAPI) selector(ctx context.Context, f filters, every []hull.Container, all bool, limit *int) (func([]hull.Container) []*hull.Container, error) {
 	if limit != nil && *limit <= 0 {
 		limit = nil
 	}
@@ -35,14 +35,15 @@ func (a *containerAPI) selector(ctx context.Context, f filters, every []hull.Con
 	if err != nil {
 		return nil, err
 	}
-	return func(in []hull.Container) []hull.Container {
-		var out []hull.Container
-		for _, c := range in {
+	return func(in []hull.Container) []*hull.Container { // records are large: not copied
+		var out []*hull.Container
+		for i := range in {
+			c := &in[i]
 			if limit != nil && len(out) == *limit {
 				break
 			}
 			live := c.Status.Phase.Live() || c.Status.Restarting
-			if (all || live) && keep(c) && from(c) && newer(c) && older(c) {
+			if (all || live) && keep(*c) && from(*c) && newer(*c) && older(*c) {
 				out = append(out, c)
 			}
 		}
