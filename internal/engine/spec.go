@@ -193,27 +193,27 @@ func validate(s hull.Spec) error {
 	r := s.Resources
 	switch {
 	case r.Memory > 0 && r.Memory < minMemory:
-		return bad("minimum memory limit allowed is 6MB")
+		return bad("Minimum memory limit allowed is 6MB")
 	case r.Memory < 0 || r.MemoryReservation < 0 || r.ShmSize < 0 || r.NanoCPUs < 0:
 		return bad("a resource limit can not be less than 0")
 	case r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory:
-		return bad("minimum memoryswap limit should be larger than memory limit, see usage")
+		return bad("Minimum memoryswap limit should be larger than memory limit, see usage")
 	case r.Memory == 0 && r.MemorySwap > 0:
-		return bad("you should always set the memory limit when using memoryswap limit, see usage")
+		return bad("You should always set the Memory limit when using Memoryswap limit, see usage")
 	case r.Memory > 0 && r.MemoryReservation > r.Memory:
-		return bad("minimum memory limit can not be less than memory reservation limit, see usage")
+		return bad("Minimum memory limit can not be less than memory reservation limit, see usage")
 	case r.MemorySwappiness != nil && (*r.MemorySwappiness < -1 || *r.MemorySwappiness > 100):
-		return bad("invalid value: %d, valid memory swappiness range is 0-100", *r.MemorySwappiness)
+		return bad("Invalid value: %d, valid memory swappiness range is 0-100", *r.MemorySwappiness)
 	case r.NanoCPUs > 0 && (r.CPUQuota > 0 || r.CPUPeriod > 0):
-		return bad("conflicting options: Nano CPUs and CPU Period/Quota cannot both be set")
+		return bad("Conflicting options: Nano CPUs and CPU Period cannot both be set")
 	case r.CPUPeriod != 0 && (r.CPUPeriod < 1000 || r.CPUPeriod > 1000000):
 		return bad("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
 	case r.CPUQuota > 0 && r.CPUQuota < 1000:
 		return bad("CPU cfs quota can not be less than 1ms (i.e. 1000)")
 	case r.OomScoreAdj < -1000 || r.OomScoreAdj > 1000:
-		return bad("invalid value %d, range for oom score adj is [-1000, 1000]", r.OomScoreAdj)
+		return bad("Invalid value %d, range for oom score adj is [-1000, 1000]", r.OomScoreAdj)
 	case r.Blkio.Weight > 0 && (r.Blkio.Weight < 10 || r.Blkio.Weight > 1000):
-		return bad("range of blkio weight is from 10 to 1000")
+		return bad("Range of blkio weight is from 10 to 1000")
 	}
 	if err := validateRestart(s); err != nil {
 		return err
