@@ -2,8 +2,10 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -80,7 +82,7 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 
 // noSuch adds the container to a path that is not there.
 func noSuch(err error, c hull.Container, p string) error {
-	if errdefs.IsNotFound(err) || os.IsNotExist(err) {
+	if errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("could not find the file %s in container %s: %w", p, c.Name, errdefs.ErrNotFound)
 	}
 	return err

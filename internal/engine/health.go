@@ -179,7 +179,7 @@ func (e *runner) capture(ctx context.Context, c hull.Container, args []string, t
 		_ = x.proc.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
 		return "", -1, fmt.Errorf("health check exceeded timeout (%v)", timeout)
 	}
-	near.SetReadDeadline(time.Now().Add(time.Second))
+	_ = near.SetReadDeadline(time.Now().Add(time.Second))
 	<-read
 	return out.String(), exit.Code, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -238,7 +239,7 @@ func (e *recovery) sweep(ctx context.Context) error {
 func (e *recovery) sweepPods(ctx context.Context, keep func(string) bool) error {
 	dirs, err := os.ReadDir(filepath.Join(e.cfg.RunDir, "pods"))
 	if err != nil {
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -169,7 +170,7 @@ func (e *runner) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver) (
 	defer p.release.OnError(ctx, undoLimit, &err)
 
 	dir := e.podDir(pod.ID)
-	if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, hull.Endpoint{}, fmt.Errorf("make run directory: %w", err)
 	}
 	p.release.Add("remove run directory", func(context.Context) error { return os.RemoveAll(dir) })

@@ -131,7 +131,7 @@ func BenchmarkPull(b *testing.B) {
 		total += len(tars[i])
 	}
 	img := build(b, nil, tars...)
-	tars = nil
+	clear(tars)
 	img.tars = nil
 	host := registryFiles(b, img)
 	b.SetBytes(int64(total))

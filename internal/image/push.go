@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -246,7 +245,7 @@ func (p *pusher) send(ctx context.Context, to remotes.Pusher, d ocispec.Descript
 	}
 	defer ra.Close()
 	r := &tap{r: content.NewReader(ra), fn: sent}
-	if err := content.Copy(ctx, w, r, d.Size, digest.Digest(d.Digest)); err != nil && !errdefs.IsAlreadyExists(err) {
+	if err := content.Copy(ctx, w, r, d.Size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
 		return err
 	}
 	return nil

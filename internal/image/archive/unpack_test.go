@@ -27,7 +27,6 @@ type ent struct {
 	pax              map[string]string
 	major, minor     int64
 	uid, gid         int
-	size             int64 // instead of len(body)
 	time             time.Time
 }
 
