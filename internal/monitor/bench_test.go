@@ -3,11 +3,12 @@ package monitor
 import (
 	"bytes"
 	"context"
-	"hull/internal/hull"
-	"hull/internal/monitor/stdio"
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"hull/internal/hull"
+	"hull/internal/monitor/stdio"
 )
 
 // BenchmarkOutput is a workload's output on its way through the log, rotated as

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/hull"
-	"hull/internal/runtime"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,6 +12,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/runtime"
 )
 
 // socketFd is where a spawned monitor finds its socket.

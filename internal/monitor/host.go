@@ -1,8 +1,6 @@
 package monitor
 
 import (
-	"hull/internal/hull"
-	"hull/internal/runtime"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,6 +9,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/runtime"
 )
 
 // viaFd names a file in an open directory by a path short enough for sun_path.

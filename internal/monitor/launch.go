@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"fmt"
+
 	"hull/internal/runtime"
 )
 

@@ -1,10 +1,11 @@
 package monitor
 
 import (
+	"time"
+
 	"hull/internal/hull"
 	"hull/internal/logs/logfile"
 	"hull/internal/monitor/stdio"
-	"time"
 )
 
 // openLog opens the writer for a target; nil = none.

@@ -2,12 +2,13 @@ package monitor
 
 import (
 	"fmt"
-	"hull/internal/runtime"
 	"math"
 	"os"
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
+
+	"hull/internal/runtime"
 )
 
 // Main is hull-monitor: it detaches from whoever started it, and serves the

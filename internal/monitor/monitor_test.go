@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/hull"
-	"hull/internal/runtime"
 	"io"
 	"os"
 	"os/exec"
@@ -19,6 +17,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/runtime"
 )
 
 // hostProcess runs plain host processes in place of containers: everything of a

@@ -2,8 +2,6 @@ package monitor
 
 import (
 	"errors"
-	"hull/internal/hull"
-	"hull/internal/runtime"
 	"os"
 	"strconv"
 	"strings"
@@ -11,6 +9,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
+	"hull/internal/runtime"
 )
 
 // The conversation. Every request has one reply of the same id, except pod,

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/hull"
-	"hull/internal/monitor/stdio"
-	"hull/internal/runtime"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -17,6 +14,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/monitor/stdio"
+	"hull/internal/runtime"
 )
 
 const (

@@ -6,9 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hull/internal/hull"
-	"hull/internal/monitor/stdio"
-	"hull/internal/runtime"
 	"os"
 	"reflect"
 	"syscall"
@@ -17,6 +14,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/monitor/stdio"
+	"hull/internal/runtime"
 )
 
 func TestAddMessage(t *testing.T) {

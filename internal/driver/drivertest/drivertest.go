@@ -10,8 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/driver"
-	"hull/internal/hull"
 	"io"
 	"os"
 	"slices"
@@ -22,6 +20,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
 )
 
 // patience bounds every wait of the suite; nothing in it takes nearly as long.

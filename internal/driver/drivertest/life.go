@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/driver"
-	"hull/internal/hull"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
 )
 
 func lifecycle(r *run) {

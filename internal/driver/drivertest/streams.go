@@ -1,12 +1,13 @@
 package drivertest
 
 import (
-	"hull/internal/driver"
-	"hull/internal/hull"
 	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
 )
 
 func memoryLimit(n int64) *specs.LinuxResources {

@@ -10,9 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/driver"
-	"hull/internal/hull"
-	"hull/internal/monitor/stdio"
 	"maps"
 	"os"
 	"sync"
@@ -20,6 +17,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
+	"hull/internal/monitor/stdio"
 )
 
 // World is what outlives a driver: sandboxes and their monitors. A new Driver on

@@ -2,13 +2,14 @@ package fake_test
 
 import (
 	"fmt"
+	"os"
+	"testing"
+	"time"
+
 	"hull/internal/driver"
 	"hull/internal/driver/drivertest"
 	"hull/internal/driver/fake"
 	"hull/internal/hull"
-	"os"
-	"testing"
-	"time"
 )
 
 type world struct {

@@ -2,7 +2,6 @@ package fake
 
 import (
 	"fmt"
-	"hull/internal/hull"
 	"io"
 	"path"
 	"strconv"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/hull"
 )
 
 // lookup says why a program cannot be run.

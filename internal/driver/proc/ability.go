@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/hull"
-	"hull/internal/linux/cgroup"
-	"hull/internal/runtime"
 	"os"
 	"strconv"
 	"strings"
@@ -16,6 +13,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/linux/cgroup"
+	"hull/internal/runtime"
 )
 
 // Root implements the ability driver.Root.

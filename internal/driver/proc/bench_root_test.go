@@ -4,11 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"hull/internal/driver"
-	"hull/internal/driver/drivertest"
-	"hull/internal/hull"
-	"hull/internal/monitor"
-	"hull/internal/require"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +13,12 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/driver"
+	"hull/internal/driver/drivertest"
+	"hull/internal/hull"
+	"hull/internal/monitor"
+	"hull/internal/require"
 )
 
 // BenchmarkRunRoot is a pod of one from Create to Destroy, by step.

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hull/internal/hull"
-	"hull/internal/monitor"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +14,9 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
+	"hull/internal/monitor"
 )
 
 const handleVersion = 1

@@ -3,9 +3,6 @@ package proc
 import (
 	"context"
 	"fmt"
-	"hull/internal/linux/cgroup"
-	"hull/internal/monitor"
-	"hull/internal/runtime"
 	"log/slog"
 	"path/filepath"
 	"strconv"
@@ -13,6 +10,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/linux/cgroup"
+	"hull/internal/monitor"
+	"hull/internal/runtime"
 )
 
 // refillDelay keeps the start of the next monitor off the path of the container

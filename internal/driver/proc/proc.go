@@ -17,15 +17,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/driver"
-	"hull/internal/hull"
-	"hull/internal/linux/cgroup"
 	"log/slog"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
+	"hull/internal/linux/cgroup"
 )
 
 const (
@@ -39,7 +40,7 @@ const (
 // Config is what a Driver needs.
 type Config struct {
 	MonitorPath  string // the hull-monitor binary
-	CgroupParent string // of this engine instance ("/hull-x"); made when missing, never removed
+	CgroupParent string // of this engine instance ("/hull-x"); made when missing, removed by Close when empty
 	RunDir       string // pods' run directories are RunDir/pods/<id>
 	PoolSize     int    // monitors kept ready; 0 = 2
 	Log          *slog.Logger
@@ -92,6 +93,12 @@ func New(cfg Config) (*Driver, error) {
 func (d *Driver) Close() error {
 	d.pool.close()
 	d.late.Wait()
+	// Gone unless pods live on in it.
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := d.cg.Group(d.cfg.CgroupParent).Destroy(ctx); err != nil {
+		d.cfg.Log.Debug("cgroup parent in use", "cgroup", d.cfg.CgroupParent, "error", err)
+	}
 	return nil
 }
 

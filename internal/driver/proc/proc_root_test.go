@@ -5,12 +5,6 @@ import (
 	"debug/elf"
 	"encoding/json"
 	"fmt"
-	"hull/internal/driver"
-	"hull/internal/driver/drivertest"
-	"hull/internal/driver/proc"
-	"hull/internal/hull"
-	"hull/internal/monitor"
-	"hull/internal/require"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,6 +14,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"hull/internal/driver"
+	"hull/internal/driver/drivertest"
+	"hull/internal/driver/proc"
+	"hull/internal/hull"
+	"hull/internal/monitor"
+	"hull/internal/require"
 )
 
 // TestMain makes this binary a hull-monitor when it is started as one.

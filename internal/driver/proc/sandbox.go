@@ -4,12 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hull/internal/driver"
-	"hull/internal/hull"
-	"hull/internal/linux/cgroup"
-	"hull/internal/monitor"
-	"hull/internal/runtime"
-	"hull/internal/undo"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +14,13 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/driver"
+	"hull/internal/hull"
+	"hull/internal/linux/cgroup"
+	"hull/internal/monitor"
+	"hull/internal/runtime"
+	"hull/internal/undo"
 )
 
 // keepExecs is how many ended execs stay known, as in the monitor.

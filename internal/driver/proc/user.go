@@ -2,12 +2,13 @@ package proc
 
 import (
 	"fmt"
-	"hull/internal/hull"
-	"hull/internal/linux"
 	"os"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/hull"
+	"hull/internal/linux"
 )
 
 // openRootfs mounts a root file system detached and read-only, to look into it

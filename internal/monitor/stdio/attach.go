@@ -2,7 +2,6 @@ package stdio
 
 import (
 	"encoding/binary"
-	"hull/internal/hull"
 	"os"
 	"slices"
 	"sync"
@@ -11,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
 )
 
 const (

@@ -3,7 +3,6 @@ package stdio
 import (
 	"bytes"
 	"errors"
-	"hull/internal/hull"
 	"io"
 	"os"
 	"strings"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
 )
 
 // memory is a log in memory.

@@ -4,7 +4,6 @@ package stdio
 
 import (
 	"errors"
-	"hull/internal/hull"
 	"io"
 	"os"
 	"slices"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hull/internal/hull"
 )
 
 // The streams of an output chunk, as Docker's stdcopy numbers them.
