@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"path"
 	"slices"
@@ -62,7 +61,7 @@ func ociSpec(in ociInput) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			CgroupsPath:       in.cgroupPath,
 			Namespaces:        namespaces(c.Spec, in),
-			Sysctl:            sysctls(c.Spec, in.endpoint.NetNS != ""),
+			Sysctl:            c.Spec.Security.Sysctls,
 			RootfsPropagation: rootfsPropagation(in.mounts),
 		},
 	}
@@ -139,17 +138,6 @@ func namespaces(s hull.Spec, in ociInput) []specs.LinuxNamespace {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: in.endpoint.NetNS})
 	}
 	return ns
-}
-
-func sysctls(s hull.Spec, ownNet bool) map[string]string {
-	out := map[string]string{}
-	if ownNet {
-		// Docker: any user may bind low ports and ping in its own network namespace.
-		out["net.ipv4.ip_unprivileged_port_start"] = "0"
-		out["net.ipv4.ping_group_range"] = "0 2147483647"
-	}
-	maps.Copy(out, s.Security.Sysctls)
-	return out
 }
 
 func mounts(c hull.Container, in ociInput) []specs.Mount {
