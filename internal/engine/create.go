@@ -55,6 +55,10 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 		return hull.Container{}, nil, err
 	}
 	if err := e.networks.Check(ctx, s.Network); err != nil {
+		if errdefs.IsNotFound(err) {
+			// Clients take "not found" of a create for the image, and pull it.
+			err = fmt.Errorf("%v: %w", err, errdefs.ErrInvalidArgument) //nolint:errorlint // the kind is to change
+		}
 		return hull.Container{}, nil, err
 	}
 	img, err := e.images.Resolve(ctx, s.Image, s.Platform)
@@ -202,6 +206,11 @@ func (e *creation) resolveShared(s hull.Spec) (hull.Spec, error) {
 		case len(n.ExtraHosts) > 0:
 			return s, conflict("custom host-to-IP mapping and the network mode")
 		}
+		o, err := e.store.Container(strings.TrimPrefix(s.Network.Mode, "container:"))
+		if err != nil {
+			return s, err
+		}
+		s.Hostname, s.Domainname = hostnameOf(o), o.Spec.Domainname // it is the other's network, and so its name
 	}
 	return s, nil
 }

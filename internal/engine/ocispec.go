@@ -177,14 +177,27 @@ func mounts(c hull.Container, in ociInput) []specs.Mount {
 	slices.SortStableFunc(users, func(a, b specs.Mount) int {
 		return strings.Count(path.Clean(a.Destination), "/") - strings.Count(path.Clean(b.Destination), "/")
 	})
-	// A mount of the user's replaces a default one at the same place or above it.
+	// A mount of the user's replaces a default one at the same place or above it,
+	// but the files of /etc that the engine writes lie on top of a mounted /etc.
+	var top []specs.Mount
 	all = slices.DeleteFunc(all, func(d specs.Mount) bool {
-		return slices.ContainsFunc(users, func(u specs.Mount) bool {
+		for _, u := range users {
 			to := path.Clean(u.Destination)
-			return to == d.Destination || strings.HasPrefix(d.Destination, to+"/") && to != "/dev" && to != "/sys"
-		})
+			switch {
+			case to == d.Destination:
+				return true
+			case to == "/etc" && path.Dir(d.Destination) == to:
+				if !slices.ContainsFunc(users, func(u specs.Mount) bool { return path.Clean(u.Destination) == d.Destination }) {
+					top = append(top, d)
+				}
+				return true
+			case strings.HasPrefix(d.Destination, to+"/") && to != "/dev" && to != "/sys":
+				return true
+			}
+		}
+		return false
 	})
-	return append(all, users...)
+	return slices.Concat(all, users, top)
 }
 
 func userMount(m hull.MountPoint, roRootfs bool) specs.Mount {
