@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/containerd/errdefs"
@@ -64,21 +65,40 @@ func (p *Process) reap() {
 		p.waitErr = err
 		return
 	}
-	err = raw.Read(func(uintptr) bool {
-		for {
-			pid, err := syscall.Wait4(p.pid, &p.status, syscall.WNOHANG, nil)
-			switch {
-			case errors.Is(err, syscall.EINTR):
-				continue
-			case err != nil:
-				p.waitErr = os.NewSyscallError("wait4", err)
-				return true
-			}
-			return pid == p.pid
+	done := false
+	for !done && p.waitErr == nil {
+		// A wake-up has been seen to get lost under load: look again now and then.
+		if err := p.pidFile.SetReadDeadline(time.Now().Add(recheck)); err != nil {
+			p.waitErr = err
+			return
 		}
-	})
-	if err != nil && p.waitErr == nil {
-		p.waitErr = err
+		err := raw.Read(func(uintptr) bool {
+			done = p.tryReap()
+			return done || p.waitErr != nil
+		})
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			p.waitErr = err
+		}
+		if !done && p.waitErr == nil {
+			done = p.tryReap()
+		}
+	}
+}
+
+const recheck = 2 * time.Second
+
+// tryReap says whether the process has been reaped.
+func (p *Process) tryReap() bool {
+	for {
+		pid, err := syscall.Wait4(p.pid, &p.status, syscall.WNOHANG, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case err != nil:
+			p.waitErr = os.NewSyscallError("wait4", err)
+			return false
+		}
+		return pid == p.pid
 	}
 }
 
