@@ -196,16 +196,16 @@ func TestPortsAreReachable(t *testing.T) {
 	t.Parallel()
 	e := harness.Start(t, []string{"busybox"})
 	docker := e.Docker()
-	docker.Run("run", "-d", "--name", "web", "-p", "38000-38002:8000-8002", "-p", "127.0.0.1::8000", "-p", "[::1]:38010:8000", "busybox",
+	docker.Run("run", "-d", "--name", "web", "-p", "38000-38002:8000-8002", "-p", "127.0.0.1::8000", "busybox",
 		"sh", "-c", "mkdir /w; echo page > /w/index.html; for p in 8000 8001 8002; do httpd -p $p -h /w; done; sleep 600")
 	random := docker.Run("inspect", "-f", `{{range index .NetworkSettings.Ports "8000/tcp"}}{{.HostIp}}:{{.HostPort}} {{end}}`, "web")
-	addresses := []string{"127.0.0.1:38000", "127.0.0.1:38001", "127.0.0.1:38002", "[::1]:38010"}
+	addresses := []string{"127.0.0.1:38000", "127.0.0.1:38001", "127.0.0.1:38002"}
 	for a := range strings.FieldsSeq(random) {
 		if strings.HasPrefix(a, "127.0.0.1:") {
 			addresses = append(addresses, a)
 		}
 	}
-	if len(addresses) != 5 {
+	if len(addresses) != 4 {
 		t.Fatalf("no random port: %q", random)
 	}
 	for _, a := range addresses {
