@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	clog "github.com/containerd/log"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
@@ -139,6 +140,9 @@ func envOr(name, def string) string {
 // serve builds the engine and answers until ctx is done. Containers go on
 // when it returns.
 func serve(ctx context.Context, o options) (err error) {
+	if err := clog.SetLevel("error"); err != nil { // the libraries log through a global one
+		return err
+	}
 	log, err := newLog(o.logLevel)
 	if err != nil {
 		return err
