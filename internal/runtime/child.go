@@ -96,6 +96,7 @@ type machine struct {
 	siginf [16]uint64
 	stack  []byte
 	status int32
+	pidfd  int32 // written by clone3
 }
 
 //go:linkname beforeFork syscall.runtime_BeforeFork

@@ -211,10 +211,11 @@ func loopbackUp() error {
 // fork starts a child that runs prog. It runs on the container's thread. The
 // process owns conn from then on.
 func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupFiles) (*Process, error) {
-	pidfd := new(int32)
+	// The kernel writes the pidfd to an address that Go does not see as a pointer:
+	// it must be on the heap. A variable of this function would move with the stack.
 	args := &cloneArgs{
 		flags: uint64(flags | unix.CLONE_PIDFD | unix.CLONE_FILES), exitSignal: uint64(unix.SIGCHLD),
-		pidfd: uint64(uintptr(unsafe.Pointer(pidfd))),
+		pidfd: uint64(uintptr(unsafe.Pointer(&prog.m.pidfd))),
 	}
 	if g.v2 != nil {
 		// Born in its cgroup, where the kernel can do that.
@@ -229,7 +230,7 @@ func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupF
 	if errno != 0 {
 		return nil, fmt.Errorf("clone: %w", errno)
 	}
-	return newProcess(int(pid), int(*pidfd), conn, prog), nil
+	return newProcess(int(pid), int(prog.m.pidfd), conn, prog), nil
 }
 
 // cgroupFiles are a Cgroup's open files: the v2 directory, to be born in, and

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"github.com/containerd/errdefs"
@@ -65,27 +64,10 @@ func (p *Process) reap() {
 		p.waitErr = err
 		return
 	}
-	done := false
-	for !done && p.waitErr == nil {
-		// A wake-up has been seen to get lost under load: look again now and then.
-		if err := p.pidFile.SetReadDeadline(time.Now().Add(recheck)); err != nil {
-			p.waitErr = err
-			return
-		}
-		err := raw.Read(func(uintptr) bool {
-			done = p.tryReap()
-			return done || p.waitErr != nil
-		})
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			p.waitErr = err
-		}
-		if !done && p.waitErr == nil {
-			done = p.tryReap()
-		}
+	if err := raw.Read(func(uintptr) bool { return p.tryReap() || p.waitErr != nil }); err != nil && p.waitErr == nil {
+		p.waitErr = err
 	}
 }
-
-const recheck = 2 * time.Second
 
 // tryReap says whether the process has been reaped.
 func (p *Process) tryReap() bool {
