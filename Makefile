@@ -15,6 +15,9 @@ export HULL_CACHE ?= $(HOME)/.cache/hull
 TOOLS   := $(HULL_CACHE)/tools
 GOLANGCI_VERSION := v2.12.2
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+# One cache for each checkout: its findings carry paths, and a finding kept from
+# another checkout escapes the exclusions, which go by path.
+LINTCACHE = $(HULL_CACHE)/lint/$(shell echo $(CURDIR) | sha256sum | cut -c1-12)
 
 # One set of flags for build, test and lint, so that each dependency is compiled once.
 export CGO_ENABLED ?= 0
@@ -82,7 +85,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s)
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, at a pinned version
-	$(GOLANGCI) run ./...
+	GOLANGCI_LINT_CACHE=$(LINTCACHE) $(GOLANGCI) run ./...
 
 $(GOLANGCI):
 	@mkdir -p $(TOOLS)
