@@ -222,9 +222,12 @@ func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupF
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(g.v2.Fd())
 	}
-	// A time namespace cannot be entered with shared memory; our process 1 lives on
-	// and must not hold ours.
-	share := !c.plan.Init && c.plan.Namespaces()&unix.CLONE_NEWTIME == 0
+	// Memory is shared only with the first process of a new pid namespace: nobody of
+	// the container can see it while it waits. An exec's process could be traced by
+	// one with CAP_SYS_PTRACE, and the OOM killer of a full container kills all who
+	// share a victim's memory. A time namespace cannot be entered with shared
+	// memory, and our own process 1 lives on and must not hold ours.
+	share := flags&unix.CLONE_NEWPID != 0 && !c.plan.Init && c.plan.Namespaces()&unix.CLONE_NEWTIME == 0
 	pid, errno := forkChild(prog.m, args, share)
 	runtime.KeepAlive(prog)
 	if errno != 0 {
