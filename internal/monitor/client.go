@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/hull"
+	"hull/internal/linux"
 	"hull/internal/runtime"
 )
 
@@ -64,6 +65,18 @@ func Spawn(path string) (*Client, error) {
 		return nil, err
 	}
 	defer null.Close()
+	// A process of a container that executes /proc/self/exe before its program does
+	// (a script "#!/proc/self/exe") gets this file: it must not be writable through
+	// it (CVE-2019-5736).
+	exe, err := linux.OpenReadOnlyExe(path)
+	switch {
+	case err == nil:
+		defer exe.Close()
+		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), linux.FD(exe))
+	case !errors.Is(err, unix.EPERM): // without the right to mount, containers have none to our files either
+		c.close()
+		return nil, fmt.Errorf("start monitor: %w", err)
+	}
 	child, err := os.StartProcess(path, []string{"hull-monitor"}, &os.ProcAttr{
 		Dir: "/",
 		// Few threads, whatever the machine has: see the memory budget. Nothing else of
