@@ -48,10 +48,11 @@ type Config struct {
 
 // Driver isolates with namespaces and cgroups.
 type Driver struct {
-	cfg  Config
-	cg   *cgroup.System
-	pool *pool
-	late sync.WaitGroup // cgroups being removed
+	cfg   Config
+	cg    *cgroup.System
+	pool  *pool
+	late  sync.WaitGroup // cgroups being removed
+	users users
 }
 
 var _ driver.Driver = (*Driver)(nil)

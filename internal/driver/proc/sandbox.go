@@ -152,7 +152,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	defer back.OnError(ctx, undoLimit, &err)
 
 	spec := b.join(c.OCI)
-	if spec.Process, err = asUser(c); err != nil {
+	if spec.Process, err = b.d.asUser(c); err != nil {
 		return nil, err
 	}
 	plan, err := runtime.Prepare(spec, runtime.Options{
@@ -190,18 +190,6 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 		return nil, err
 	}
 	return p, nil
-}
-
-// asUser returns the container's process with its user looked up.
-func asUser(c driver.ContainerSpec) (*specs.Process, error) {
-	root, err := openRootfs(c.Rootfs)
-	if err != nil {
-		return nil, fmt.Errorf("open root file system: %w", err)
-	}
-	// Not waited for: the end of a mount takes an RCU grace period.
-	defer func() { go root.Close() }()
-	p := *c.OCI.Process
-	return &p, setUser(root, &p, c.User, c.Groups)
 }
 
 // join returns a copy of spec with the sandbox's network namespace.
