@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -389,6 +390,29 @@ func dieAt(t *testing.T, w *world, e *Engine, c hull.Container, n int) (died boo
 }
 
 // TestPodOfTwo runs two containers in one boundary on one network.
+func TestSharedIPC(t *testing.T) {
+	for _, mode := range []string{"", "private", "none", "shareable", "host"} {
+		w := newWorld()
+		e := w.engine(t)
+		donor := start(t, e, hull.Spec{Namespaces: hull.Namespaces{IPC: mode}})
+		c := create(t, e, hull.Spec{Namespaces: hull.Namespaces{IPC: "container:" + donor.ID}})
+		err := e.Start(t.Context(), c.ID)
+		if mode == "shareable" || mode == "host" {
+			if err != nil {
+				t.Errorf("donor's mode %q: %v", mode, err)
+			}
+			continue
+		}
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "non-shareable IPC (hint: use IpcMode:shareable for the donor container)") {
+			t.Errorf("donor's mode %q: %v", mode, err)
+		}
+		waitExit(t, e, w, donor, 137)
+		if err := e.Start(t.Context(), c.ID); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "cannot join IPC of a non running container") {
+			t.Errorf("donor has ended: %v", err)
+		}
+	}
+}
+
 func TestPodOfTwo(t *testing.T) {
 	w := newWorld()
 	e := w.engine(t)

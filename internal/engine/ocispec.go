@@ -154,7 +154,11 @@ func mounts(c hull.Container, in ociInput) []specs.Mount {
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{rw, "nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 	}
-	if s.Namespaces.IPC == "host" {
+	if in.join.ipc > 0 {
+		// The other container's shared memory: the runtime takes it from there.
+		all = append(all, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: fmt.Sprintf("/proc/%d/root/dev/shm", in.join.ipc),
+			Options: []string{"bind", "private", "nosuid", "noexec", "nodev"}})
+	} else if s.Namespaces.IPC == "host" {
 		all = append(all, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rprivate"}})
 	} else if s.Namespaces.IPC != "none" {
 		all = append(all, specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm",

@@ -34,12 +34,34 @@ func networkOf(c hull.Container) hull.NetworkSpec {
 
 // checkShared reports a joined container that does not run.
 func (e *base) checkShared(s hull.Spec) error {
-	for _, mode := range []string{s.Network.Mode, s.Namespaces.PID, s.Namespaces.IPC} {
+	for _, mode := range []string{s.Network.Mode, s.Namespaces.PID} {
 		if _, err := e.sharedPid(mode); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := e.sharedIPC(s.Namespaces.IPC)
+	return err
+}
+
+// sharedIPC is sharedPid for an IPC mode: what the other container keeps for
+// itself is refused, in Docker's words.
+func (e *base) sharedIPC(mode string) (int, error) {
+	id, ok := strings.CutPrefix(mode, "container:")
+	if !ok {
+		return 0, nil
+	}
+	o, err := e.store.Container(id)
+	if err != nil {
+		return 0, fmt.Errorf("failed to join IPC namespace: %w", err)
+	}
+	if !o.Status.Phase.Live() || o.Status.Pid == 0 {
+		return 0, fmt.Errorf("cannot join IPC of a non running container: %s: %w", o.Name, errdefs.ErrConflict)
+	}
+	if m := o.Spec.Namespaces.IPC; m != "shareable" && m != "host" && !strings.HasPrefix(m, "container:") {
+		return 0, fmt.Errorf("failed to join IPC namespace: container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container): %w",
+			o.ID, errdefs.ErrInvalidArgument)
+	}
+	return o.Status.Pid, nil
 }
 
 // sharedPid is the main process of container:ID, 0 for any other mode.
@@ -71,7 +93,7 @@ func (e *base) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
 	if in.join.pid, err = e.sharedPid(c.Spec.Namespaces.PID); err != nil {
 		return nil, err
 	}
-	if in.join.ipc, err = e.sharedPid(c.Spec.Namespaces.IPC); err != nil {
+	if in.join.ipc, err = e.sharedIPC(c.Spec.Namespaces.IPC); err != nil {
 		return nil, err
 	}
 	if in.join.uts, err = e.sharedPid(c.Spec.Namespaces.UTS); err != nil {

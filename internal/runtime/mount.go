@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -318,7 +319,7 @@ func (m *mounter) checked(f *os.File, dest string) (*os.File, error) {
 }
 
 func (m *mounter) bind(mp *MountPlan) error {
-	src, err := linux.OpenTree(mp.Source, mp.Rec)
+	src, err := openSource(mp.Source, mp.Rec)
 	if err != nil {
 		return err
 	}
@@ -351,6 +352,60 @@ func (m *mounter) bind(mp *MountPlan) error {
 		return err
 	}
 	return m.propagate(linux.FD(src), mp)
+}
+
+// openSource clones what a bind mount shows, detached. The kernel clones only
+// mounts of the caller's own namespace: what lies below /proc/PID/root is cloned
+// by a thread that goes to that process's namespace for it. Links there are the
+// other container's; resolved from here they would lead to the host's files.
+func openSource(source string, rec bool) (*os.File, error) {
+	proc, inside, ok := throughProcess(source)
+	if !ok {
+		return linux.OpenTree(source, rec)
+	}
+	var f *os.File
+	err := linux.InThread(func() error {
+		root, err := os.OpenFile(proc+"/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		if err := linux.JoinPath(proc+"/ns/mnt", unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		at, err := linux.OpenInRoot(root, inside, unix.O_PATH, 0)
+		if err != nil {
+			return err
+		}
+		defer at.Close()
+		flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+		if rec {
+			flags |= unix.AT_RECURSIVE
+		}
+		fd, err := unix.OpenTree(linux.FD(at), "", flags)
+		if err != nil {
+			return os.NewSyscallError("open_tree", err)
+		}
+		f = os.NewFile(uintptr(fd), source)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("clone %s from its mount namespace: %w", source, err)
+	}
+	return f, nil
+}
+
+// throughProcess splits /proc/PID/root/PATH.
+func throughProcess(p string) (proc, inside string, ok bool) {
+	rest, ok := strings.CutPrefix(p, "/proc/")
+	if !ok {
+		return "", "", false
+	}
+	pid, inside, ok := strings.Cut(rest, "/root/")
+	if _, err := strconv.Atoi(pid); !ok || err != nil {
+		return "", "", false
+	}
+	return "/proc/" + pid, inside, true
 }
 
 // bindAllowed keeps fake process file systems out: only a real procfs may be
