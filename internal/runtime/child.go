@@ -94,6 +94,9 @@ type machine struct {
 	ctl    uintptr // control socket
 	msg    goMsg
 	siginf [16]uint64
+
+	initName [16]byte // what the init process is called
+	cmdline  []byte   // where the kernel looks for this program's command line
 	stack  []byte
 	status int32
 	pidfd  int32 // written by clone3
@@ -252,6 +255,14 @@ func (m *machine) becomeInit(o *op) {
 		syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, 8, 0, 0)
 		// The workload is its own session, so that it may own the terminal.
 		return
+	}
+	// What ps shows of it. The command line is this process's copy of the monitor's.
+	syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&m.initName)), 0)
+	for i := range m.cmdline {
+		m.cmdline[i] = 0
+		if i < len(m.initName) {
+			m.cmdline[i] = m.initName[i]
+		}
 	}
 	// Only the workload keeps descriptors: a pipe ends when it does.
 	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 0, maxFd, 0)

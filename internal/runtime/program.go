@@ -205,12 +205,31 @@ func (p *program) rights(x *ProcPlan, c childConfig) {
 		p.do("bind to the monitor's life", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	}
 	if c.init {
+		copy(p.m.initName[:], "docker-init")
+		p.m.cmdline = cmdline()
 		p.do("start the init process", opInit)
 	}
 	p.do("make a session", unix.SYS_SETSID).allow(unix.EPERM)
 	if c.tty {
 		p.do("take the terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
+}
+
+// cmdline is the memory of this program's arguments, nil where they are not what
+// it was started with. Only a child with a memory of its own may write there.
+func cmdline() []byte {
+	if len(os.Args) == 0 {
+		return nil
+	}
+	first, last := unsafe.StringData(os.Args[0]), os.Args[len(os.Args)-1]
+	n := 0
+	for _, a := range os.Args {
+		n += len(a) + 1
+	}
+	if uintptr(unsafe.Pointer(unsafe.StringData(last)))+uintptr(len(last))+1-uintptr(unsafe.Pointer(first)) != uintptr(n) {
+		return nil
+	}
+	return unsafe.Slice(first, n)
 }
 
 // insideRoot refuses a working directory that is not below the root

@@ -111,6 +111,41 @@ func TestJoinNamespaces(t *testing.T) {
 	want(t, run(t, s, overlayOf(t, lower), Cgroup{}), net+"\n1")
 }
 
+// TestForeignBind: what another container has mounted is the same mount here.
+func TestForeignBind(t *testing.T) {
+	noLeaks(t)
+	lower := rootfs(t)
+	donor := testSpec("sh", "-c", "ln -s /dev/shm /dev/link; echo theirs > /dev/shm/f; sleep 60")
+	c := start(t, donor, Options{Rootfs: overlayOf(t, lower)})
+	root := "/proc/" + itoa(c.Init().Pid()) + "/root"
+	for i := 0; ; i++ {
+		if b, err := os.ReadFile(root + "/dev/shm/f"); err == nil && len(b) > 0 {
+			break
+		}
+		if i > 1000 {
+			t.Fatal("the donor has written nothing")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	join := func(src string) (result, error) {
+		s := testSpec("sh", "-c", "cat /dev/shm/f; touch /dev/shm/g")
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: src, Options: []string{"bind", "private", "nosuid"}})
+		return tryRun(t, s, Options{Rootfs: overlayOf(t, lower)}, Cgroup{})
+	}
+	for _, src := range []string{"/dev/shm", "/dev/link"} { // a link is the donor's, and stays in there
+		r, err := join(root + src)
+		must(t, err)
+		want(t, r, "theirs")
+		if _, err := os.Stat(root + "/dev/shm/g"); err != nil {
+			t.Errorf("written through %s: %v", src, err)
+		}
+		must(t, os.Remove(root+"/dev/shm/g"))
+	}
+	if _, err := join(root + "/dev/none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing source: %v", err)
+	}
+}
+
 func itoa(n int) string { return string(appendInt(nil, n)) }
 
 func appendInt(b []byte, n int) []byte {
@@ -372,6 +407,12 @@ func TestInit(t *testing.T) {
 	must(t, err)
 	if r.out != "2" || exitCode(r.status) != 5 {
 		t.Errorf("%q %d", r.out, exitCode(r.status))
+	}
+	// It goes by Docker's name for it.
+	r, err = tryRun(t, testSpec("sh", "-c", "cat /proc/1/comm; tr '\\0' ' ' < /proc/1/cmdline; ps -o args | grep -c '^docker-ini[t]'"), Options{Rootfs: overlayOf(t, root), Init: true}, Cgroup{})
+	must(t, err)
+	if f := strings.Fields(r.out); len(f) != 3 || f[0] != "docker-init" || f[1] != "docker-init" || f[2] != "1" {
+		t.Errorf("name: %q", r.out)
 	}
 	// Orphans are reaped.
 	s := testSpec("sh", "-c", "sh -c 'sleep 0.01 & sleep 0.02 &'; sleep 0.3; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l")

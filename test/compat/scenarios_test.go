@@ -300,6 +300,11 @@ func processes() []scenario {
 			{run: "run --rm --pid container:$T-a busybox ps -o args", out: `(?s).*sleep 64.*`},
 			{run: "run --rm --ipc container:$T-a busybox true", code: 125, err: "(ipc|shareable)"},
 		}},
+		{name: "shared memory of another container", steps: []step{
+			{run: "run -d --name $T-a --ipc shareable busybox sh -c 'echo theirs > /dev/shm/f; sleep 64'"},
+			{run: "run --rm --ipc container:$T-a busybox sh -c 'until [ -s /dev/shm/f ]; do usleep 9999; done; cat /dev/shm/f; echo mine > /dev/shm/g'", out: "theirs"},
+			{run: "exec $T-a cat /dev/shm/g", out: "mine"},
+		}},
 	}
 }
 
