@@ -20,6 +20,9 @@ import (
 // that took the last one: on a small machine they would share the same cores.
 const refillDelay = 30 * time.Millisecond
 
+// retryDelay is for a host that cannot start monitors now.
+const retryDelay = time.Second
+
 // pool keeps monitors ready, so that starting one is on nobody's path. They hold
 // nothing and exit by themselves when this process closes their socket or dies.
 type pool struct {
@@ -50,30 +53,48 @@ func newPool(spawn, seated func() ready, size int, log *slog.Logger) *pool {
 	return p
 }
 
-// fill starts a monitor for each one taken.
+// fill has a monitor started for each one taken: later while there are some
+// left, at once and several at a time when they run out. A seat is mostly waiting
+// for the kernel (ADR 0007).
 func (p *pool) fill(ctx context.Context) {
-	for first := true; ; {
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.want:
 		}
-		if !first {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(refillDelay):
-			}
+		if len(p.have) > cap(p.have)/2 && !sleep(ctx, refillDelay) {
+			return
 		}
+		p.done.Go(func() { p.fillOne(ctx) })
+	}
+}
+
+// fillOne tries until it has a monitor; whoever takes meanwhile hears why there
+// is none.
+func (p *pool) fillOne(ctx context.Context) {
+	for {
 		m := p.seated()
-		if m.err != nil { // whoever takes next tries again and hears why
-			p.log.Error("start a monitor ahead of time", "error", m.err)
-			p.want <- struct{}{}
-			first = false
-			continue
+		if m.err == nil {
+			p.have <- m // never blocks: as many wants as places
+			return
 		}
-		p.have <- m // never blocks: as many wants as places
-		first = first && len(p.have) < cap(p.have)
+		p.log.Error("start a monitor ahead of time", "error", m.err)
+		if !sleep(ctx, retryDelay) {
+			return
+		}
+	}
+}
+
+// sleep says whether d passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -42,7 +42,7 @@ type Config struct {
 	MonitorPath  string // the hull-monitor binary
 	CgroupParent string // of this engine instance ("/hull-x"); made when missing, removed by Close when empty
 	RunDir       string // pods' run directories are RunDir/pods/<id>
-	PoolSize     int    // monitors kept ready; 0 = 2
+	PoolSize     int    // monitors kept ready; 0 = 4
 	Log          *slog.Logger
 }
 
@@ -63,7 +63,7 @@ func New(cfg Config) (*Driver, error) {
 		return nil, fmt.Errorf("monitor path %q is not absolute: %w", cfg.MonitorPath, errdefs.ErrInvalidArgument)
 	}
 	if cfg.PoolSize == 0 {
-		cfg.PoolSize = 2
+		cfg.PoolSize = 4
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
