@@ -83,6 +83,12 @@ func (p *pusher) push(ctx context.Context, r hull.PushRequest, target ocispec.De
 	if err != nil {
 		return err
 	}
+	if !whole {
+		// An index is sent as it is: signatures and attestations speak of its digests.
+		if manifests[0], err = p.s.squeeze(ctx, manifests[0]); err != nil {
+			return err
+		}
+	}
 	named, err := reference.ParseNormalizedNamed(p.name)
 	if err != nil {
 		return badReference(err)

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -13,9 +14,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hull/internal/hull"
 )
@@ -37,6 +41,83 @@ func resolve(t testing.TB, s *Service, ref string) hull.Image {
 		t.Fatal(err)
 	}
 	return i
+}
+
+// TestPushCompresses: layers that were loaded plain are pushed compressed, once,
+// and always under the same digests.
+func TestPushCompresses(t *testing.T) {
+	host := registryServer(t)
+	big := layerTar(t, file{name: "zeros", body: strings.Repeat("0", 1<<20)})
+	img := build(t, nil, big, layerTar(t, file{name: "b", body: "b"}), big) // one twice
+	s := service(t)
+	if _, err := s.Load(t.Context(), bytes.NewReader(img.oldArchive(t, "thing:1")), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	push := func(ref string) (said []string, res PushResult) {
+		t.Helper()
+		if err := s.Tag(t.Context(), "thing:1", ref); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Push(t.Context(), hull.PushRequest{Ref: ref, Progress: func(p hull.Progress) {
+			said = append(said, p.Status)
+			if r, ok := p.Aux.(PushResult); ok {
+				res = r
+			}
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		return said, res
+	}
+	_, first := push(host + "/a/one:x")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+host+"/v2/a/one/manifests/x", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", images.MediaTypeDockerSchema2Manifest)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		t.Fatal(err)
+	}
+	if digest.FromBytes(b).String() != first.Digest || len(m.Layers) != 3 || m.Layers[0].Digest != m.Layers[2].Digest {
+		t.Fatalf("pushed %s", b)
+	}
+	for _, l := range m.Layers {
+		if l.MediaType != images.MediaTypeDockerSchema2LayerGzip || l.Size > 1<<16 {
+			t.Errorf("layer %+v", l)
+		}
+	}
+	said, again := push(host + "/a/one:y")
+	if again.Digest != first.Digest || !slices.Contains(said, "Layer already exists") || slices.Contains(said, "Pushed") {
+		t.Errorf("second push: %s, then %s: %q", first.Digest, again.Digest, said)
+	}
+	if said, r := push(host + "/a/two:x"); r.Digest != first.Digest || !slices.Contains(said, "Mounted from a/one") || slices.Contains(said, "Pushed") {
+		t.Errorf("push to another repository: %s %q", r.Digest, said)
+	}
+	if i, err := service(t).Pull(t.Context(), hull.PullRequest{Ref: host + "/a/two:x"}); err != nil || i.ID != img.id() {
+		t.Errorf("pull back: %s, %v", i.ID, err)
+	}
+	if i := resolve(t, s, "thing:1"); i.ID != img.id() || !slices.Contains(i.RepoDigests, host+"/a/one@"+first.Digest) {
+		t.Errorf("image after the push: %s %q", i.ID, i.RepoDigests)
+	}
+	// What was made for the push goes with the image.
+	if _, err := s.Remove(t.Context(), img.id(), true, true, nobody); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.content.Walk(s.ns(t.Context()), func(i content.Info) error {
+		t.Errorf("left: %s %v", i.Digest, i.Labels)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestPushAndPullBack(t *testing.T) {
