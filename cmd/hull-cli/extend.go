@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -46,21 +47,36 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 	}
 }
 
-// withIsolations makes "info" list the engine's isolations after docker's table.
+// withIsolations makes "info" list the engine's isolations after docker's table,
+// in full: the short form there, which is for docker's own client, is left out.
 func withIsolations(info *cobra.Command, cli *command.DockerCli) {
 	run := info.RunE
 	info.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := run(cmd, args); err != nil || cmd.Flags().Changed("format") {
-			return err
+		if cmd.Flags().Changed("format") {
+			return run(cmd, args)
 		}
-		i, err := engineInfo(cmd.Context(), cli)
-		if err != nil {
-			return err
+		table := &bytes.Buffer{}
+		out := cli.Out()
+		if err := command.WithOutputStream(table)(cli); err != nil {
+			return fmt.Errorf("redirect docker's table: %w", err)
+		}
+		rerr := run(cmd, args)
+		if err := command.WithOutputStream(out)(cli); err != nil {
+			return fmt.Errorf("redirect docker's table: %w", err)
+		}
+		var i *api.Info
+		if rerr == nil {
+			i, rerr = engineInfo(cmd.Context(), cli)
+		}
+		for line := range strings.Lines(table.String()) {
+			if i == nil || !strings.HasPrefix(line, "  Isolation ") {
+				fmt.Fprint(out, line)
+			}
 		}
 		if i != nil {
-			printIsolations(cli.Out(), *i)
+			printIsolations(out, *i)
 		}
-		return nil
+		return rerr
 	}
 }
 

@@ -83,7 +83,8 @@ func (w *world) engine(t *testing.T) {
 				"container": {Available: true, Abilities: []string{"pause", "stats"}, Details: map[string]string{"cgroups": "v1"}},
 			}}
 		case strings.HasSuffix(r.URL.Path, "/info"):
-			body = map[string]any{"ID": "x", "ServerVersion": "1.2.3", "Name": "host"}
+			body = map[string]any{"ID": "x", "ServerVersion": "1.2.3", "Name": "host", "Driver": "overlay2",
+				"DriverStatus": [][2]string{{"Supports d_type", "true"}, {"Isolation vm", "unavailable: no qemu"}}}
 		case strings.HasSuffix(r.URL.Path, "/containers/json"):
 			body = []any{}
 		case strings.HasSuffix(r.URL.Path, "/containers/nosuch/json"):
@@ -173,7 +174,7 @@ func TestInfoListsIsolations(t *testing.T) {
 	for _, args := range [][]string{{"info"}, {"system", "info"}} {
 		_, out, errs := w.hull(t, args...)
 		want := " Isolations:\n  container: available, default\n   Abilities: pause stats\n   cgroups: v1\n  vm: not available (no qemu)\n"
-		if !strings.Contains(out, want) || !strings.Contains(out, "Server Version: 1.2.3") {
+		if !strings.Contains(out, want) || !strings.Contains(out, "Server Version: 1.2.3") || !strings.Contains(out, "Supports d_type: true") || strings.Contains(out, "Isolation vm") {
 			t.Errorf("%v:\n%s%s\nwant in it:\n%s", args, out, errs, want)
 		}
 	}

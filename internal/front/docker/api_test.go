@@ -345,6 +345,9 @@ func TestHullInfo(t *testing.T) {
 	if a := w.do("GET", "/hull/v1/info", ""); json.Unmarshal([]byte(a.body), &i) != nil || i.Isolations["vm"].Reason != "no kernel" {
 		t.Errorf("%s", a.body)
 	}
+	if d, err := w.client("").Info(t.Context(), client.InfoOptions{}); err != nil || d.Info.Images != len(w.engine.images.list) || i.Images != d.Info.Images || d.Info.Images == 0 {
+		t.Errorf("%d images, %d for hull, %v", d.Info.Images, i.Images, err)
+	}
 	v, err := w.client("").ServerVersion(t.Context(), client.ServerVersionOptions{})
 	if err != nil || v.APIVersion != "1.55" || v.MinAPIVersion != "1.40" || v.Components[0].Name != "Engine" {
 		t.Errorf("version %+v, %v", v, err)

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -61,19 +62,34 @@ func toVersion(cfg Config, i hull.EngineInfo) system.VersionResponse {
 	}
 }
 
-func (a *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
-	info, err := a.parts.Containers.Info(r.Context())
+// describe is what is known of the engine, with its images counted: all of
+// them, as Docker counts.
+func (a *systemAPI) describe(ctx context.Context) (hull.EngineInfo, error) {
+	info, err := a.parts.Containers.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("describe engine: %w", err)
+		return info, fmt.Errorf("describe engine: %w", err)
+	}
+	list, err := a.parts.Images.List(ctx, true)
+	if err != nil {
+		return info, fmt.Errorf("count images: %w", err)
+	}
+	info.Images = len(list)
+	return info, nil
+}
+
+func (a *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
+	info, err := a.describe(r.Context())
+	if err != nil {
+		return err
 	}
 	return reply(w, infoFor(versionOf(r), toInfo(a.cfg, info, time.Now())))
 }
 
 // hullInfo is GET /hull/v1/info: what Docker's info has no words for.
 func (a *systemAPI) hullInfo(w http.ResponseWriter, r *http.Request) error {
-	info, err := a.parts.Containers.Info(r.Context())
+	info, err := a.describe(r.Context())
 	if err != nil {
-		return fmt.Errorf("describe engine: %w", err)
+		return err
 	}
 	return reply(w, info)
 }
