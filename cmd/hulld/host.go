@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/containerd/errdefs"
+
 	"hull/internal/event"
 	"hull/internal/hull"
 	"hull/internal/network"
@@ -51,7 +53,11 @@ func instanceOf(root, run string) (instance, error) {
 
 func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, log *slog.Logger) network.Config {
 	c := network.Config{
-		RunDir: o.run, Instance: inst.id, Bridge: o.bridge, Store: st, Events: ev.Publish, Log: log, Update: st.UpdatePod,
+		RunDir: o.run, Instance: inst.id, Bridge: o.bridge, Store: st, Events: ev.Publish, Log: log,
+		Update: updatePod(st),
+		Change: func(id string, fn func(*hull.NetworkSpec) error) error {
+			return st.UpdateSpec(id, func(s *hull.Spec) error { return fn(&s.Network) })
+		},
 		Pod: func(ref string) (hull.Pod, error) {
 			c, err := st.Container(ref)
 			if err != nil {
@@ -66,6 +72,28 @@ func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, log
 	c.Subnet4, _ = netip.ParsePrefix(o.subnet) // the service picks one for a zero prefix
 	c.Subnet6, _ = netip.ParsePrefix(o.subnet6)
 	return c
+}
+
+// updatePod changes a pod's status; the container of the same name, where the pod
+// is a container's own, shows the pod's networks.
+func updatePod(st *store.Store) func(string, func(*hull.PodStatus) error) error {
+	return func(id string, fn func(*hull.PodStatus) error) error {
+		if err := st.UpdatePod(id, fn); err != nil {
+			return err
+		}
+		p, err := st.Pod(id)
+		if err != nil {
+			return err
+		}
+		err = st.UpdateStatus(id, func(s *hull.Status) error {
+			s.Endpoint = p.Status.Endpoint
+			return nil
+		})
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
 }
 
 // describeHost is what info says of the machine and does not change.

@@ -580,11 +580,57 @@ func TestConnect(t *testing.T) {
 	if err := w.s.Disconnect(ctx, "bridge", a.pod.ID, false); err == nil {
 		t.Error("disconnected twice")
 	}
-	must(t, w.s.Disconnect(ctx, "bridge", a.pod.ID, true))
+	if err := w.s.Disconnect(ctx, "bridge", a.pod.ID, true); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("disconnected twice by force: %v", err)
+	}
+	must(t, w.s.Disconnect(ctx, "bridge", "nobody", true))
 	must(t, w.s.Disconnect(ctx, "red", a.pod.ID, false))
 	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
 	w.detach(a)
 	w.detach(r)
+}
+
+// What a container is connected to outlives its run, and one that does not run
+// can be connected too.
+func TestConnectStopped(t *testing.T) {
+	require.Root(t)
+	w := newWorld(t)
+	must(t, w.s.Close())
+	spec := hull.NetworkSpec{Mode: "bridge"}
+	w.cfg.Change = func(id string, fn func(*hull.NetworkSpec) error) error {
+		if id == "nobody" {
+			return errdefs.ErrNotFound
+		}
+		return fn(&spec)
+	}
+	w.start()
+	ctx := context.Background()
+	_, _, err := w.s.Create(ctx, hull.Network{Name: "red", EnableIPv4: true})
+	must(t, err)
+	if err := w.s.Connect(ctx, "red", "nobody", hull.EndpointSpec{}); !errdefs.IsNotFound(err) {
+		t.Errorf("nobody connected: %v", err)
+	}
+	if err := w.s.Connect(ctx, "host", "a", hull.EndpointSpec{}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("connected to host: %v", err)
+	}
+	must(t, w.s.Connect(ctx, "red", "a", hull.EndpointSpec{Aliases: []string{"api"}}))
+	if fmt.Sprint(spec.Endpoints["red"].Aliases) != "[api]" {
+		t.Fatalf("asks for %+v", spec)
+	}
+	a := w.attach("a", spec)
+	if a.ip4("red") == "" || a.ip4("bridge") == "" {
+		t.Errorf("endpoint %+v", a.ep)
+	}
+	must(t, w.s.Disconnect(ctx, "red", a.pod.ID, false))
+	if len(spec.Endpoints) != 0 {
+		t.Errorf("asks for %+v after disconnecting", spec)
+	}
+	must(t, w.s.Connect(ctx, "red", a.pod.ID, hull.EndpointSpec{}))
+	w.detach(a)
+	must(t, w.s.Disconnect(ctx, "red", "a", false))
+	if err := w.s.Disconnect(ctx, "red", "a", false); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("disconnected twice: %v", err)
+	}
 }
 
 // Attaching and detaching at once from many sides, with and without the pool.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -15,12 +16,15 @@ import (
 	"hull/internal/network/firewall"
 )
 
-// Connect puts a running container on another bridge network, as another
-// interface.
+// Connect puts a container on another bridge network: a running one at once, as
+// another interface, and any from its next start.
 func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.EndpointSpec) error {
 	a, p, n, err := s.live(ref, containerID)
 	if err != nil {
 		return err
+	}
+	if a == nil {
+		return s.connectStopped(n, containerID, spec)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -69,11 +73,57 @@ func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.
 		s.log.Warn("hosts file is not updated", "pod", p.ID, "error", err)
 	}
 	s.publish(n, "connect", "container", p.ID)
-	return nil
+	return s.wish(p.ID, func(w *hull.NetworkSpec) error {
+		w.Endpoints[n.rec.Name] = spec
+		return nil
+	})
 }
 
-// Disconnect takes a running container off a network. With force, a container
-// that is not on it is no error.
+// connectStopped changes what a container that does not run will be given.
+func (s *Service) connectStopped(n *network, containerID string, spec hull.EndpointSpec) error {
+	if err := checkEndpoint(n, spec); err != nil {
+		return err
+	}
+	return s.wish(containerID, func(w *hull.NetworkSpec) error {
+		mode := modeOf(*w)
+		switch {
+		case mode == None || n.rec.Name == None:
+			return fmt.Errorf("container cannot be connected to multiple networks with one of the networks in private (none) mode: %w", errdefs.ErrPermissionDenied)
+		case mode == Host || n.rec.Name == Host || strings.HasPrefix(mode, "container:") || n.bridge == "":
+			return invalid("cannot connect container %s to network %s: both must have a network of their own (not host, none or container:ID)", containerID, n.rec.Name)
+		}
+		w.Endpoints[n.rec.Name] = spec
+		return nil
+	})
+}
+
+// disconnectStopped takes a network from what a container will be given.
+func (s *Service) disconnectStopped(n *network, containerID string) error {
+	return s.wish(containerID, func(w *hull.NetworkSpec) error {
+		if _, ok := w.Endpoints[n.rec.Name]; !ok {
+			return fmt.Errorf("container %s is not connected to network %s: %w", containerID, n.rec.Name, errdefs.ErrPermissionDenied)
+		}
+		delete(w.Endpoints, n.rec.Name)
+		return nil
+	})
+}
+
+// wish changes which networks a container asks for, kept for its next start.
+func (s *Service) wish(containerID string, fn func(*hull.NetworkSpec) error) error {
+	if s.cfg.Change == nil {
+		return nil
+	}
+	return s.cfg.Change(containerID, func(w *hull.NetworkSpec) error {
+		w.Endpoints = maps.Clone(w.Endpoints)
+		if w.Endpoints == nil {
+			w.Endpoints = map[string]hull.EndpointSpec{}
+		}
+		return fn(w)
+	})
+}
+
+// Disconnect takes a container off a network. With force, a container that does
+// not exist is no error.
 func (s *Service) Disconnect(_ context.Context, ref, containerID string, force bool) error {
 	a, p, n, err := s.live(ref, containerID)
 	if err != nil {
@@ -82,12 +132,13 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 		}
 		return err
 	}
+	if a == nil {
+		return s.disconnectStopped(n, containerID)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e := a.find(n)
 	switch {
-	case e == nil && force:
-		return nil
 	case e == nil:
 		return fmt.Errorf("container %s is not connected to network %s: %w", p.ID, n.rec.Name, errdefs.ErrPermissionDenied)
 	case n.rec.Name == Host:
@@ -124,7 +175,10 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 		return fmt.Errorf("record disconnection from network %s: %w", n.rec.Name, err)
 	}
 	s.publish(n, "disconnect", "container", p.ID)
-	return nil
+	return s.wish(p.ID, func(w *hull.NetworkSpec) error {
+		delete(w.Endpoints, n.rec.Name)
+		return nil
+	})
 }
 
 // promote gives the default route and the published ports to the first end that
@@ -169,7 +223,8 @@ func interfaceOf(h *netlink.Handle, e *end) (netlink.Link, error) {
 	return nil, fmt.Errorf("interface of network %s in the container: %w", e.network.rec.Name, errdefs.ErrNotFound)
 }
 
-// live finds a running container and a network.
+// live finds a running container and a network. A container that does not run
+// has no attachment, where it can be changed all the same.
 func (s *Service) live(ref, containerID string) (*attachment, hull.Pod, *network, error) {
 	if s.cfg.Pod == nil || s.cfg.Update == nil {
 		return nil, hull.Pod{}, nil, fmt.Errorf("connecting a running container is not possible here: %w", errdefs.ErrNotImplemented)
@@ -181,13 +236,16 @@ func (s *Service) live(ref, containerID string) (*attachment, hull.Pod, *network
 		return nil, hull.Pod{}, nil, err
 	}
 	p, err := s.cfg.Pod(containerID)
-	if err != nil {
+	if err != nil && !(errdefs.IsNotFound(err) && s.cfg.Change != nil) {
 		return nil, hull.Pod{}, nil, err
 	}
 	s.mu.Lock()
 	a := s.pods[p.ID]
 	s.mu.Unlock()
 	if a == nil || !p.Status.Running {
+		if s.cfg.Change != nil {
+			return nil, hull.Pod{}, n, nil
+		}
 		return nil, hull.Pod{}, nil, fmt.Errorf("container %s is not running; only a running one can change its networks yet: %w", p.Name, errdefs.ErrNotImplemented)
 	}
 	return a, p, n, nil

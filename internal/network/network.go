@@ -80,6 +80,10 @@ type Config struct {
 	// Update changes the recorded status of a running pod, for connect and
 	// disconnect. nil = they are not possible.
 	Update func(podID string, fn func(*hull.PodStatus) error) error
+	// Change changes the networks a container asks for, running or not.
+	// errdefs.ErrNotFound. nil = only running containers change networks, until
+	// they stop.
+	Change func(containerID string, fn func(*hull.NetworkSpec) error) error
 
 	Events func(hull.Event) // nil = nobody listens; must not call back
 	Log    *slog.Logger

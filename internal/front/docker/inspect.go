@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
@@ -90,6 +91,11 @@ func config(c hull.Container, q *container.Config) *container.Config {
 	out := *q
 	r := c.Resolved
 	out.Env, out.Cmd, out.Entrypoint = orEmpty(r.Env), r.Cmd, r.Entrypoint
+	for _, e := range q.Env {
+		if !strings.Contains(e, "=") { // unsets a variable of the image, and is shown
+			out.Env = append(slices.Clip(out.Env), e)
+		}
+	}
 	out.WorkingDir, out.User, out.Labels = r.WorkDir, r.User, orEmptyMap(r.Labels)
 	out.Image = c.Spec.Image
 	out.OnBuild, out.Shell = r.OnBuild, r.Shell
@@ -148,7 +154,9 @@ func hostConfig(c hull.Container, q *container.HostConfig) *container.HostConfig
 	out.IpcMode = container.IpcMode(firstOf(s.Namespaces.IPC, "private"))
 	out.CgroupnsMode = container.CgroupnsMode(firstOf(s.Namespaces.Cgroup, "private"))
 	out.Runtime = firstOf(s.Runtime, defaultRuntime)
-	out.Isolation = container.Isolation(s.Isolation)
+	if q.Isolation != container.IsolationDefault {
+		out.Isolation = container.Isolation(s.Isolation)
+	}
 	out.ShmSize = s.Resources.ShmSize
 	if out.ShmSize == 0 {
 		out.ShmSize = 64 << 20
@@ -278,15 +286,24 @@ func toNetworks(c hull.Container) map[string]*network.EndpointSettings {
 	if mode.IsContainer() {
 		return out
 	}
-	out[string(mode)] = asked(n.Endpoints[string(mode)])
-	for name, e := range n.Endpoints {
-		out[name] = asked(e)
+	now := c.Status.Endpoint.Networks
+	live := c.Status.Phase.Live() && now != nil // what was asked for may be disconnected
+	if !live {
+		out[string(mode)] = asked(n.Endpoints[string(mode)])
 	}
-	for name, e := range c.Status.Endpoint.Networks {
-		if out[name] == nil {
-			out[name] = asked(hull.EndpointSpec{})
+	for name, e := range n.Endpoints {
+		if _, on := now[name]; on || !live {
+			out[name] = asked(e)
 		}
-		if c.Status.Phase.Live() {
+	}
+	for name, e := range now {
+		switch {
+		case live && out[name] == nil:
+			out[name] = asked(hull.EndpointSpec{})
+		case out[name] == nil:
+			continue // disconnected since
+		}
+		if live {
 			resolved(out[name], e)
 		}
 		out[name].NetworkID = e.NetworkID
