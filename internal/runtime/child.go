@@ -97,9 +97,9 @@ type machine struct {
 
 	initName [16]byte // what the init process is called
 	cmdline  []byte   // where the kernel looks for this program's command line
-	stack  []byte
-	status int32
-	pidfd  int32 // written by clone3
+	stack    []byte
+	status   int32
+	pidfd    int32 // written by clone3
 }
 
 //go:linkname beforeFork syscall.runtime_BeforeFork
