@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -32,6 +33,10 @@ type command struct {
 // is for the user. errHandOver says that nothing was done.
 func (c *command) run(args []string) (int, error) {
 	var host string
+	if len(args) == 1 && (args[0] == "--version" || args[0] == "-v") {
+		_, err := fmt.Fprintf(c.out, "hull version %s, build %s\n", version, commit)
+		return 0, err
+	}
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
 		value, rest, ok := hostFlag(args)
 		if !ok || host != "" {

@@ -20,6 +20,12 @@ import (
 
 const full = "hull-cli"
 
+// version and commit are set by the linker, as those of hull-cli.
+var ( //nolint:gochecknoglobals // see above
+	version = "dev"
+	commit  = "unknown"
+)
+
 func main() {
 	c := &command{getenv: os.Getenv, uid: os.Getuid(), in: os.Stdin, out: os.Stdout, err: os.Stderr}
 	code, err := c.run(os.Args[1:])

@@ -126,3 +126,16 @@ func TestContextsAndConfigAreHandedOver(t *testing.T) {
 		}
 	}
 }
+
+// TestVersion: the short answer needs neither an engine nor hull-cli, and has
+// hull-cli's words.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	hull, _ := install(t)
+	for _, flag := range []string{"--version", "-v"} {
+		code, out, errs := start(t, hull, nil, flag)
+		if code != 0 || out != "hull version dev, build unknown\n" || errs != "" {
+			t.Errorf("%s: %d %q %q", flag, code, out, errs)
+		}
+	}
+}
