@@ -233,7 +233,7 @@ type Attach struct {
 	// its own after the call returns.
 	Conn                  *os.File
 	Stdin, Stdout, Stderr bool
-	Mux                   bool   // frame output as Docker's stdcopy (never for a TTY)
+	Mux                   bool   // frame output as Docker's stdcopy (of a TTY only where an exec start asks so)
 	Prelude               []byte // bytes already read from the client: first stdin
 	DetachKeys            []byte // nil = ctrl-p ctrl-q; empty = off
 	// Ready, when not nil, tells the client that it is attached. Engine.Attach calls

@@ -81,7 +81,8 @@ func (a *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 }
 
 // startAttached answers before the process runs, so an error after that is
-// output, as with Docker.
+// output, as with Docker. Whether output is framed is what start says, whatever
+// create said of a terminal.
 func (a *execAPI) startAttached(w http.ResponseWriter, r *http.Request, e hull.Exec, mux bool, rows, cols uint16) error {
 	keys, err := detachKeys(e.Spec.DetachKeys)
 	if err != nil {
@@ -102,7 +103,7 @@ func (a *execAPI) startAttached(w http.ResponseWriter, r *http.Request, e hull.E
 	defer func() { _ = f.Close() }()
 	err = a.engine.ExecStart(r.Context(), e.ID, &hull.Attach{
 		Conn: f, Stdin: e.Spec.Stdin, Stdout: e.Spec.Stdout, Stderr: e.Spec.Stderr,
-		Mux: mux && !e.Spec.TTY, Prelude: s.prelude, DetachKeys: keys,
+		Mux: mux, Prelude: s.prelude, DetachKeys: keys,
 	}, rows, cols)
 	if err != nil {
 		err = execError(err)

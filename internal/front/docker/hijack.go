@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/moby/moby/api/types"
 	"github.com/moby/moby/api/types/common"
+	"golang.org/x/sys/unix"
 )
 
 // stream is a client's connection, taken over from net/http. hulld keeps it only
@@ -41,8 +43,11 @@ func hijack(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error) {
 	}
 	header := switchHeader(r, w.Header(), mux)
 	s := &stream{conn: conn, begin: func() (net.Conn, error) {
-		_, err := conn.Write(header)
-		return conn, err //nolint:wrapcheck // answer says what
+		if _, err := conn.Write(header); err != nil {
+			return nil, err //nolint:wrapcheck // answer says what
+		}
+		awaitRead(conn)
+		return conn, nil
 	}}
 	if n := rw.Reader.Buffered(); n > 0 {
 		s.prelude = make([]byte, n)
@@ -95,6 +100,33 @@ func (s *stream) fail(mux bool, stream string, err error) {
 func closeWith(c io.Closer, err error) error {
 	_ = c.Close()
 	return err
+}
+
+// headerPatience bounds awaitRead; a client that waits for the response has read
+// it long before.
+const headerPatience = 50 * time.Millisecond
+
+// awaitRead waits until the peer of a unix socket has read what was written.
+// Clients that read the response through a buffer and then go on with the bare
+// socket (docker-py) lose output that comes with the header in one read.
+func awaitRead(conn net.Conn) {
+	c, ok := conn.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	for end := time.Now().Add(headerPatience); time.Now().Before(end); time.Sleep(20 * time.Microsecond) {
+		var unread int
+		cerr := raw.Control(func(fd uintptr) {
+			unread, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) //nolint:gosec // a descriptor
+		})
+		if cerr != nil || err != nil || unread == 0 {
+			return
+		}
+	}
 }
 
 // switchHeader is the response that ends HTTP on the connection.

@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 )
 
 // deadline bounds a test that would hang when a stream does not end.
@@ -351,4 +352,57 @@ func TestAttachRefusedLate(t *testing.T) {
 	w.create("cc", `{"Image":"busybox:1","Cmd":["hold"]}`)
 	w.engine.fail["attach"] = conflict("not now")
 	w.do("POST", "/containers/cc/attach?stream=1&stdout=1", "", "Connection", "Upgrade", "Upgrade", "tcp").want(t, 409, "not now")
+}
+
+// A terminal's output is framed when start asks for no terminal, as moby does
+// whatever create said.
+func TestExecTerminalFramed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c, ctx := w.client(""), deadline(t)
+	w.create("cc", `{"Image":"busybox:1","Cmd":["hold"]}`)
+	w.do("POST", "/containers/cc/start", "").want(t, 204, "")
+	x, err := c.ExecCreate(ctx, "cc", client.ExecCreateOptions{Cmd: []string{"echo", "hi"}, AttachStdout: true, TTY: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := c.ExecAttach(ctx, x.ID, client.ExecAttachOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.Close()
+	var out bytes.Buffer
+	if _, err := stdcopy.StdCopy(&out, io.Discard, at.Reader); err != nil || out.String() != "hi\n" {
+		t.Errorf("output %q, %v", &out, err)
+	}
+}
+
+// The switch to raw output waits for a client that is reading the header, and
+// not for ever for one that is not.
+func TestAwaitRead(t *testing.T) {
+	t.Parallel()
+	for _, reads := range []bool{true, false} {
+		ours, theirs, err := socketpair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		defer theirs.Close()
+		if _, err := ours.Write([]byte("header")); err != nil {
+			t.Fatal(err)
+		}
+		if reads {
+			go func() { _, _ = theirs.Read(make([]byte, 64)) }()
+		}
+		began := time.Now()
+		awaitRead(ours)
+		soon := time.Since(began) < headerPatience
+		left, err := unix.IoctlGetInt(int(theirs.Fd()), unix.TIOCINQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if soon && left != 0 {
+			t.Errorf("gave up at once with %d bytes unread", left)
+		}
+	}
 }

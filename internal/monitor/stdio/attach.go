@@ -60,7 +60,6 @@ func (s *Streams) Attach(f *os.File, a hull.Attach, exec bool) error {
 	c := &attachment{s: s, f: f, opt: a, moved: make(chan struct{}, 1)}
 	c.opt.Conn = nil
 	if s.tty {
-		c.opt.Mux = false
 		c.keys.seq = a.DetachKeys
 		if a.DetachKeys == nil {
 			c.keys.seq = []byte{'P' & 0x1f, 'Q' & 0x1f}

@@ -345,3 +345,32 @@ func TestBuffers(t *testing.T) {
 		t.Errorf("%d kept, %d lent", len(b.free), b.lent)
 	}
 }
+
+// TestTerminalFramed: a terminal's output is framed for a client that wants it so.
+func TestTerminalFramed(t *testing.T) {
+	t.Parallel()
+	s, _, err := New(hull.IO{TTY: true}, &memory{}, NewBuffers(nil), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	master, slave := os.NewFile(uintptr(fds[0]), "master"), os.NewFile(uintptr(fds[1]), "slave")
+	defer master.Close()
+	defer slave.Close()
+	if err := s.SetConsole(master); err != nil {
+		t.Fatal(err)
+	}
+	s.Run()
+	c := client(t, s, hull.Attach{Stdout: true, Mux: true}, true)
+	s.Started()
+	if _, err := slave.Write([]byte("hi")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 10)
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != "\x01\x00\x00\x00\x00\x00\x00\x02hi" {
+		t.Errorf("client got %q, %v", got, err)
+	}
+}
