@@ -24,7 +24,7 @@ func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.
 		return err
 	}
 	if a == nil {
-		return s.connectStopped(n, containerID, spec)
+		return s.wishes().connect(n, containerID, spec)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -73,54 +73,59 @@ func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.
 		s.log.Warn("hosts file is not updated", "pod", p.ID, "error", err)
 	}
 	s.publish(n, "connect", "container", p.ID)
-	return s.wish(p.ID, func(w *hull.NetworkSpec) error {
+	return s.wishes().change(p.ID, func(w *hull.NetworkSpec) error {
 		w.Endpoints[n.rec.Name] = spec
 		return nil
 	})
 }
 
-// connectStopped changes what a container that does not run will be given.
-func (s *Service) connectStopped(n *network, containerID string, spec hull.EndpointSpec) error {
+// connect changes what a container that does not run will be given.
+func (w wishes) connect(n *network, containerID string, spec hull.EndpointSpec) error {
 	if err := checkEndpoint(n, spec); err != nil {
 		return err
 	}
-	return s.wish(containerID, func(w *hull.NetworkSpec) error {
-		mode := modeOf(*w)
+	return w.change(containerID, func(asked *hull.NetworkSpec) error {
+		mode := modeOf(*asked)
 		switch {
 		case mode == None || n.rec.Name == None:
 			return fmt.Errorf("container cannot be connected to multiple networks with one of the networks in private (none) mode: %w", errdefs.ErrPermissionDenied)
 		case mode == Host || n.rec.Name == Host || strings.HasPrefix(mode, "container:") || n.bridge == "":
 			return invalid("cannot connect container %s to network %s: both must have a network of their own (not host, none or container:ID)", containerID, n.rec.Name)
 		}
-		w.Endpoints[n.rec.Name] = spec
+		asked.Endpoints[n.rec.Name] = spec
 		return nil
 	})
 }
 
-// disconnectStopped takes a network from what a container will be given.
-func (s *Service) disconnectStopped(n *network, containerID string) error {
-	return s.wish(containerID, func(w *hull.NetworkSpec) error {
-		if _, ok := w.Endpoints[n.rec.Name]; !ok {
+// disconnect takes a network from what a container will be given.
+func (w wishes) disconnect(n *network, containerID string) error {
+	return w.change(containerID, func(asked *hull.NetworkSpec) error {
+		if _, ok := asked.Endpoints[n.rec.Name]; !ok {
 			return fmt.Errorf("container %s is not connected to network %s: %w", containerID, n.rec.Name, errdefs.ErrPermissionDenied)
 		}
-		delete(w.Endpoints, n.rec.Name)
+		delete(asked.Endpoints, n.rec.Name)
 		return nil
 	})
 }
 
-// wish changes which networks a container asks for, kept for its next start.
-func (s *Service) wish(containerID string, fn func(*hull.NetworkSpec) error) error {
-	if s.cfg.Change == nil {
+// change changes which networks a container asks for, kept for its next start.
+func (w wishes) change(containerID string, fn func(*hull.NetworkSpec) error) error {
+	if w == nil {
 		return nil
 	}
-	return s.cfg.Change(containerID, func(w *hull.NetworkSpec) error {
-		w.Endpoints = maps.Clone(w.Endpoints)
-		if w.Endpoints == nil {
-			w.Endpoints = map[string]hull.EndpointSpec{}
+	return w(containerID, func(asked *hull.NetworkSpec) error {
+		asked.Endpoints = maps.Clone(asked.Endpoints)
+		if asked.Endpoints == nil {
+			asked.Endpoints = map[string]hull.EndpointSpec{}
 		}
-		return fn(w)
+		return fn(asked)
 	})
 }
+
+// wishes changes what a container asks for, for its next start: Config.Change.
+type wishes func(containerID string, fn func(*hull.NetworkSpec) error) error
+
+func (s *Service) wishes() wishes { return s.cfg.Change }
 
 // Disconnect takes a container off a network. With force, a container that does
 // not exist is no error.
@@ -133,7 +138,7 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 		return err
 	}
 	if a == nil {
-		return s.disconnectStopped(n, containerID)
+		return s.wishes().disconnect(n, containerID)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -175,7 +180,7 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 		return fmt.Errorf("record disconnection from network %s: %w", n.rec.Name, err)
 	}
 	s.publish(n, "disconnect", "container", p.ID)
-	return s.wish(p.ID, func(w *hull.NetworkSpec) error {
+	return s.wishes().change(p.ID, func(w *hull.NetworkSpec) error {
 		delete(w.Endpoints, n.rec.Name)
 		return nil
 	})

@@ -154,7 +154,7 @@ func hostConfig(c hull.Container, q *container.HostConfig) *container.HostConfig
 	out.IpcMode = container.IpcMode(firstOf(s.Namespaces.IPC, "private"))
 	out.CgroupnsMode = container.CgroupnsMode(firstOf(s.Namespaces.Cgroup, "private"))
 	out.Runtime = firstOf(s.Runtime, defaultRuntime)
-	if q.Isolation != container.IsolationDefault {
+	if asked := string(q.Isolation); asked != "default" { // that is shown as asked
 		out.Isolation = container.Isolation(s.Isolation)
 	}
 	out.ShmSize = s.Resources.ShmSize
