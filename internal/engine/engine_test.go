@@ -461,3 +461,16 @@ func TestPodOfTwo(t *testing.T) {
 		t.Errorf("left: %v", got)
 	}
 }
+
+// TestRemoveWhileTheMonitorDies: a kill that finds nobody is no failure.
+func TestRemoveWhileTheMonitorDies(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	c := start(t, e, hull.Spec{Process: hull.ProcessSpec{Cmd: []string{"orphan"}}})
+	if err := e.Remove(t.Context(), c.ID, hull.RemoveRequest{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Container(t.Context(), c.ID); !errdefs.IsNotFound(err) || len(w.leaks()) != 0 {
+		t.Errorf("left: %v, %v", err, w.leaks())
+	}
+}

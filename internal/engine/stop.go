@@ -87,7 +87,7 @@ func (e *runner) endRun(ctx context.Context, c hull.Container, x *run, sig sysca
 			return err
 		}
 	}
-	if err := x.proc.Signal(bg, sig); err != nil && !errdefs.IsNotFound(err) {
+	if err := x.proc.Signal(bg, sig); err != nil && !ending(err) {
 		return fmt.Errorf("send %v to %s: %w", sig, c.Name, err)
 	}
 	e.publish("kill", c, map[string]string{"signal": strconv.Itoa(int(sig))})
@@ -100,7 +100,7 @@ func (e *runner) endRun(ctx context.Context, c hull.Container, x *run, sig sysca
 		return err
 	}
 	if sig != syscall.SIGKILL {
-		if err := x.proc.Signal(bg, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		if err := x.proc.Signal(bg, syscall.SIGKILL); err != nil && !ending(err) {
 			return fmt.Errorf("kill %s: %w", c.Name, err)
 		}
 		e.publish("kill", c, map[string]string{"signal": "9"})
@@ -119,6 +119,10 @@ func (e *runner) endRun(ctx context.Context, c hull.Container, x *run, sig sysca
 	}
 	return nil
 }
+
+// ending says that a signal had nobody to go to: the process has ended, or its
+// monitor has, and the run is about to be over.
+func ending(err error) bool { return errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) }
 
 // waitFor says whether done was closed within d (negative: no limit).
 func waitFor(ctx context.Context, done <-chan struct{}, d time.Duration) bool {

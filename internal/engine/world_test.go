@@ -437,6 +437,10 @@ func (p *process) end(code int) {
 }
 
 func (p *process) Signal(_ context.Context, s syscall.Signal) error {
+	if p.args[0] == "orphan" { // its monitor dies under the signal
+		p.end(137)
+		return errdefs.ErrUnavailable
+	}
 	if s == syscall.SIGKILL || s == syscall.SIGTERM && !p.deaf {
 		p.end(128 + int(s))
 	}

@@ -90,7 +90,7 @@ func stdinOnce(r *run) {
 func terminal(r *run) {
 	b := r.box()
 	p := r.add(b, podID, sh("stty size; while :; do sleep 0.05; done"), hull.IO{TTY: true, Stdin: true, Rows: 33, Cols: 101})
-	c := r.attach(p, hull.Attach{Stdin: true, Stdout: true, Stderr: true, Mux: true}) // no frames on a terminal
+	c := r.attach(p, hull.Attach{Stdin: true, Stdout: true, Stderr: true})
 	r.start(p)
 	if got := r.until(c, "33 101"); !strings.HasPrefix(got, "33 101") {
 		r.Errorf("terminal says %q", got)
