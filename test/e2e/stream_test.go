@@ -110,8 +110,10 @@ func TestInteractiveShellOnATerminal(t *testing.T) {
 			x.expect("# ")
 			x.write("stty size\r")
 			x.expect("30 100")
-			x.size(41, 111)
 			e.Eventually("the new size arrives", func() error {
+				// The client may not listen for the signal yet, and there is none without a change.
+				x.size(40, 110)
+				x.size(41, 111)
 				if got := c.Run("exec", "sh-"+c.Name, "sh", "-c", "stty size < /dev/console || stty size < /dev/pts/0"); !strings.Contains(got, "41 111") {
 					return fmt.Errorf("size %q", got)
 				}
