@@ -261,18 +261,7 @@ func paths(s hull.Security, opt securityOptions) (masked, readonly []string) {
 	if s.Privileged || opt.unconfinedPaths {
 		return nil, nil
 	}
-	masked, readonly = s.MaskedPaths, s.ReadonlyPaths
-	if masked == nil {
-		masked = []string{
-			"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-			"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
-			"/sys/devices/virtual/powercap", "/sys/firmware",
-		}
-	}
-	if readonly == nil {
-		readonly = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-	}
-	return masked, readonly
+	return s.ProtectedPaths()
 }
 
 // devices sets what the container may open: Docker's fixed list, --device, and

@@ -196,18 +196,7 @@ func protectedPaths(h container.HostConfig) (masked, readonly []string) {
 	if h.Privileged || slices.Contains(h.SecurityOpt, "systempaths=unconfined") {
 		return h.MaskedPaths, h.ReadonlyPaths
 	}
-	masked, readonly = h.MaskedPaths, h.ReadonlyPaths
-	if masked == nil {
-		masked = []string{
-			"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-			"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
-			"/sys/devices/virtual/powercap", "/sys/firmware",
-		}
-	}
-	if readonly == nil {
-		readonly = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-	}
-	return masked, readonly
+	return hull.Security{MaskedPaths: h.MaskedPaths, ReadonlyPaths: h.ReadonlyPaths}.ProtectedPaths()
 }
 
 // toMountPoints shows mounts. Docker leaves --tmpfs out (but not --mount
