@@ -20,35 +20,71 @@ func (e *runner) Remove(ctx context.Context, ref string, r hull.RemoveRequest) e
 	if err != nil {
 		return err
 	}
-	if x := e.runs.run(c.ID); x != nil || c.Status.Restarting {
-		if !r.Force {
-			return fmt.Errorf("cannot remove container %q: container is %s: stop the container before removing or force remove: %w",
-				c.Name, stateText(c), errdefs.ErrConflict)
-		}
-		if _, _, err := e.requestStop(ctx, c.ID); err != nil && !isNotModified(err) {
-			return err
-		}
-		if x != nil {
-			if err := e.endRun(ctx, c, x, syscall.SIGKILL, 0); err != nil {
+	for {
+		if e.runs.run(c.ID) != nil || c.Status.Restarting {
+			if !r.Force {
+				return fmt.Errorf("cannot remove container %q: container is %s: stop the container before removing or force remove: %w",
+					c.Name, stateText(c), errdefs.ErrConflict)
+			}
+			if err := e.killRun(ctx, c.ID); err != nil {
 				return err
 			}
 		}
+		done, err := e.removeStopped(ctx, c.ID, r)
+		if done || err != nil {
+			return err
+		}
+		// A restart policy or another client started it between the two looks.
+		if !r.Force {
+			return fmt.Errorf("cannot remove container %q: it was started meanwhile: stop the container before removing or force remove: %w",
+				c.Name, errdefs.ErrConflict)
+		}
 	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+}
+
+// killRun ends whatever run the container has by now, and its restarts. The
+// run is the one the stop was recorded for: a restart may have replaced the one
+// the caller saw.
+func (e *runner) killRun(ctx context.Context, id string) error {
+	c, x, err := e.requestStop(ctx, id)
 	if err != nil {
-		return err
-	}
-	defer unlock()
-	if c, err = e.store.Container(c.ID); err != nil {
-		if errdefs.IsNotFound(err) && r.Force {
-			return nil // --rm was quicker
+		if isNotModified(err) || errdefs.IsNotFound(err) {
+			return nil
 		}
 		return err
 	}
-	if c.Status.Phase.Live() || c.Status.Phase == hull.Starting {
-		return fmt.Errorf("cannot remove container %q: it was started meanwhile: %w", c.Name, errdefs.ErrConflict)
+	if x == nil {
+		return nil
 	}
-	return e.remove(context.WithoutCancel(ctx), c, r)
+	return e.endRun(ctx, c, x, syscall.SIGKILL, 0)
+}
+
+// removeStopped removes the container unless it runs; done says that it is gone.
+func (e *runner) removeStopped(ctx context.Context, id string, r hull.RemoveRequest) (done bool, err error) {
+	c, err := e.store.Container(id)
+	if err != nil {
+		return gone(err, r)
+	}
+	unlock, err := e.locks.Lock(ctx, c.PodID)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if c, err = e.store.Container(id); err != nil {
+		return gone(err, r)
+	}
+	if c.Status.Phase.Live() || c.Status.Phase == hull.Starting {
+		return false, nil
+	}
+	return true, e.remove(context.WithoutCancel(ctx), c, r)
+}
+
+// gone forgives a forced removal that finds nothing: --rm was quicker.
+func gone(err error, r hull.RemoveRequest) (bool, error) {
+	if errdefs.IsNotFound(err) && r.Force {
+		return true, nil
+	}
+	return false, err
 }
 
 // remove is Remove of a container that does not run, with the pod's lock held.
