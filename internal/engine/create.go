@@ -116,10 +116,17 @@ func (e *creation) record(c *hull.Container, chosen bool) error {
 	}
 }
 
+// newID is 64 hex digits. Their first twelve are the default host name: with no
+// letter in them resolvers take it for a number (moby issue 3869).
 func newID() string {
 	b := make([]byte, 32)
-	_, _ = rand.Read(b) // never fails: crypto/rand
-	return hex.EncodeToString(b)
+	for {
+		_, _ = rand.Read(b) // never fails: crypto/rand
+		id := hex.EncodeToString(b)
+		if strings.ContainsAny(id[:12], "abcdef") {
+			return id
+		}
+	}
 }
 
 var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) //nolint:gochecknoglobals // compiled once

@@ -136,6 +136,9 @@ func (s *Store) loadRunContainers(found []*entry, onDisk map[string][]byte) ([]*
 		}
 		delete(statuses, c.ID)
 		if c.Status, err = readStatus[hull.Status](&e.status); err != nil {
+			if errors.Is(err, errTorn) { // cut short at the first write: nothing had begun
+				continue
+			}
 			s.setAside(kindContainer+" status", c.ID, err)
 			continue
 		}
@@ -239,7 +242,9 @@ func (s *Store) loadRunPods() error {
 			continue
 		}
 		p := *e.cur.Load()
-		if p.Status, err = readStatus[hull.PodStatus](&e.status); err != nil {
+		if p.Status, err = readStatus[hull.PodStatus](&e.status); errors.Is(err, errTorn) {
+			continue // as a container's
+		} else if err != nil {
 			s.setAside(kindPod+" status", id, err)
 			continue
 		}

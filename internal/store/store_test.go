@@ -606,6 +606,32 @@ func TestCrashInTheMiddleOfAStatus(t *testing.T) {
 	}
 }
 
+// The first write of a status may be cut short too: then nobody was told of it.
+func TestCrashInTheMiddleOfTheFirstStatus(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	must(t, w.open.PutPod(hull.Pod{ID: testID(0)}, true)) // on the disk with the next container
+	must(t, w.open.PutContainer(testContainer(0), true))
+	must(t, w.open.PutContainer(testContainer(1), false))
+	for _, f := range []slotFile{
+		w.open.run.slots(kindContainer, testID(0), partStatus), w.open.run.slots(kindContainer, testID(1), partStatus),
+		w.open.run.slots(kindPod, testID(0), partStatus),
+	} {
+		must(t, os.WriteFile(f.path, []byte("\x01"), 0o600))
+	}
+	w.crash()
+	s := w.start()
+	if b := s.Broken(); len(b) != 0 {
+		t.Error(b)
+	}
+	if got := s.Containers(); len(got) != 2 {
+		t.Error(got)
+	}
+	if _, err := s.Pod(testID(0)); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	b, err := encode(testContainer(1))
 	if err != nil {

@@ -33,7 +33,7 @@ type step struct {
 	err   string // regular expression found in stderr; "" = anything
 	code  int
 	save  string // variable that takes stdout
-	wait  bool   // try again until it is as expected, for at most 20 s
+	wait  bool   // try again until it is as expected, for at most 90 s
 	host  func(dir string) error
 }
 
@@ -46,7 +46,7 @@ func TestScenarios(t *testing.T) {
 					if s.hull != "" && e.Reference() {
 						t.Skip(s.hull)
 					}
-					play(t, e, c, s, fmt.Sprintf("%s%d", c.Name, i))
+					play(t, e, c.For(t), s, fmt.Sprintf("%s%d", c.Name, i))
 				})
 			}
 		})
@@ -73,7 +73,7 @@ func play(t *testing.T, e *harness.Engine, c *harness.Client, s scenario, prefix
 		}))
 		var r harness.Result
 		err := fmt.Errorf("not run")
-		for deadline := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(90 * time.Second); err != nil && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 			r = c.TryStdin(st.stdin, args...)
 			if err = st.check(r, vars); !st.wait {
 				break
@@ -112,7 +112,7 @@ func (s step) check(r harness.Result, vars map[string]string) error {
 
 // cleanUp removes what a scenario left, and checks that it leaked nothing.
 func cleanUp(t *testing.T, e *harness.Engine, prefix string) {
-	docker := e.Docker()
+	docker := e.Docker().For(t)
 	remove := func(verb []string, list ...string) {
 		if ids := strings.Fields(docker.Run(list...)); len(ids) > 0 {
 			docker.Run(append(verb, ids...)...)

@@ -58,7 +58,7 @@ func newRedis(t *testing.T, e *harness.Engine, address string) *redis {
 			return err
 		}
 		r.conn, r.in = conn, bufio.NewReader(conn)
-		if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 			return err
 		}
 		if _, err := conn.Write([]byte("PING\r\n")); err != nil {
@@ -83,7 +83,7 @@ func (r *redis) do(words ...string) string {
 	for _, w := range words {
 		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(w), w)
 	}
-	if err := r.conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := r.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		r.t.Fatal(err)
 	}
 	if _, err := r.conn.Write([]byte(b.String())); err != nil {

@@ -64,7 +64,7 @@ func (x *terminal) write(s string) {
 // expect waits until the terminal shows s, and forgets what came before.
 func (x *terminal) expect(s string) {
 	x.t.Helper()
-	timeout := time.After(15 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		if i := strings.Index(x.seen.String(), s); i >= 0 {
 			x.seen.Next(i + len(s))
@@ -95,7 +95,7 @@ func (x *terminal) end() int {
 			}
 		case <-done:
 			return x.cmd.ProcessState.ExitCode()
-		case <-time.After(15 * time.Second):
+		case <-time.After(time.Minute):
 			x.t.Fatalf("%v did not end; the terminal shows %q", x.cmd.Args, x.seen.String())
 		}
 	}

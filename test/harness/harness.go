@@ -221,7 +221,7 @@ func (e *Engine) StartDaemon() {
 		defer close(waited)
 		_ = cmd.Wait()
 	}(e.waited)
-	e.eventually(20*time.Second, "hulld answers", func() error {
+	e.eventually(90*time.Second, "hulld answers", func() error {
 		select {
 		case <-e.waited:
 			e.t.Fatalf("hulld ended at start: %v\n%s", cmd.ProcessState, e.Log())
@@ -262,7 +262,7 @@ func (e *Engine) endDaemon(sig syscall.Signal) {
 	}
 	select {
 	case <-e.waited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(90 * time.Second):
 		e.t.Errorf("hulld did not end in 30 s after %v; its log:\n%s", sig, e.Log())
 		_ = e.daemon.Process.Kill()
 		<-e.waited
@@ -310,10 +310,10 @@ func (e *Engine) Load(names ...string) {
 	}
 }
 
-// Eventually waits until ok says nil, for at most half a minute.
+// Eventually waits until ok says nil, for at most a minute and a half.
 func (e *Engine) Eventually(what string, ok func() error) {
 	e.t.Helper()
-	e.eventually(30*time.Second, what, ok)
+	e.eventually(90*time.Second, what, ok)
 }
 
 func (e *Engine) eventually(limit time.Duration, what string, ok func() error) {
@@ -355,7 +355,22 @@ type Client struct {
 	Env  []string // more environment
 	Dir  string   // working directory, "" = the test's
 
-	direct bool // not through nsenter: for what needs only the socket, and is timed
+	direct bool       // not through nsenter: for what needs only the socket, and is timed
+	t      testing.TB // a subtest's own; nil = the engine's
+}
+
+// For returns the client as t's, so that what fails is t and not the test that
+// started the engine.
+func (c Client) For(t testing.TB) *Client {
+	c.t = t
+	return &c
+}
+
+func (c *Client) testing() testing.TB {
+	if c.t != nil {
+		return c.t
+	}
+	return c.e.t
 }
 
 // Direct returns the client without the detour into the engine's namespaces: it
@@ -422,14 +437,14 @@ func (c *Client) Cmd(args ...string) *exec.Cmd {
 }
 
 // limit bounds one command of a test.
-const limit = 40 * time.Second
+const limit = 2 * time.Minute
 
 // Try runs a command to its end.
 func (c *Client) Try(args ...string) Result { return c.TryStdin("", args...) }
 
 // TryStdin is Try with input.
 func (c *Client) TryStdin(stdin string, args ...string) Result {
-	c.e.t.Helper()
+	c.testing().Helper()
 	cmd := c.Cmd(args...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
@@ -441,12 +456,12 @@ func (c *Client) TryStdin(stdin string, args ...string) Result {
 	})
 	err := cmd.Run()
 	if !timer.Stop() {
-		c.e.t.Fatalf("%s %s: no end in %v\nstdout: %s\nstderr: %s\nhulld's log:\n%s", c.Name, strings.Join(args, " "), limit, &out, &errOut, c.e.Log())
+		c.testing().Fatalf("%s %s: no end in %v\nstdout: %s\nstderr: %s\nhulld's log:\n%s", c.Name, strings.Join(args, " "), limit, &out, &errOut, c.e.Log())
 	}
 	r := Result{Stdout: out.String(), Stderr: errOut.String(), Code: cmd.ProcessState.ExitCode()}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) && c.e.ctx().Err() == nil {
-		c.e.t.Fatalf("%s %s: %v", c.Name, strings.Join(args, " "), err)
+		c.testing().Fatalf("%s %s: %v", c.Name, strings.Join(args, " "), err)
 	}
 	return r
 }
@@ -454,24 +469,24 @@ func (c *Client) TryStdin(stdin string, args ...string) Result {
 // Run runs a command that must succeed, and returns its standard output without
 // the last newline.
 func (c *Client) Run(args ...string) string {
-	c.e.t.Helper()
+	c.testing().Helper()
 	r := c.Try(args...)
 	if r.Code != 0 {
-		c.e.t.Fatalf("%s %s: exit code %d\nstdout: %s\nstderr: %s\nhulld's log:\n%s", c.Name, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr, c.e.Log())
+		c.testing().Fatalf("%s %s: exit code %d\nstdout: %s\nstderr: %s\nhulld's log:\n%s", c.Name, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr, c.e.Log())
 	}
 	return strings.TrimRight(r.Stdout, "\n")
 }
 
 // Fails runs a command that must fail with code and say all of want on stderr.
 func (c *Client) Fails(code int, want []string, args ...string) Result {
-	c.e.t.Helper()
+	c.testing().Helper()
 	r := c.Try(args...)
 	if r.Code != code {
-		c.e.t.Fatalf("%s %s: exit code %d, want %d\nstdout: %s\nstderr: %s", c.Name, strings.Join(args, " "), r.Code, code, r.Stdout, r.Stderr)
+		c.testing().Fatalf("%s %s: exit code %d, want %d\nstdout: %s\nstderr: %s", c.Name, strings.Join(args, " "), r.Code, code, r.Stdout, r.Stderr)
 	}
 	for _, w := range want {
 		if !strings.Contains(strings.ToLower(r.Stderr), strings.ToLower(w)) {
-			c.e.t.Errorf("%s %s: stderr lacks %q: %s", c.Name, strings.Join(args, " "), w, r.Stderr)
+			c.testing().Errorf("%s %s: stderr lacks %q: %s", c.Name, strings.Join(args, " "), w, r.Stderr)
 		}
 	}
 	return r

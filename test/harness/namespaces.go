@@ -127,7 +127,7 @@ func (n *namespaces) links(t testing.TB, kind string) []string {
 func (n *namespaces) end(t testing.TB) {
 	t.Helper()
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if left = n.processes(t); len(left) == 0 {
 			return
 		}
@@ -172,11 +172,11 @@ func (n *namespaces) inside(fn func() error) error {
 // Dial connects from the engine's host network: what a user of a published port does.
 func (e *Engine) Dial(network, address string) (net.Conn, error) {
 	if e.ns == nil {
-		return net.DialTimeout(network, address, 5*time.Second)
+		return net.DialTimeout(network, address, 20*time.Second)
 	}
 	var conn net.Conn
 	err := e.ns.inside(func() (err error) {
-		conn, err = net.DialTimeout(network, address, 5*time.Second)
+		conn, err = net.DialTimeout(network, address, 20*time.Second)
 		return err
 	})
 	return conn, err
@@ -197,7 +197,7 @@ func (e *Engine) Listen(address string) (net.Listener, error) {
 
 // Get fetches a URL from the engine's host network, and returns status and body.
 func (e *Engine) Get(url string) (int, string, error) {
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(_ context.Context, network, address string) (net.Conn, error) { return e.Dial(network, address) },
 	}}
@@ -226,7 +226,7 @@ func (e *Engine) CheckLeaks() {
 		return // said once
 	}
 	var err error
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err = e.leaks(); err == nil {
 			return
 		}
