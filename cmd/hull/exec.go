@@ -209,10 +209,12 @@ func upgraded(conn *wire.Conn, path string) error {
 	return nil
 }
 
+var errLost = errors.New("the engine closed the connection")
+
 // lost explains a connection that ended in the middle.
 func lost(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-		return fmt.Errorf("the engine closed the connection; its log (hulld.log in its run directory) says why: %w", err)
+		return fmt.Errorf("%w; its log (hulld.log in its run directory) says why: %w", errLost, err)
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	sig "github.com/moby/sys/signal"
 	"github.com/moby/term"
@@ -183,7 +184,54 @@ func (c *command) register(path string, r *runRequest) (stdio *wire.Conn, wait f
 	if err := resp.Check(until); err != nil {
 		return nil, nil, err
 	}
-	return stdio, func() (int, error) { return exitStatus(resp.Body) }, nil
+	return stdio, func() (int, error) {
+		code, err := exitStatus(resp.Body)
+		if !errors.Is(err, errLost) {
+			return code, err
+		}
+		return c.waitAgain(until, err)
+	}, nil
+}
+
+// The engine is given this long to come back before its client gives up.
+const (
+	comeBack      = time.Minute
+	comeBackPause = 50 * time.Millisecond
+)
+
+// waitAgain asks another engine process for the exit after the first one has
+// died: the container, and our stdio with it, went on without it. An engine of
+// the user's own is started again; others are their supervisor's.
+func (c *command) waitAgain(until string, cause error) (int, error) {
+	for deadline := time.Now().Add(comeBack); ; time.Sleep(comeBackPause) {
+		conn, err := c.dial()
+		if err == nil {
+			var code int
+			if code, err = waitOn(conn, until); !errors.Is(err, errLost) {
+				return code, err
+			}
+		}
+		if time.Now().After(deadline) {
+			return 0, cause
+		}
+	}
+}
+
+func waitOn(conn *wire.Conn, until string) (int, error) {
+	if strings.HasSuffix(until, "next-exit") { // which may have been while nobody looked
+		until = strings.TrimSuffix(until, "next-exit") + "not-running"
+	}
+	if err := conn.Send("POST", until, nil, false); err != nil {
+		return 0, lost(err)
+	}
+	resp, err := conn.Receive()
+	if err != nil {
+		return 0, lost(err)
+	}
+	if err := resp.Check(until); err != nil {
+		return 0, err
+	}
+	return exitStatus(resp.Body)
 }
 
 // exitStatus reads the answer to "wait".

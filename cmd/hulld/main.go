@@ -15,6 +15,7 @@ import (
 	"time"
 
 	clog "github.com/containerd/log"
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
@@ -262,8 +263,12 @@ func directories(o options) error {
 	return nil
 }
 
-// ready tells whoever started this engine that it serves.
+// ready tells whoever started this engine that it serves: systemd (sd_notify(3),
+// Type=notify) and the one that passed --ready-fd.
 func ready(fd int) error {
+	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
+		return fmt.Errorf("tell systemd: %w", err)
+	}
 	if fd < 0 {
 		return nil
 	}

@@ -3,6 +3,7 @@
 package crash
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -115,6 +116,36 @@ func TestExitsWhileTheEngineIsAwayAreRecorded(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The output and the exit status of "hull run" arrive although the engine died in
+// between: the streams are the monitor's, and the client asks the next engine.
+func TestAClientInTheForegroundSurvivesTheEngine(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	dir := e.Dir("go")
+	hull := e.Hull()
+	hull.Env = []string{"HULL_RUN=" + e.Dir("elsewhere")} // not its own engine: it waits for the supervisor to start it
+	cmd := hull.Cmd("run", "--name", "front", "-v", dir+":/go", "busybox", "sh", "-c",
+		"echo first; while [ ! -e /go/go ]; do sleep 0.05; done; echo last; exit 7")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	e.Eventually("it runs", func() error {
+		if got := e.Docker().Try("logs", "front"); got.Stdout != "first\n" {
+			return fmt.Errorf("log: %+v", got)
+		}
+		return nil
+	})
+	e.KillDaemon()
+	e.StartDaemon()
+	e.WriteFile("go/go", "")
+	_ = cmd.Wait() // the code says it
+	if code := cmd.ProcessState.ExitCode(); code != 7 || out.String() != "first\nlast\n" {
+		t.Errorf("exit code %d, output %q", code, &out)
+	}
 }
 
 func TestAKilledMonitorIsNoticed(t *testing.T) {
