@@ -74,6 +74,17 @@ crash: build testbin ## Tier 4: kill -9 of the engine and of monitors, in full
 bench: build testbin ## Tier 5: the numbers of SPECIFICATION.md (needs a quiet machine)
 	HULL_BENCH=$${HULL_BENCH-1} HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 60m -v -run Numbers ./test/perf
 
+PEERS := github.com/containerd/containerd/v2/cmd/containerd@v2.4.2 \
+	github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2 \
+	github.com/opencontainers/runc@v1.5.2 \
+	github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24 \
+	github.com/moby/moby/v2/cmd/docker-proxy@v2.0.0-beta.24
+
+.PHONY: bench-peers
+bench-peers: ## The newest Docker Engine, beside which make bench measures (10 minutes, once)
+	@for m in $(PEERS); do echo "$$m"; CGO_ENABLED=$$(case $$m in *runc@*) echo 1;; *) echo 0;; esac) \
+	  GOBIN=$(HULL_CACHE)/peers/bin $(GO) install $$m; done
+
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)

@@ -1,7 +1,8 @@
 // Package perf measures the numbers of SPECIFICATION.md on the built binaries:
-// make bench, on a quiet machine. With HULL_BENCH_PEER=unix:///var/run/docker.sock
-// the same is done on that engine in turns (A, B, A, B), so that both meet the
-// same machine.
+// make bench, on a quiet machine. Docker Engine, where there is one (make
+// bench-peers builds the newest), is started beside it and does the same in turns
+// (A, B, A, B), so that both meet the same machine; HULL_BENCH_PEER=unix://SOCKET
+// names one that runs already.
 package perf
 
 import (
@@ -72,15 +73,7 @@ func TestNumbers(t *testing.T) {
 	}
 	e := harness.Start(t, []string{"busybox"})
 	hull, docker := e.Hull().Direct(), e.Docker().Direct()
-	var peer *harness.Client
-	if host := os.Getenv("HULL_BENCH_PEER"); host != "" {
-		peer = e.Docker().Direct()
-		peer.Env = []string{"DOCKER_HOST=" + host}
-		peer.Name = "docker on " + host
-		if peer.Try("image", "inspect", "busybox").Code != 0 {
-			peer.Run("load", "-q", "-i", images.Path(t, "busybox"))
-		}
-	}
+	peer := findPeer(t, e)
 	tb := &table{t: t}
 	fmt.Fprintln(t.Output(), "| what | target | median | min | p99 | |\n|---|---|---|---|---|---|")
 
@@ -96,6 +89,25 @@ func TestNumbers(t *testing.T) {
 	thousand(tb, e, hull)
 	stdout(tb, e)
 	pull(tb, e)
+}
+
+// findPeer is Docker Engine, for the same work in turns; nil when none is here.
+func findPeer(t *testing.T, e *harness.Engine) *harness.Client {
+	var peer *harness.Client
+	if host := os.Getenv("HULL_BENCH_PEER"); host != "" {
+		peer = e.Docker().Direct()
+		peer.Env = []string{"DOCKER_HOST=" + host}
+		peer.Name = "docker on " + host
+	} else if p := harness.StartPeer(e); p != nil {
+		peer = p.Docker
+	} else {
+		return nil
+	}
+	fmt.Fprintln(t.Output(), "peer:", peer.Name)
+	if peer.Try("image", "inspect", "busybox").Code != 0 {
+		peer.Run("load", "-q", "-i", images.Path(t, "busybox"))
+	}
+	return peer
 }
 
 // times runs fn n times, after one that does not count, and returns milliseconds.
