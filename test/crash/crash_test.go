@@ -23,13 +23,18 @@ func full() bool { return os.Getenv("HULL_CRASH") == "full" }
 func TestRunningContainersSurviveTheEngine(t *testing.T) {
 	t.Parallel()
 	e := harness.Start(t, []string{"busybox"})
-	n := 8
+	const n = 50
+	writers := 8
 	if full() {
-		n = 50
+		writers = n
 	}
 	docker := e.Docker()
 	for i := range n {
-		docker.Run("run", "-d", "--name", fmt.Sprint("c", i), "busybox", "sh", "-c", "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done")
+		script := "echo line 1; exec sleep 100000"
+		if i < writers {
+			script = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done"
+		}
+		e.Hull().Run("run", "-d", "--name", fmt.Sprint("c", i), "busybox", "sh", "-c", script)
 	}
 	docker.Run("run", "-d", "--name", "web", "-p", "127.0.0.1:39080:80", "busybox", "sh", "-c", "mkdir /w; echo page > /w/index.html; httpd -f -p 80 -h /w")
 	pids := docker.Run("inspect", "-f", "{{.Name}} {{.State.Pid}}", "c0", "c1", "web")
@@ -55,12 +60,12 @@ func TestRunningContainersSurviveTheEngine(t *testing.T) {
 	if err := served(); err != nil {
 		t.Errorf("published port after the restart: %v", err)
 	}
+	if got := strings.Count(docker.Run("ps", "--filter", "status=running", "--format", "{{.Names}}"), "c"); got != n {
+		t.Errorf("%d of %d containers run", got, n)
+	}
 	for i := range n {
 		name := fmt.Sprint("c", i)
-		if got := docker.Run("inspect", "-f", "{{.State.Status}}", name); got != "running" {
-			t.Errorf("%s is %s", name, got)
-		}
-		for j, line := range strings.Split(docker.Run("logs", name), "\n") {
+		for j, line := range strings.Split(e.Hull().Run("logs", name), "\n") {
 			if line != fmt.Sprint("line ", j+1) {
 				t.Errorf("%s: line %d of the log is %q", name, j+1, line)
 				break
