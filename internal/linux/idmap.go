@@ -2,9 +2,246 @@ package linux
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
-func mountOverlayIDMapped(o Overlay) (*os.File, error) {
-	return nil, errors.ErrUnsupported
+// IDMap maps Size ids: Container and up inside a user namespace are Host and up
+// outside.
+type IDMap struct{ Container, Host, Size uint32 }
+
+// CloneIDMapped clones the mount at path as a detached one that shows files'
+// owners through the mapping of a user namespace: what is 0 on disk belongs to
+// the namespace's root, and what that root writes is 0 on disk. EINVAL where the
+// file system has no support for it.
+func CloneIDMapped(path string, userns *os.File) (*os.File, error) {
+	f, err := OpenTree(path, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := SetIDMap(f, userns, false); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("map owners of %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// SetIDMap makes a detached mount (and all below it if recursive) idmapped. A
+// recursive call changes all or nothing.
+func SetIDMap(mount, userns *os.File, recursive bool) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}
+	return os.NewSyscallError("mount_setattr", unix.MountSetattr(FD(mount), "", flags, &attr))
+}
+
+// ioctls of namespaces, ioctl_ns(2).
+const (
+	nsGetUserNS = 0xb701
+	nsGetType   = 0xb703
+)
+
+// OpenUserNS opens the user namespace at path. A namespace of another kind
+// stands for the user namespace that owns it.
+func OpenUserNS(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	kind, err := unix.IoctlRetInt(FD(f), nsGetType)
+	if err != nil {
+		f.Close()
+		return nil, &os.PathError{Op: "look for the user namespace of", Path: path, Err: err}
+	}
+	if kind == unix.CLONE_NEWUSER {
+		return f, nil
+	}
+	defer f.Close()
+	fd, err := unix.IoctlRetInt(FD(f), nsGetUserNS)
+	if err != nil {
+		return nil, &os.PathError{Op: "find the user namespace of", Path: path, Err: err}
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "user:"+path), nil
+}
+
+// NewUserNS makes a user namespace that nobody is in; it lasts as long as
+// something refers to it. Closing the file is the caller's.
+func NewUserNS(uid, gid []IDMap) (f *os.File, err error) {
+	err = withHolder(&holder{flags: unix.CLONE_NEWUSER}, func(pid int) error {
+		if err := WriteIDMaps(pid, uid, gid); err != nil {
+			return err
+		}
+		f, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace: %w", err)
+	}
+	return f, nil
+}
+
+// NewOwnedNetNS is NewNetNS of a network namespace that belongs to a user
+// namespace of its own, with the given mappings: root there has the rights over
+// the network that its capabilities say. OpenUserNS(path) finds that namespace.
+func NewOwnedNetNS(path string, uid, gid []IDMap) error {
+	return newNetNS(path, &holder{flags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET}, func(pid int) error {
+		return WriteIDMaps(pid, uid, gid)
+	})
+}
+
+// NewNetNSIn is NewNetNS of a network namespace that belongs to userns.
+func NewNetNSIn(path string, userns *os.File) error {
+	return newNetNS(path, &holder{join: userns.Fd(), unshare: unix.CLONE_NEWNET}, func(int) error { return nil })
+}
+
+func newNetNS(path string, h *holder, prepare func(pid int) error) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	err = withHolder(h, func(pid int) error {
+		if err := prepare(pid); err != nil {
+			return err
+		}
+		return os.NewSyscallError("mount", unix.Mount(fmt.Sprintf("/proc/%d/ns/net", pid), path, "", unix.MS_BIND, ""))
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("make network namespace %s: %w", path, err), os.Remove(path))
+	}
+	return nil
+}
+
+// WriteIDMaps gives the fresh user namespace of process pid its mappings.
+func WriteIDMaps(pid int, uid, gid []IDMap) error {
+	for _, m := range []struct {
+		file string
+		maps []IDMap
+	}{{"uid_map", uid}, {"gid_map", gid}} {
+		var b strings.Builder
+		for _, x := range m.maps {
+			fmt.Fprintf(&b, "%d %d %d\n", x.Container, x.Host, x.Size)
+		}
+		path := fmt.Sprintf("/proc/%d/%s", pid, m.file)
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		_, err = unix.Write(fd, []byte(b.String()))
+		unix.Close(fd)
+		if err != nil {
+			return &os.PathError{Op: "write", Path: path, Err: err}
+		}
+	}
+	return nil
+}
+
+// holder is a process that does nothing but be in new namespaces, until they are
+// pinned otherwise. It is a copy of this process that never returns to Go: a
+// thread of a Go program can neither make nor join a user namespace.
+type holder struct {
+	flags   uintptr // CLONE_NEW* to be born in
+	join    uintptr // descriptor of a user namespace to join, 0 = none
+	unshare uintptr // CLONE_NEW* to make after that
+
+	ready, hold [2]int // pipes: it says that it is there; it ends when the other is closed
+	result      byte   // errno
+}
+
+// withHolder runs fn while a holder lives. pid is the holder's.
+func withHolder(h *holder, fn func(pid int) error) (err error) {
+	if err := unix.Pipe2(h.ready[:], unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
+	if err := unix.Pipe2(h.hold[:], unix.O_CLOEXEC); err != nil {
+		unix.Close(h.ready[0])
+		unix.Close(h.ready[1])
+		return os.NewSyscallError("pipe2", err)
+	}
+	runtime.LockOSThread()
+	pid, errno := forkHolder(h)
+	runtime.UnlockOSThread()
+	unix.Close(h.ready[1])
+	unix.Close(h.hold[0])
+	defer unix.Close(h.ready[0])
+	if errno != 0 {
+		unix.Close(h.hold[1])
+		return os.NewSyscallError("clone", errno)
+	}
+	defer func() {
+		unix.Close(h.hold[1])
+		var ws syscall.WaitStatus
+		for {
+			if _, werr := syscall.Wait4(int(pid), &ws, 0, nil); !errors.Is(werr, syscall.EINTR) {
+				break
+			}
+		}
+	}()
+	var b [1]byte
+	n, err := readFull(h.ready[0], b[:])
+	if err != nil {
+		return err
+	}
+	if n != 1 || b[0] != 0 {
+		return os.NewSyscallError("enter namespaces", syscall.Errno(b[0]))
+	}
+	return fn(int(pid))
+}
+
+func readFull(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		if !errors.Is(err, unix.EINTR) {
+			return n, os.NewSyscallError("read", err)
+		}
+	}
+}
+
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+//go:noinline
+//go:norace
+func forkHolder(h *holder) (uintptr, syscall.Errno) {
+	beforeFork()
+	pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)|h.flags, 0, 0, 0, 0, 0)
+	if e == 0 && pid == 0 {
+		h.main()
+	}
+	afterFork()
+	return pid, e
+}
+
+// main is the holder. Signals stay blocked in it, so that no handler of Go runs.
+//
+//go:nosplit
+//go:norace
+func (h *holder) main() {
+	// Else its own copy would keep it alive when this program dies.
+	syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(h.hold[1]), 0, 0)
+	var e syscall.Errno
+	if h.join != 0 {
+		_, _, e = syscall.RawSyscall(unix.SYS_SETNS, h.join, unix.CLONE_NEWUSER, 0)
+	}
+	if e == 0 && h.unshare != 0 {
+		_, _, e = syscall.RawSyscall(syscall.SYS_UNSHARE, h.unshare, 0, 0)
+	}
+	h.result = byte(e)
+	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(h.ready[1]), uintptr(unsafe.Pointer(&h.result)), 1)
+	syscall.RawSyscall(syscall.SYS_READ, uintptr(h.hold[0]), uintptr(unsafe.Pointer(&h.result)), 1)
+	for {
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
+	}
 }

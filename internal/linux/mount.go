@@ -16,9 +16,6 @@ type Overlay struct {
 	Upper    string
 	Work     string
 	ReadOnly bool
-	// Userns, when not nil, shows every layer through that user namespace's
-	// mapping (idmapped mounts), so that what root inside writes is root's on disk.
-	Userns *os.File
 }
 
 // MountOverlay mounts o nowhere: it returns the root directory of a detached
@@ -27,9 +24,6 @@ type Overlay struct {
 func MountOverlay(o Overlay) (*os.File, error) {
 	if len(o.Lower) == 0 {
 		return nil, fmt.Errorf("overlay without a lower directory: %w", unix.EINVAL)
-	}
-	if o.Userns != nil {
-		return mountOverlayIDMapped(o)
 	}
 	if o.Upper == "" && len(o.Lower) == 1 {
 		return cloneReadOnly(o.Lower[0])
@@ -185,4 +179,26 @@ func (fs *FsContext) explain(what string, err error) error {
 		return fmt.Errorf("%s: %s: %w", what, strings.Join(said, "; "), err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// MountsBelow lists the mount points below dir in this process's mount namespace,
+// relative to dir, outer ones first.
+func MountsBelow(dir string) ([]string, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	prefix := strings.TrimSuffix(dir, "/") + "/"
+	unquote := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		if rel, ok := strings.CutPrefix(unquote.Replace(f[4]), prefix); ok && rel != "" {
+			out = append(out, rel)
+		}
+	}
+	return out, nil
 }

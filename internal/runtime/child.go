@@ -81,6 +81,7 @@ const (
 	reportSize = 16
 	stepHello  = 0xfff0 // reports of success
 	stepReady  = 0xfff1
+	stepBorn   = 0xfff3
 	stepExec   = 0xfff2    // execve failed
 	maxFd      = 1<<32 - 1 // for close_range
 )
@@ -100,6 +101,22 @@ type machine struct {
 	stack    []byte
 	status   int32
 	pidfd    int32 // written by clone3
+
+	join *joinUser // a user namespace to enter first, nil = none
+}
+
+// joinUser is how a child gets into a user namespace that exists already. Neither
+// can our thread join it (a thread of a Go program cannot) nor are namespaces its
+// property that were made before. So the child joins it, and clones once more with
+// the namespaces that the container gets; that child is the container's process,
+// and by CLONE_PARENT ours.
+type joinUser struct {
+	ns             uintptr // descriptor of the user namespace
+	args           cloneArgs
+	stack          []byte
+	report         [2]uint64 // its own: the child's child may report meanwhile
+	pidfd          int32
+	inStep, mkStep uint16
 }
 
 //go:linkname beforeFork syscall.runtime_BeforeFork
@@ -135,6 +152,11 @@ func forkChild(m *machine, a *cloneArgs, share bool) (pid uintptr, errno syscall
 		m.stack = make([]byte, childStack)
 		a.flags |= unix.CLONE_VM
 		a.stack, a.stackSize = uint64(uintptr(unsafe.Pointer(&m.stack[0]))), childStack
+		if j := m.join; j != nil {
+			j.stack = make([]byte, childStack)
+			j.args.flags |= unix.CLONE_VM
+			j.args.stack, j.args.stackSize = uint64(uintptr(unsafe.Pointer(&j.stack[0]))), childStack
+		}
 	}
 	beforeFork()
 	pid, e := clone(a, m)
@@ -144,7 +166,39 @@ func forkChild(m *machine, a *cloneArgs, share bool) (pid uintptr, errno syscall
 
 //go:nosplit
 //go:norace
-func childMain(m *machine) { m.run() }
+func childMain(m *machine) {
+	if m.join != nil {
+		m.enterUser(m.join)
+	}
+	m.run()
+}
+
+// enterUser ends after it has told the pidfd of the child that goes on.
+//
+//go:nosplit
+//go:norace
+func (m *machine) enterUser(j *joinUser) {
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, j.ns, unix.CLONE_NEWUSER, 0); e != 0 {
+		m.fail(j.inStep, uintptr(e))
+	}
+	_, e := cloneAgain(&j.args, m)
+	if e != 0 {
+		m.fail(j.mkStep, e)
+	}
+	j.report[0], j.report[1] = stepBorn, uint64(uint32(j.pidfd))
+	syscall.RawSyscall(syscall.SYS_WRITE, m.ctl, uintptr(unsafe.Pointer(&j.report)), reportSize)
+	m.exit(0)
+}
+
+// cloneAgain is clone whose child calls childRest: what calls itself cannot be
+// checked against the size of its stack.
+//
+//go:noescape
+func cloneAgain(a *cloneArgs, m *machine) (pid, errno uintptr)
+
+//go:nosplit
+//go:norace
+func childRest(m *machine) { m.run() }
 
 // run interprets the program in the child. It does not return.
 //

@@ -28,3 +28,30 @@ child:
 	MOVQ	R12, 0(SP)
 	CALL	·childMain(SB)
 	INT	$3
+
+// func cloneAgain(a *cloneArgs, m *machine) (pid, errno uintptr)
+//
+// The same, with another function.
+TEXT ·cloneAgain(SB), NOSPLIT, $0-32
+	MOVQ	a+0(FP), DI
+	MOVQ	$88, SI
+	MOVQ	m+8(FP), R12
+	MOVQ	$435, AX
+	SYSCALL
+	CMPQ	AX, $0xfffffffffffff001
+	JLS	ok
+	NEGQ	AX
+	MOVQ	$-1, pid+16(FP)
+	MOVQ	AX, errno+24(FP)
+	RET
+ok:
+	TESTQ	AX, AX
+	JZ	child
+	MOVQ	AX, pid+16(FP)
+	MOVQ	$0, errno+24(FP)
+	RET
+child:
+	SUBQ	$16, SP
+	MOVQ	R12, 0(SP)
+	CALL	·childRest(SB)
+	INT	$3

@@ -25,9 +25,12 @@ type Container struct {
 	rootDir *os.File // O_PATH, the root directory with all its mounts
 	pts     *os.File // O_PATH, the root of the container's devpts, nil if it has none
 	self    *os.File // pidfd of this process
+	ids     *idMaps  // of its user namespace; nil = it has the caller's
 
-	foreign bool   // attached to, not created
-	seated  Cgroup // of a seat: the thread's children are born in it
+	sources sources  // while it is made
+	limits  []Rlimit // to be set from outside
+	foreign bool     // attached to, not created
+	seated  Cgroup   // of a seat: the thread's children are born in it
 
 	mu     sync.Mutex
 	joined bool // the thread has joined the pid and cgroup namespaces of init; t only
@@ -57,6 +60,11 @@ func createOn(ctx context.Context, seat *thread, plan *Plan, s Stdio, cg Cgroup)
 	if err := c.t.do(func() error { return c.build(s, cg) }); err != nil {
 		return nil, err
 	}
+	if c.ids != nil {
+		if err := limitFromOutside(c.init.pid, &plan.Process, c.limits); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
@@ -66,6 +74,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	if err := c.enter(); err != nil {
 		return err
 	}
+	defer func() { linux.CloseAll(c.sources.files()); c.sources = sources{} }()
 	caps, err := effectiveCaps()
 	if err != nil {
 		return err
@@ -96,22 +105,25 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	}
 	prog.hello()
 	prog.enterRoot(p.Unshare&unix.CLONE_NEWCGROUP != 0)
-	io, err := openStdio(s, &p.Process)
+	io, err := openStdio(s, &p.Process, c.ids)
 	if err != nil {
 		conn.close()
 		return err
 	}
 	defer io.close()
+	x := p.Process.clamped(caps)
+	cfg := childConfig{rlimits: clampRlimits(p.Process.Rlimits, caps), chown: io.chown, tty: p.Process.Terminal, init: p.Init, dieWithParent: s.Detached == nil}
+	if c.ids != nil {
+		prog.becomeRoot(cfg.dieWithParent)
+		c.limits, cfg.rlimits, x = cfg.rlimits, nil, x.withoutScheduling()
+	}
 	prog.stdio(io, p.Process.Terminal)
-	prog.rights(p.Process.clamped(caps), childConfig{
-		rlimits: clampRlimits(p.Process.Rlimits, caps), chown: io.chown, tty: p.Process.Terminal,
-		init: p.Init, dieWithParent: s.Detached == nil,
-	})
+	prog.rights(x, cfg)
 	prog.ready(io)
 	env, needHome := withHome(p.Process.Env)
 	prog.finish(&p.Process, env)
 
-	proc, err := c.fork(prog, conn, p.Unshare&unix.CLONE_NEWPID, groups)
+	proc, err := c.fork(prog, conn, c.cloneFlags(), groups)
 	if err != nil {
 		conn.close()
 		return err
@@ -124,6 +136,11 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	}
 	if err := writeOOMScore(proc.pid, p.Process.OOMScore); err != nil {
 		return err
+	}
+	if c.ids != nil {
+		if err := c.follow(proc); err != nil {
+			return err
+		}
 	}
 	procMount, err := conn.expect(prog, stepHello)
 	if err != nil {
@@ -168,17 +185,37 @@ func (c *Container) enter() error {
 		}
 	}
 	flags := p.Unshare &^ (unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUSER)
+	if p.userNS() {
+		// The others are the user namespace's own, made with or in it: see follow.
+		flags &= unix.CLONE_NEWTIME
+		if err := c.openIDs(); err != nil {
+			return err
+		}
+	}
 	if err := unix.Unshare(int(flags)); err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}
+	if err := p.setTimes(); err != nil || p.userNS() {
+		return err
+	}
+	return p.setNames()
+}
+
+func (p *Plan) setTimes() error {
+	if p.TimeOffsets == "" {
+		return nil
+	}
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/timens_offsets", unix.Gettid()), []byte(p.TimeOffsets), 0); err != nil {
+		return fmt.Errorf("set time offsets: %w", err)
+	}
+	return nil
+}
+
+// setNames readies fresh network and UTS namespaces, in which the thread is.
+func (p *Plan) setNames() error {
 	if p.Unshare&unix.CLONE_NEWNET != 0 {
 		if err := loopbackUp(); err != nil {
 			return fmt.Errorf("set the loopback interface up: %w", err)
-		}
-	}
-	if p.TimeOffsets != "" {
-		if err := os.WriteFile(fmt.Sprintf("/proc/%d/timens_offsets", unix.Gettid()), []byte(p.TimeOffsets), 0); err != nil {
-			return fmt.Errorf("set time offsets: %w", err)
 		}
 	}
 	if p.Hostname != "" {
@@ -228,10 +265,16 @@ func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupF
 	// share a victim's memory. A time namespace cannot be entered with shared
 	// memory, and our own process 1 lives on and must not hold ours.
 	share := flags&unix.CLONE_NEWPID != 0 && !c.plan.Init && c.plan.Namespaces()&unix.CLONE_NEWTIME == 0
+	if c.init == nil && c.ids != nil && c.plan.Unshare&unix.CLONE_NEWUSER == 0 {
+		prog.joinUser(c.ids.ns, args)
+	}
 	pid, errno := forkChild(prog.m, args, share)
 	runtime.KeepAlive(prog)
 	if errno != 0 {
 		return nil, fmt.Errorf("clone: %w", errno)
+	}
+	if prog.m.join != nil {
+		return conn.grandchild(int(pid), prog)
 	}
 	return newProcess(int(pid), int(prog.m.pidfd), conn, prog), nil
 }
@@ -354,6 +397,11 @@ func attachTo(ctx context.Context, pid int, unshare uintptr) (_ *Container, err 
 	}
 	c := &Container{plan: &Plan{Unshare: unshare}, t: startThread(), joined: true, foreign: true}
 	c.init = foreignProcess(pid, f)
+	if unshare&unix.CLONE_NEWUSER != 0 {
+		if c.ids, err = idsOf(pid); err != nil {
+			return nil, errors.Join(err, c.destroy())
+		}
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.destroy())
@@ -367,6 +415,9 @@ func attachTo(ctx context.Context, pid int, unshare uintptr) (_ *Container, err 
 			return fmt.Errorf("join the container's namespaces: %w", err)
 		}
 		unix.Umask(0)
+		if err := c.ids.become(); err != nil {
+			return err
+		}
 		var err error
 		if c.rootDir, err = os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 			return err
@@ -399,6 +450,7 @@ func (c *Container) destroy() error {
 	// Only now: the thread's end would kill the process without our noticing.
 	c.t.end()
 	linux.CloseAll([]*os.File{c.rootDir, c.pts, c.self})
+	c.ids.close()
 	if c.init != nil {
 		err = errors.Join(err, c.init.Close())
 	}
@@ -440,7 +492,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 		return nil, err
 	}
 	defer conn.closeChild()
-	io, err := openStdio(s, x)
+	io, err := openStdio(s, x, c.ids)
 	if err != nil {
 		conn.close()
 		return nil, err
@@ -450,6 +502,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 	var p *Process
 	var prog *program
 	var slave *os.File
+	var limits []Rlimit
 	msg := &goMsg{root: uint64(c.rootDir.Fd())}
 	err = c.t.do(func() error {
 		if err := c.joinInit(); err != nil {
@@ -469,6 +522,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 		}
 		caps, err := effectiveCaps()
 		if err == nil {
+			limits = clampRlimits(x.Rlimits, caps)
 			prog = c.execProgram(x, conn, io, caps, env)
 			p, err = c.fork(prog, conn, 0, groups)
 		}
@@ -504,6 +558,9 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 	if _, err := conn.expect(prog, stepReady); err != nil {
 		return nil, err
 	}
+	if c.ids != nil {
+		return p, limitFromOutside(p.pid, x, limits)
+	}
 	return p, nil
 }
 
@@ -518,11 +575,16 @@ func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, caps uint
 		prog.do("join the time namespace", unix.SYS_SETNS, c.init.pidfd, unix.CLONE_NEWTIME)
 	}
 	prog.hello()
+	y := x.clamped(caps)
+	cfg := childConfig{rlimits: clampRlimits(x.Rlimits, caps), chown: io.chown, tty: x.Terminal, dieWithParent: bound}
+	if c.ids != nil {
+		prog.do("join the user namespace", unix.SYS_SETNS, linux.FD(c.ids.ns), unix.CLONE_NEWUSER)
+		prog.becomeRoot(bound)
+		cfg.rlimits, y = nil, y.withoutScheduling()
+	}
 	prog.enterRoot(false)
 	prog.stdio(io, x.Terminal)
-	prog.rights(x.clamped(caps), childConfig{
-		rlimits: clampRlimits(x.Rlimits, caps), chown: io.chown, tty: x.Terminal, dieWithParent: bound,
-	})
+	prog.rights(y, cfg)
 	prog.ready(io)
 	prog.finish(x, env)
 	return prog

@@ -27,12 +27,14 @@ type mounter struct {
 	pts  *os.File
 	null *os.File // what hides files
 	hide *os.File // what hides directories: one empty tmpfs, cloned
+	ids  *idMaps  // nil = the host's
+	from sources  // with ids: what was cloned before
 }
 
 // mountAll builds the root file system, makes it the thread's root, and returns
 // the terminal for the workload, if it has one.
 func (c *Container) mountAll(proc int, cg Cgroup, s Stdio) (slave *os.File, err error) {
-	m := &mounter{plan: c.plan, cg: cg, proc: proc}
+	m := &mounter{plan: c.plan, cg: cg, proc: proc, ids: c.ids, from: c.sources}
 	defer func() {
 		c.rootDir, c.pts = m.root, m.pts
 		linux.CloseAll([]*os.File{m.null, m.hide})
@@ -44,7 +46,7 @@ func (c *Container) mountAll(proc int, cg Cgroup, s Stdio) (slave *os.File, err 
 		return nil, err
 	}
 	for i := range c.plan.Mounts {
-		if err := m.mount(&c.plan.Mounts[i]); err != nil {
+		if err := m.mount(i); err != nil {
 			return nil, fmt.Errorf("mount %s: %w", c.plan.Mounts[i].Dest, err)
 		}
 	}
@@ -119,6 +121,11 @@ func (m *mounter) mountRoot() error {
 				return err
 			}
 		}
+		for _, l := range m.from.layers {
+			if err := unix.MoveMount(linux.FD(l.tree), "", unix.AT_FDCWD, l.dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				return fmt.Errorf("attach idmapped layers: %w", err)
+			}
+		}
 		m.root, err = linux.MountOverlay(linux.Overlay{Lower: r.Lower, Upper: r.Upper, Work: r.Work})
 		if err == nil && r.Upper == "" {
 			// Targets of mounts are made before the root becomes read-only; without a
@@ -158,10 +165,27 @@ var procFiles = []string{
 	"/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
 }
 
-func (m *mounter) mount(mp *MountPlan) error {
+// source is what was cloned for a mount before, nil = nothing.
+func (m *mounter) source(i int) *os.File {
+	if i < len(m.from.mounts) {
+		return m.from.mounts[i]
+	}
+	return nil
+}
+
+func (m *mounter) mount(i int) error {
+	mp := &m.plan.Mounts[i]
 	switch mp.Kind {
 	case "bind":
-		return m.bind(mp)
+		src := m.source(i)
+		if src == nil {
+			var err error
+			if src, err = mp.open(nil); err != nil {
+				return err
+			}
+			defer src.Close()
+		}
+		return m.bind(mp, src)
 	case "cgroup":
 		return m.cgroup(mp)
 	case "proc":
@@ -193,40 +217,27 @@ func (m *mounter) mount(mp *MountPlan) error {
 		return err
 	}
 	defer target.Close()
-	fs, err := linux.Fsopen(typ)
-	if err != nil {
-		return err
-	}
-	defer fs.Close()
-	if mp.Source != "" {
-		if err := fs.Set("source", mp.Source); err != nil {
+	if src := m.source(i); src != nil {
+		if err := attach(linux.FD(src), target); err != nil {
 			return err
 		}
+		return m.propagate(linux.FD(src), mp)
 	}
-	mode := false
-	for _, o := range mp.Data {
-		k, v := cutOption(o)
-		mode = mode || k == "mode"
-		if err := fs.Set(k, v); err != nil {
-			return err
-		}
-	}
-	if typ == "tmpfs" && !mode {
+	data := mp.Data
+	if typ == "tmpfs" && !slices.ContainsFunc(data, func(o string) bool { return strings.HasPrefix(o, "mode=") }) {
 		// As the directory it hides.
 		var st unix.Stat_t
 		if err := unix.Fstat(linux.FD(target), &st); err != nil {
 			return err
 		}
-		if err := fs.Set("mode", fmt.Sprintf("%o", st.Mode&0o7777)); err != nil {
-			return err
-		}
+		data = append(slices.Clip(data), fmt.Sprintf("mode=%o", st.Mode&0o7777))
 	}
 	attrs := mp.Set | mp.RecSet
 	late := attrs & unix.MOUNT_ATTR_RDONLY
 	if !mp.CopyUp && !(mp.Dest == "/dev" && m.plan.SetupDev) {
 		late = 0
 	}
-	mnt, err := fs.Mount(int(attrs &^ late))
+	mnt, err := newFS(typ, mp.Source, data, m.ids, int(attrs&^late))
 	if err != nil {
 		return err
 	}
@@ -252,9 +263,29 @@ func (m *mounter) mount(mp *MountPlan) error {
 	}
 	if typ == "devpts" && m.pts == nil {
 		m.pts = mnt
-		return nil
+		return m.own(mnt, "", "ptmx")
+	}
+	if typ == "mqueue" {
+		if err := m.own(mnt, ""); err != nil {
+			mnt.Close()
+			return err
+		}
 	}
 	return mnt.Close()
+}
+
+// own gives the container's root what a file system makes as the host's.
+func (m *mounter) own(dir *os.File, names ...string) error {
+	if m.ids == nil {
+		return nil
+	}
+	for _, name := range names {
+		err := unix.Fchownat(linux.FD(dir), name, int(m.ids.user(0)), int(m.ids.group(0)), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+		if err != nil {
+			return fmt.Errorf("give it to the container's root: %w", err)
+		}
+	}
+	return nil
 }
 
 func (m *mounter) propagate(fd int, mp *MountPlan) error {
@@ -318,19 +349,14 @@ func (m *mounter) checked(f *os.File, dest string) (*os.File, error) {
 	return f, nil
 }
 
-func (m *mounter) bind(mp *MountPlan) error {
-	src, err := openSource(mp.Source, mp.Rec)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
+func (m *mounter) bind(mp *MountPlan, src *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(linux.FD(src), &st); err != nil {
 		return err
 	}
-	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	var target *os.File
-	if isDir {
+	var err error
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		target, err = linux.MkdirAllInRoot(m.root, mp.Dest, 0o755)
 	} else {
 		target, err = linux.CreateInRoot(m.root, mp.Dest, 0o755)
@@ -556,7 +582,7 @@ func (m *mounter) device(d *Device) error {
 		return err
 	}
 	if d.UID != 0 || d.GID != 0 {
-		return unix.Fchownat(fd, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW)
+		return unix.Fchownat(fd, name, int(m.ids.user(d.UID)), int(m.ids.group(d.GID)), unix.AT_SYMLINK_NOFOLLOW)
 	}
 	return nil
 }

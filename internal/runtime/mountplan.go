@@ -1,11 +1,9 @@
 package runtime
 
 import (
-	"fmt"
 	"path/filepath"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -106,10 +104,27 @@ func (p *Plan) mount(m specs.Mount, bundle string) (MountPlan, error) {
 	if mp.CopyUp && mp.Kind != "tmpfs" {
 		return mp, invalid("mount on %s: tmpcopyup is for tmpfs", m.Destination)
 	}
-	if len(m.UIDMappings)+len(m.GIDMappings) > 0 || mp.IDMapIn {
-		return mp, fmt.Errorf("mount on %s: id mappings: %w", m.Destination, errdefs.ErrNotImplemented)
+	return mp, p.mountIDs(&mp, m)
+}
+
+// mountIDs compiles a mount's own id mappings, which are for bind mounts. Both or
+// none are given; none with the option "idmap" are the container's.
+func (p *Plan) mountIDs(mp *MountPlan, m specs.Mount) error {
+	mp.UIDMap, mp.GIDMap = idMap(m.UIDMappings), idMap(m.GIDMappings)
+	given := len(mp.UIDMap) + len(mp.GIDMap)
+	switch {
+	case given == 0 && mp.IDMap == "":
+		return nil
+	case mp.Kind != "bind":
+		return invalid("mount on %s: id mappings are for bind mounts", m.Destination)
+	case given > 0 && (len(mp.UIDMap) == 0 || len(mp.GIDMap) == 0):
+		return invalid("mount on %s: both uidMappings and gidMappings are needed", m.Destination)
+	case given == 0 && !p.userNS():
+		return invalid("mount on %s: option %s needs a user namespace or id mappings", m.Destination, mp.IDMap)
+	case mp.IDMap == "":
+		mp.IDMap = "idmap"
 	}
-	return mp, nil
+	return nil
 }
 
 // option compiles one fstab-style option.
@@ -141,7 +156,7 @@ func (mp *MountPlan) option(o string) error {
 	case "tmpcopyup":
 		mp.CopyUp = true
 	case "idmap", "ridmap":
-		mp.IDMapIn = true
+		mp.IDMap = o
 	case "newinstance": // devpts has nothing else any more
 	default:
 		if o == "" || strings.ContainsRune(o, 0) {

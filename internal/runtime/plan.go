@@ -1,6 +1,12 @@
 package runtime
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
+)
 
 // Plan is a compiled specification: what Create carries out, in order. Its
 // fields are this package's; others keep, send and print it.
@@ -80,7 +86,7 @@ type JoinPlan struct {
 }
 
 // IDMap maps a range of ids.
-type IDMap struct{ Container, Host, Size uint32 }
+type IDMap = linux.IDMap
 
 // MountPlan is one mount.
 type MountPlan struct {
@@ -97,7 +103,9 @@ type MountPlan struct {
 	PropRec bool     `json:",omitempty"`
 	Data    []string `json:",omitempty"` // key=value or key
 	CopyUp  bool     `json:",omitempty"`
-	IDMapIn bool     `json:",omitempty"` // idmapped with the container's own mapping
+	IDMap   string   `json:",omitempty"` // "" = as it is, "idmap", "ridmap" = with what is mounted below
+	UIDMap  []IDMap  `json:",omitempty"` // of an idmapped mount; none = the container's own
+	GIDMap  []IDMap  `json:",omitempty"`
 }
 
 // Device is a device node to make.
@@ -128,6 +136,9 @@ func (p *Plan) Namespaces() uintptr {
 	}
 	return k
 }
+
+// userNS says whether the container has a user namespace of its own, or joins one.
+func (p *Plan) userNS() bool { return p.has(unix.CLONE_NEWUSER) }
 
 // MarshalBinary encodes the plan for another process of the same build.
 func (p *Plan) MarshalBinary() ([]byte, error) { return json.Marshal(p) }

@@ -162,9 +162,6 @@ func (p *Plan) namespaces(l *specs.Linux) error {
 	if !p.has(unix.CLONE_NEWNS) {
 		return invalid("a container needs a mount namespace")
 	}
-	if seen&unix.CLONE_NEWUSER != 0 {
-		return fmt.Errorf("user namespaces: %w", errdefs.ErrNotImplemented)
-	}
 	p.UIDMap, p.GIDMap = idMap(l.UIDMappings), idMap(l.GIDMappings)
 	switch user := p.Unshare&unix.CLONE_NEWUSER != 0; {
 	case user && (len(p.UIDMap) == 0 || len(p.GIDMap) == 0):
@@ -187,7 +184,7 @@ func (p *Plan) namespaces(l *specs.Linux) error {
 func idMap(m []specs.LinuxIDMapping) []IDMap {
 	var out []IDMap
 	for _, x := range m {
-		out = append(out, IDMap{x.ContainerID, x.HostID, x.Size})
+		out = append(out, IDMap{Container: x.ContainerID, Host: x.HostID, Size: x.Size})
 	}
 	return out
 }

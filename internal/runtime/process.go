@@ -245,6 +245,7 @@ type control struct {
 	parent int
 	child  int // close-on-exec, and out of the way of a workload's descriptors
 	pidfd  int // of the child, once there is one
+	early  *report
 }
 
 func newControl() (*control, error) {
@@ -310,6 +311,10 @@ type report struct {
 // While the descriptor table is shared the child's end stays open in our own, so
 // its death shows only in the pidfd.
 func (c *control) read() (*report, error) {
+	if r := c.early; r != nil {
+		c.early = nil
+		return r, nil
+	}
 	fds := []unix.PollFd{{Fd: int32(c.parent), Events: unix.POLLIN}, {Fd: int32(c.pidfd), Events: unix.POLLIN}}
 	for {
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {

@@ -162,6 +162,35 @@ func (p *program) stdio(io *stdio, tty bool) {
 	p.do("close what is the host's", unix.SYS_CLOSE_RANGE, n+1+len(io.gate), uintptr(maxFd), 0)
 }
 
+// step names a step without a system call of the program's own.
+func (p *program) step(name string) uint16 {
+	p.steps = append(p.steps, name)
+	return uint16(len(p.steps) - 1)
+}
+
+// joinUser has the child enter a user namespace and then clone with args' flags.
+func (p *program) joinUser(ns *os.File, args *cloneArgs) {
+	j := &joinUser{ns: ns.Fd(), inStep: p.step("join the user namespace"), mkStep: p.step("make namespaces")}
+	const first = unix.CLONE_INTO_CGROUP | unix.CLONE_PIDFD | unix.CLONE_FILES // of both
+	j.args = cloneArgs{
+		flags: args.flags&^unix.CLONE_INTO_CGROUP | unix.CLONE_PARENT,
+		pidfd: uint64(uintptr(unsafe.Pointer(&j.pidfd))),
+	}
+	args.flags &= first
+	p.m.join = j
+}
+
+// becomeRoot makes the child root of its user namespace, where that has one: what
+// it opens and makes on its way is not the host's root's.
+func (p *program) becomeRoot(bound bool) {
+	const what = "become root of the user namespace"
+	p.do(what, unix.SYS_SETRESGID, 0, 0, 0).allow(unix.EINVAL)
+	p.do(what, unix.SYS_SETRESUID, 0, 0, 0).allow(unix.EINVAL)
+	if bound { // a change of the user unbinds
+		p.do("bind to the monitor's life", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+	}
+}
+
 // join puts the child into its own cgroup namespace and descriptor table, and
 // into the root that the parent's thread made.
 func (p *program) enterRoot(cgroupNS bool) {

@@ -22,7 +22,9 @@ type stdio struct {
 	chown [3]bool
 }
 
-func openStdio(s Stdio, x *ProcPlan) (_ *stdio, err error) {
+// openStdio also gives pipes to the workload's user; ids are of its user namespace:
+// there it could not take what belongs to nobody of its ids.
+func openStdio(s Stdio, x *ProcPlan, ids *idMaps) (_ *stdio, err error) {
 	io := &stdio{}
 	defer func() {
 		if err != nil {
@@ -47,7 +49,9 @@ func openStdio(s Stdio, x *ProcPlan) (_ *stdio, err error) {
 				return nil, os.NewSyscallError("fcntl", err)
 			}
 			if i < 3 {
-				io.chown[i] = wantsChown(fd, x.UID)
+				if err = io.own(i, fd, x.UID, ids); err != nil {
+					return nil, err
+				}
 			}
 			continue
 		}
@@ -76,6 +80,20 @@ func openStdio(s Stdio, x *ProcPlan) (_ *stdio, err error) {
 		}
 	}
 	return io, nil
+}
+
+func (io *stdio) own(i, fd int, uid uint32, ids *idMaps) error {
+	host := ids.user(uid)
+	switch {
+	case !wantsChown(fd, host):
+	case ids == nil:
+		io.chown[i] = true
+	default:
+		if err := unix.Fchown(fd, int(host), -1); err != nil {
+			return fmt.Errorf("own standard streams: %w", err)
+		}
+	}
+	return nil
 }
 
 // wantsChown says whether the workload's user must own a stream to open it again
