@@ -8,4 +8,4 @@ import (
 	"hull/internal/monitor"
 )
 
-func main() { os.Exit(monitor.Main()) }
+func main() { os.Exit(monitor.Main(nil)) }

@@ -178,8 +178,10 @@ func (c *Client) dispatch(ev Events) {
 		if err != nil {
 			return
 		}
-		f.closeFiles() // nothing is ever sent this way
 		d := dec{b: f.body}
+		if f.kind == kindExited || f.kind == kindWarn {
+			f.closeFiles()
+		}
 		switch f.kind {
 		case kindExited:
 			id, x := d.str(), getExit(&d)
@@ -202,9 +204,11 @@ func (c *Client) dispatch(ev Events) {
 			ch := c.calls[f.id]
 			delete(c.calls, f.id)
 			c.mu.Unlock()
-			if ch != nil {
-				ch <- f
+			if ch == nil { // whoever asked has gone
+				f.closeFiles()
+				continue
 			}
+			ch <- f
 		}
 	}
 }
@@ -215,11 +219,18 @@ var errLost = fmt.Errorf("the pod's monitor has died: %w", errdefs.ErrUnavailabl
 // call sends a request and waits for its reply. When ctx ends first the request
 // may still be carried out.
 func (c *Client) call(ctx context.Context, kind uint8, body []byte, files ...*os.File) ([]byte, error) {
+	f, err := c.roundTrip(ctx, kind, body, files...)
+	f.closeFiles() // only Call expects any
+	return f.body, err
+}
+
+// roundTrip is call with the descriptors that come back, which are the caller's.
+func (c *Client) roundTrip(ctx context.Context, kind uint8, body []byte, files ...*os.File) (frame, error) {
 	ch := make(chan frame, 1)
 	c.mu.Lock()
 	if c.calls == nil {
 		c.mu.Unlock()
-		return nil, errLost
+		return frame{}, errLost
 	}
 	c.next++
 	id := c.next
@@ -230,36 +241,56 @@ func (c *Client) call(ctx context.Context, kind uint8, body []byte, files ...*os
 		delete(c.calls, id)
 		c.mu.Unlock()
 		if errors.Is(err, errFrame) {
-			return nil, fmt.Errorf("request of %d bytes is too large for the monitor: %w", len(body), errdefs.ErrInvalidArgument)
+			return frame{}, fmt.Errorf("request of %d bytes is too large for the monitor: %w", len(body), errdefs.ErrInvalidArgument)
 		}
-		return nil, errLost
+		return frame{}, errLost
 	}
 	select {
 	case f, ok := <-ch:
 		switch {
 		case !ok:
-			return nil, errLost
+			return frame{}, errLost
 		case f.kind == kindDone:
-			return f.body, nil
+			return f, nil
 		case f.kind == kindFail:
-			return nil, decodeErr(f.body)
+			f.closeFiles()
+			return frame{}, decodeErr(f.body)
 		}
-		return nil, errFrame
+		f.closeFiles()
+		return frame{}, errFrame
 	case <-ctx.Done():
 		c.mu.Lock()
 		delete(c.calls, id)
 		c.mu.Unlock()
-		return nil, context.Cause(ctx)
+		return frame{}, context.Cause(ctx)
 	}
 }
 
 // Pod gives a ready monitor its pod. There is no reply: the next call has it.
-func (c *Client) Pod(id, dir string) error {
+func (c *Client) Pod(id, dir string) error { return c.PodWith(id, dir, "", nil) }
+
+// PodWith is Pod for one whose processes a backend makes. conf is for the
+// backend's eyes only.
+func (c *Client) PodWith(id, dir, backend string, conf []byte) error {
 	var e enc
 	e.u8(version)
 	e.str(id)
 	e.str(dir)
+	if backend != "" {
+		e.str(backend)
+		e.bytes(conf)
+	}
 	return c.c.send(kindPod, 0, e.b)
+}
+
+// Call has the pod's backend do what is its own: op and body are between a
+// driver and its backend. The descriptors that come back are the caller's.
+func (c *Client) Call(ctx context.Context, op string, body []byte, files ...*os.File) ([]byte, []*os.File, error) {
+	var e enc
+	e.str(op)
+	e.bytes(body)
+	f, err := c.roundTrip(ctx, kindCall, e.b, files...)
+	return f.body, f.files, err
 }
 
 // Seat has a monitor without a pod take a seat in cg, ahead of the container

@@ -13,15 +13,18 @@ import (
 )
 
 // Main is hull-monitor: it detaches from whoever started it, and serves the
-// socket it was given. It returns the process's exit code.
-func Main() int {
+// socket it was given. backends are those that pods may ask for. It returns the
+// process's exit code.
+func Main(backends map[string]NewBackend) int {
 	if err := isolate(); err != nil {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1
 	}
 	// What start-up allocated is not needed again.
 	debug.FreeOSMemory()
-	if err := Serve(socketFd, Config{Create: Launch, Seat: runtime.NewSeat, OpenLog: openLog, OnIdle: debug.FreeOSMemory}); err != nil {
+	if err := Serve(socketFd, Config{
+		Create: Launch, Seat: runtime.NewSeat, Backends: backends, OpenLog: openLog, OnIdle: debug.FreeOSMemory,
+	}); err != nil {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1
 	}

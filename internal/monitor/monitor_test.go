@@ -151,21 +151,28 @@ func (e *exits) wait(t testing.TB, id string) hull.Exit {
 
 func newPod(t testing.TB) *pod {
 	t.Helper()
+	p := servePod(t, Config{Create: hostCreate, OpenLog: openLog})
+	if err := p.c.Pod("pod", p.dir); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// servePod is a monitor that has no pod yet.
+func servePod(t testing.TB, cfg Config) *pod {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &pod{t: t, dir: t.TempDir(), exits: &exits{m: map[string]hull.Exit{}, ch: make(chan struct{})}, served: make(chan error, 1)}
-	go func() { p.served <- Serve(fds[1], Config{Create: hostCreate, OpenLog: openLog}) }()
+	go func() { p.served <- Serve(fds[1], cfg) }()
 	c, err := newConn(fds[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.c = newClient(c, os.Getpid(), nil)
 	p.c.Listen(Events{Exited: p.exits.add})
-	if err := p.c.Pod("pod", p.dir); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		p.c.Destroy(context.Background())
 		select {

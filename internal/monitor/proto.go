@@ -21,14 +21,14 @@ import (
 //	hulld                                  hull-monitor (ready in the pool)
 //	  |-- seat(cgroup) ---------------------->|  only if of use: see runtime.Seat
 //	  |<------------------------ done | fail --|
-//	  |-- pod(id, run dir) ------------------>|  listens on <run dir>/monitor.sock
+//	  |-- pod(id, run dir, backend) --------->|  listens on <run dir>/monitor.sock
 //	  |-- add(container, plan, io) [client] ->|  namespaces, mounts; process waits
 //	  |<------------------------ done(pid) ---|
 //	  |-- start(container) ------------------>|  the workload runs
 //	  |<------------------------------ done --|
 //	  |-- exec, signal, resize, attach [fd],  |
-//	  |   close stdin, list ----------------->|
-//	  |<------------------------ done | fail --|
+//	  |   close stdin, list, call [fds] ----->|  call: what a backend and its driver agreed on
+//	  |<------------------ done [fds] | fail --|  descriptors come back from a call only
 //	  |<------------- exited(process, exit) ---|  its output is in the log by then
 //	  |<------------------------ warn(text) ---|  e.g. log not writable
 //	  |-- destroy --------------------------->|  kills, answers, goes when clients have all
@@ -47,8 +47,9 @@ const (
 	kindList
 	kindDestroy
 	kindSeat
+	kindCall
 
-	kindDone uint8 = iota + 53 // 64...
+	kindDone uint8 = iota + 52 // 64...
 	kindFail
 	kindExited
 	kindWarn

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/hull"
+	"hull/internal/linux"
 	"hull/internal/monitor/stdio"
 	"hull/internal/runtime"
 )
@@ -38,7 +39,9 @@ const (
 	killLimit = 10 * time.Second
 )
 
-// Process is what the server needs of runtime.Process; its contract is there.
+// Process is what the server needs of runtime.Process; its contract is there. A
+// backend's process may be none of this host: then Pid is 0 and Pidfd -1, and Wait
+// blocks until it has ended.
 type Process interface {
 	Pid() int
 	Pidfd() int
@@ -63,6 +66,9 @@ type Config struct {
 	Create func(ctx context.Context, seat *runtime.Seat, plan []byte, s runtime.Stdio, cg runtime.Cgroup) (Container, error)
 	// Seat makes a seat (runtime.NewSeat); nil = there are none.
 	Seat func(cg runtime.Cgroup) (*runtime.Seat, error)
+	// Backends make the processes of pods that are not this process's own clones, by
+	// the name that pod carries. See Backend.
+	Backends map[string]NewBackend
 	// OpenLog opens a container's log; a nil writer = none.
 	OpenLog func(t hull.LogTarget) (stdio.LogWriter, error)
 	// OnIdle is called when output has stopped flowing; may be nil.
@@ -108,6 +114,7 @@ type server struct {
 	mu       sync.Mutex
 	pod, dir string
 	podErr   error
+	backend  Backend // nil = processes are clones of this one
 	listener *os.File
 	seat     *runtime.Seat // not used yet
 	conns    map[*conn]struct{}
@@ -203,6 +210,10 @@ func (s *server) setPod(body []byte) error {
 	d := dec{b: body}
 	v := d.u8()
 	s.pod, s.dir = d.str(), d.str()
+	name, conf := "", []byte(nil)
+	if !d.done() {
+		name, conf = d.str(), d.bytes()
+	}
 	if v != version || !d.done() || !filepath.IsAbs(s.dir) {
 		return errFrame
 	}
@@ -219,6 +230,9 @@ func (s *server) setPod(body []byte) error {
 		return err
 	}
 	go s.accept(rc)
+	if name != "" {
+		return s.open(name, conf)
+	}
 	return nil
 }
 
@@ -320,6 +334,7 @@ func (s *server) drop(c *conn) {
 // with it, so a panic becomes an answer.
 func (s *server) answer(c *conn, f frame) {
 	var body []byte
+	var files []*os.File
 	var err error
 	func() {
 		defer func() {
@@ -327,6 +342,10 @@ func (s *server) answer(c *conn, f frame) {
 				err = fmt.Errorf("monitor: panic: %v", r)
 			}
 		}()
+		if f.kind == kindCall {
+			body, files, err = s.call(&f)
+			return
+		}
 		body, err = s.handle(&f)
 	}()
 	f.closeFiles()
@@ -334,9 +353,10 @@ func (s *server) answer(c *conn, f frame) {
 	if err != nil {
 		kind, body = kindFail, encodeErr(err)
 	}
-	if e := c.send(kind, f.id, body); e != nil {
+	if e := c.send(kind, f.id, body, files...); e != nil {
 		s.drop(c)
 	}
+	linux.CloseAll(files)
 	if f.kind == kindDestroy && err == nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -485,6 +505,13 @@ func (s *server) reserve(id string) error {
 func (s *server) create(p *proc, kind uint8, m *addMsg, child stdio.Child) (err error) {
 	ctx := context.Background() // a process outlives the request that made it
 	std := runtime.Stdio{In: child.In, Out: child.Out, Err: child.Err, Rows: m.io.Rows, Cols: m.io.Cols}
+	if kind == kindAdd && s.backend != nil {
+		if p.box, err = s.backend.Create(ctx, CreateRequest{ID: m.id, Spec: m.plan, Stdio: std, Cgroup: m.cgroup, TTY: m.io.TTY}); err != nil {
+			return err
+		}
+		p.run = p.box.Main()
+		return nil
+	}
 	if kind == kindAdd {
 		seat := s.takeSeat(m)
 		if p.box, err = s.cfg.Create(ctx, seat, m.plan, std, m.cgroup); err != nil {
@@ -560,11 +587,13 @@ func (s *server) settle() {
 
 // watch waits for the end of a process and tells about it.
 func (s *server) watch(p *proc) {
-	waitReadable(p.run.Pidfd())
+	if fd := p.run.Pidfd(); fd >= 0 {
+		waitReadable(fd)
+	}
 	st, err := p.run.Wait(context.Background())
 	x := hull.Exit{At: time.Now(), Code: exitCode(st)}
 	if err != nil {
-		x.Code, x.Error = 255, "wait: "+err.Error()
+		x.Code, x.Error = waitFailed(err)
 	}
 	main := p.box != nil
 	cleaned := make(chan struct{})
@@ -579,6 +608,9 @@ func (s *server) watch(p *proc) {
 		// with its main process; and it may hold the output open.
 		killCgroup(p.cgroup)
 		x.OOMKilled = oomKilled(p.cgroup)
+		if o, ok := p.run.(oomReporter); ok {
+			x.OOMKilled = x.OOMKilled || o.OOMKilled()
+		}
 	}
 	p.startMu.Lock() // a start under way knows better how it ended
 	if p.code >= 0 {
@@ -721,6 +753,9 @@ func (s *server) destroy() error {
 		case <-limit:
 			return fmt.Errorf("process %s (pid %d) did not die of SIGKILL: %w", p.id, p.run.Pid(), errdefs.ErrUnavailable)
 		}
+	}
+	if s.backend != nil {
+		return s.backend.Close()
 	}
 	return nil
 }
