@@ -46,20 +46,25 @@ func Rules() []Rule {
 			May:     []string{"internal/driver", "internal/hull", "internal/linux/...", "internal/require"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/..."},
 		},
+		{ // what the drivers over a monitor's backend have in common
+			Package: "internal/driver/pod/...",
+			May:     []string{"internal/driver", "internal/driver/pod/...", "internal/hull", "internal/linux/...", "internal/monitor"},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/oci/...", "internal/driver/vm/..."},
+		},
 		{
 			Package: "internal/driver/proc/...",
 			May:     []string{"internal/driver", "internal/driver/proc/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/runtime/...", "internal/undo"},
-			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/gvisor/...", "internal/driver/vm/..."},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/oci/...", "internal/driver/vm/..."},
 		},
 		{
-			Package: "internal/driver/gvisor/...",
-			May:     []string{"internal/driver", "internal/driver/gvisor/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/undo"},
+			Package: "internal/driver/oci/...",
+			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/oci/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/undo"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/vm/..."},
 		},
 		{
 			Package: "internal/driver/vm/...",
-			May:     []string{"internal/driver", "internal/driver/vm/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/vmm/...", "internal/guest/...", "internal/undo"},
-			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/gvisor/..."},
+			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/vm/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/vmm/...", "internal/guest/...", "internal/undo"},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/oci/..."},
 		},
 		{
 			Package: "internal/driver/fake/...",
@@ -89,7 +94,7 @@ func Rules() []Rule {
 		{
 			Package: "internal/front/docker/...",
 			May:     []string{"internal/front/docker/...", "internal/hull", "internal/engine", "internal/image", "internal/network", "internal/volume", "internal/logs", "internal/event", "api/..."},
-			Never:   []string{"internal/driver/proc/...", "internal/driver/gvisor/...", "internal/driver/vm/...", "internal/store/...", "internal/front/cri/...", "internal/front/web/..."},
+			Never:   []string{"internal/driver/proc/...", "internal/driver/oci/...", "internal/driver/vm/...", "internal/store/...", "internal/front/cri/...", "internal/front/web/..."},
 		},
 
 		{Package: "api/..."},

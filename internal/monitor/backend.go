@@ -106,3 +106,13 @@ func (s *server) call(f *frame) ([]byte, []*os.File, error) {
 	}
 	return s.backend.Call(context.Background(), op, body, f.files)
 }
+
+// pidAfter is the answer to start: a backend's process may have no pid before.
+func (s *server) pidAfter(p *proc, err error) ([]byte, error) {
+	if err != nil || s.backend == nil {
+		return nil, err
+	}
+	var e enc
+	e.u32(uint32(p.run.Pid()))
+	return e.b, nil
+}

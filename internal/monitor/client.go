@@ -352,10 +352,25 @@ func (c *Client) Add(ctx context.Context, r AddRequest) (pid int, err error) {
 
 // Start runs a process. *hull.ExecError when the executable cannot be run.
 func (c *Client) Start(ctx context.Context, id string) error {
+	_, err := c.StartPid(ctx, id)
+	return err
+}
+
+// StartPid is Start for a backend's process, which may have its pid only now. 0:
+// the one of Add stands.
+func (c *Client) StartPid(ctx context.Context, id string) (pid int, err error) {
 	var e enc
 	e.str(id)
-	_, err := c.call(ctx, kindStart, e.b)
-	return err
+	b, err := c.call(ctx, kindStart, e.b)
+	if err != nil || len(b) == 0 {
+		return 0, err
+	}
+	d := dec{b: b}
+	pid = int(d.u32())
+	if !d.done() {
+		return 0, errFrame
+	}
+	return pid, nil
 }
 
 // Signal sends sig to a process. errdefs.ErrNotFound when it has ended. Signal 0

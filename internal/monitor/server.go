@@ -386,7 +386,7 @@ func (s *server) handle(f *frame) ([]byte, error) {
 	}
 	switch f.kind {
 	case kindStart:
-		return nil, s.start(p)
+		return s.pidAfter(p, s.start(p))
 	case kindSignal:
 		sig := syscall.Signal(d.u8())
 		if !d.done() {
