@@ -2,9 +2,12 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -18,6 +21,7 @@ import (
 
 	"hull/internal/event"
 	"hull/internal/hull"
+	"hull/internal/monitor"
 	"hull/internal/network"
 	"hull/internal/store"
 )
@@ -55,6 +59,7 @@ func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, log
 	c := network.Config{
 		RunDir: o.run, Instance: inst.id, Bridge: o.bridge, Store: st, Events: ev.Publish, Log: log,
 		Update: updatePod(st),
+		Serve:  serveNames,
 		Change: func(id string, fn func(*hull.NetworkSpec) error) error {
 			return st.UpdateSpec(id, func(s *hull.Spec) error { return fn(&s.Network) })
 		},
@@ -72,6 +77,21 @@ func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, log
 	c.Subnet4, _ = netip.ParsePrefix(o.subnet) // the service picks one for a zero prefix
 	c.Subnet6, _ = netip.ParsePrefix(o.subnet6)
 	return c
+}
+
+// serveNames has a running pod's monitor begin with names. It does nothing for a
+// pod without a monitor.
+func serveNames(ctx context.Context, runDir string) error {
+	c, err := monitor.Dial(runDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.Listen(monitor.Events{})
+	return c.Names(ctx)
 }
 
 // updatePod changes a pod's status; the container of the same name, where the pod

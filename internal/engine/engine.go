@@ -68,6 +68,8 @@ type Networks interface {
 	// Reattach rebuilds the in-memory state of a pod that survived a restart of the
 	// engine, and returns the same release.
 	Reattach(ctx context.Context, p hull.Pod, runDir string) (hull.Release, error)
+	// Rename makes a running pod known by another name.
+	Rename(ctx context.Context, podID, name string) error
 	// Stats counts the interfaces of a pod's namespace.
 	Stats(ctx context.Context, netns string) (map[string]hull.NetStats, error)
 	// Sweep removes every host object of this instance whose pod keep denies.

@@ -104,6 +104,9 @@ func (e *creation) Rename(ctx context.Context, ref, name string) error {
 	}
 	old := c.Name
 	c.Name = name
+	if err := e.networks.Rename(ctx, c.PodID, name); err != nil {
+		e.log.Error("the container's networks know it by its old name", "container", c.ID, "error", err)
+	}
 	e.publish("rename", c, map[string]string{"oldName": "/" + old})
 	return nil
 }

@@ -414,6 +414,12 @@ func (c *Client) CloseStdin(ctx context.Context, id string) error {
 	return err
 }
 
+// Names has the pod's names served: it has come to a network that has some.
+func (c *Client) Names(ctx context.Context) error {
+	_, err := c.call(ctx, kindNames, nil)
+	return err
+}
+
 // List is what the monitor holds: main processes, and execs that live or ended
 // not long ago.
 func (c *Client) List(ctx context.Context) (pod string, procs []Proc, err error) {

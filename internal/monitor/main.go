@@ -23,7 +23,7 @@ func Main(backends map[string]NewBackend) int {
 	// What start-up allocated is not needed again.
 	debug.FreeOSMemory()
 	if err := Serve(socketFd, Config{
-		Create: Launch, Seat: runtime.NewSeat, Backends: backends, OpenLog: openLog, OnIdle: debug.FreeOSMemory,
+		Create: Launch, Seat: runtime.NewSeat, Backends: backends, OpenLog: openLog, OnIdle: debug.FreeOSMemory, Names: serveNames,
 	}); err != nil {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1

@@ -71,6 +71,9 @@ type Config struct {
 	Backends map[string]NewBackend
 	// OpenLog opens a container's log; a nil writer = none.
 	OpenLog func(t hull.LogTarget) (stdio.LogWriter, error)
+	// Names serves the pod's names, as the files in its run directory say, and
+	// returns what ends that. nil = they are never served.
+	Names func(dir string) (end func(), err error)
 	// OnIdle is called when output has stopped flowing; may be nil.
 	OnIdle func()
 }
@@ -123,6 +126,7 @@ type server struct {
 	dying    bool             // destroy has begun: no new processes
 	closing  bool             // quit is closed
 	settling *time.Timer
+	names    names
 }
 
 // Serve is a monitor's life, from the first frame on fd to the end; it takes fd
@@ -230,6 +234,7 @@ func (s *server) setPod(body []byte) error {
 		return err
 	}
 	go s.accept(rc)
+	s.names.begin(s.cfg.Names, s.dir)
 	if name != "" {
 		return s.open(name, conf)
 	}
@@ -378,6 +383,9 @@ func (s *server) handle(f *frame) ([]byte, error) {
 		return s.list(), nil
 	case kindDestroy:
 		return nil, s.destroy()
+	case kindNames:
+		s.names.begin(s.cfg.Names, s.dir)
+		return nil, s.names.wait()
 	}
 	d := dec{b: f.body}
 	p, err := s.find(d.str())
@@ -555,6 +563,9 @@ func (s *server) start(p *proc) error {
 	}
 	if p.ended() {
 		return stdio.ErrEnded
+	}
+	if err := s.names.wait(); err != nil {
+		return err
 	}
 	p.tried = true
 	err := p.run.Start(context.Background())
@@ -795,6 +806,7 @@ func (s *server) linger() {
 	}
 	s.mu.Unlock()
 	_ = os.Remove(filepath.Join(s.dir, SocketName))
+	s.names.end()
 	for _, p := range procs {
 		if p != nil {
 			p.streams.Linger()

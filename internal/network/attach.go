@@ -27,8 +27,11 @@ const undoLimit = 10 * time.Second
 // attachment is a pod's place on its networks for one run.
 type attachment struct {
 	podID, name string
+	runDir      string
+	netns       string // path; "" = the host's
 
-	mu       sync.Mutex // held by release, connect and disconnect; before Service.mu
+	mu       sync.Mutex // held by release, connect, disconnect and rename; before Service.mu
+	asked    hull.NetworkSpec
 	dir      string     // of its namespace's pin, "" for the host's or another pod's
 	wants    []*network // what its ends are going to be on
 	ends     []*end     // first the one with the default route
@@ -49,7 +52,7 @@ func (s *Service) Attach(ctx context.Context, p hull.Pod, runDir string) (_ hull
 	if err := s.Check(ctx, p.Network); err != nil {
 		return hull.Endpoint{}, nil, err
 	}
-	a := &attachment{podID: p.ID, name: p.Name}
+	a := &attachment{podID: p.ID, name: p.Name, runDir: runDir, asked: p.Network}
 	var back undo.Stack
 	defer back.OnError(ctx, undoLimit, &err)
 
@@ -154,7 +157,13 @@ func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.
 	}
 	ep := hull.Endpoint{NetNS: sl.path(), Networks: map[string]hull.NetworkEndpoint{}}
 	for i, e := range a.ends {
-		ep.Networks[e.network.rec.Name] = e.record(wanted[i].spec, p)
+		r := e.record(wanted[i].spec, p)
+		e.names, e.priority = r.DNSNames, wanted[i].spec.GwPriority
+		ep.Networks[e.network.rec.Name] = r
+	}
+	a.netns = sl.path()
+	if err := s.nameEnds(a); err != nil {
+		return hull.Endpoint{}, err
 	}
 	if ep.Ports, err = s.publishPorts(a, p.Network); err != nil {
 		return hull.Endpoint{}, err
@@ -457,6 +466,11 @@ func (s *Service) release(a *attachment) error {
 		}
 	}
 	s.ports.release(a.claims)
+	for _, e := range a.ends {
+		if err := s.unname(e); err != nil {
+			s.log.Warn("name of a container that is gone remains", "pod", a.podID, "network", e.network.rec.Name, "error", err)
+		}
+	}
 
 	s.mu.Lock()
 	delete(s.pods, a.podID)

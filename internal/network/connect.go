@@ -12,13 +12,15 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 
+	"hull/internal/dns"
 	"hull/internal/hull"
 	"hull/internal/network/firewall"
+	"hull/internal/undo"
 )
 
 // Connect puts a container on another bridge network: a running one at once, as
 // another interface, and any from its next start.
-func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.EndpointSpec) error {
+func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hull.EndpointSpec) (err error) {
 	a, p, n, err := s.live(ref, containerID)
 	if err != nil {
 		return err
@@ -33,16 +35,15 @@ func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.
 		return fmt.Errorf("endpoint with name %s already exists in network %s: %w", a.name, n.rec.Name, errdefs.ErrPermissionDenied)
 	case len(a.ends) > 0 && a.ends[0].network.rec.Name == None:
 		return fmt.Errorf("container cannot be connected to multiple networks with one of the networks in private (none) mode: %w", errdefs.ErrPermissionDenied)
-	case a.dir == "" || n.bridge == "":
+	case a.dir == "" || !n.linked():
 		return invalid("cannot connect container %s to network %s: both must have a network of their own (not host, none or container:ID)", a.name, n.rec.Name)
 	}
 	if err := checkEndpoint(n, spec); err != nil {
 		return err
 	}
-	sl := &slot{dir: a.dir, id: filepath.Base(p.Status.Endpoint.NetNS)}
-	if _, err := n.ensure(); err != nil {
-		return err
-	}
+	var back undo.Stack
+	defer back.OnError(ctx, undoLimit, &err)
+
 	index, err := freeInterface(p.Status.Endpoint.NetNS)
 	if err != nil {
 		return err
@@ -51,19 +52,32 @@ func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.
 	if err != nil {
 		return err
 	}
-	if err := e.connect(sl, !a.hasRoute()); err != nil {
-		e.release()
+	back.Add("give addresses back", func(context.Context) error { e.release(); return nil })
+	first := !a.hasNames()
+	leads := !a.hasRoute() || spec.GwPriority > a.priority()
+	if err := e.connect(&slot{dir: a.dir, id: filepath.Base(p.Status.Endpoint.NetNS)}, leads); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	a.ends = append(a.ends, e)
-	s.mu.Unlock()
-	err = s.cfg.Update(p.ID, func(st *hull.PodStatus) error {
-		st.Endpoint.Networks = maps.Clone(st.Endpoint.Networks)
-		if st.Endpoint.Networks == nil {
-			st.Endpoint.Networks = map[string]hull.NetworkEndpoint{}
+	back.Add("remove interface", func(context.Context) error { return s.host.deleteLink(e.veth) })
+	record := e.record(spec, p)
+	e.names, e.priority = record.DNSNames, spec.GwPriority
+	s.setEnds(a, func(ends []*end) []*end { return append(ends, e) })
+	back.Add("leave network", func(context.Context) error {
+		s.setEnds(a, func(ends []*end) []*end { return slices.DeleteFunc(ends, func(o *end) bool { return o == e }) })
+		return s.unname(e)
+	})
+	if leads && len(a.ends) > 1 {
+		if err := s.lead(a, p, e); err != nil {
+			return err
 		}
-		st.Endpoint.Networks[n.rec.Name] = e.record(spec, p)
+	}
+	a.asked = withEndpoint(a.asked, n.rec.Name, &spec)
+	if err := s.nameLate(ctx, a, p, e, first); err != nil {
+		return err
+	}
+	err = s.cfg.Update(p.ID, func(st *hull.PodStatus) error {
+		st.Endpoint.Networks = cloneEndpoints(st.Endpoint.Networks)
+		st.Endpoint.Networks[n.rec.Name] = record
 		return nil
 	})
 	if err != nil {
@@ -77,6 +91,83 @@ func (s *Service) Connect(_ context.Context, ref, containerID string, spec hull.
 		w.Endpoints[n.rec.Name] = spec
 		return nil
 	})
+}
+
+// setEnds changes a pod's ends for those who look at them.
+func (s *Service) setEnds(a *attachment, fn func([]*end) []*end) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.ends = fn(slices.Clone(a.ends))
+}
+
+// lead makes e the end with the default route and the published ports.
+func (s *Service) lead(a *attachment, p hull.Pod, e *end) error {
+	if len(a.forwards) > 0 {
+		if _, err := s.host.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
+			return fmt.Errorf("move published ports: %w", err)
+		}
+		a.forwards = nil
+	}
+	s.setEnds(a, func(ends []*end) []*end {
+		return append([]*end{e}, slices.DeleteFunc(ends, func(o *end) bool { return o == e })...)
+	})
+	return s.promote(a, p)
+}
+
+// priority is that of the end with the default route.
+func (a *attachment) priority() int {
+	if len(a.ends) == 0 {
+		return 0
+	}
+	return a.ends[0].priority
+}
+
+// nameLate makes an end of a running pod known by its names. first: it had no name
+// server until now.
+func (s *Service) nameLate(ctx context.Context, a *attachment, p hull.Pod, e *end, first bool) error {
+	if !a.hasNames() {
+		return nil
+	}
+	if err := s.zones.change(e, nil, e.names); err != nil {
+		return err
+	}
+	e.named = e.network.hasNames()
+	if first && e.named {
+		if err := firewall.LeadResolver(a.netns, dns.Address(), dns.Port); err != nil {
+			return err
+		}
+	}
+	if err := s.writeNames(a); err != nil {
+		return err
+	}
+	if !first || !e.named || s.cfg.Serve == nil {
+		return nil
+	}
+	if err := s.cfg.Serve(ctx, a.runDir); err != nil {
+		return fmt.Errorf("serve names to container %s: %w", a.name, err)
+	}
+	return s.files.turnToNames(p)
+}
+
+// withEndpoint is a request with another endpoint on a network, nil = none.
+func withEndpoint(asked hull.NetworkSpec, network string, spec *hull.EndpointSpec) hull.NetworkSpec {
+	asked.Endpoints = maps.Clone(asked.Endpoints)
+	if spec == nil {
+		delete(asked.Endpoints, network)
+		return asked
+	}
+	if asked.Endpoints == nil {
+		asked.Endpoints = map[string]hull.EndpointSpec{}
+	}
+	asked.Endpoints[network] = *spec
+	return asked
+}
+
+func cloneEndpoints(m map[string]hull.NetworkEndpoint) map[string]hull.NetworkEndpoint {
+	if m = maps.Clone(m); m == nil {
+		m = map[string]hull.NetworkEndpoint{}
+	}
+	return m
 }
 
 // connect changes what a container that does not run will be given.
@@ -161,13 +252,23 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 			return err
 		}
 	}
-	s.mu.Lock()
-	a.ends = slices.DeleteFunc(slices.Clone(a.ends), func(o *end) bool { return o == e })
-	a.wants = slices.DeleteFunc(slices.Clone(a.wants), func(o *network) bool { return o == n })
-	s.mu.Unlock()
+	s.setEnds(a, func(ends []*end) []*end {
+		a.wants = slices.DeleteFunc(slices.Clone(a.wants), func(o *network) bool { return o == n })
+		return slices.DeleteFunc(ends, func(o *end) bool { return o == e })
+	})
+	if err := s.unname(e); err != nil {
+		return err
+	}
 	e.release()
 	if lead && len(a.ends) > 0 {
+		s.setEnds(a, byPriority)
 		if err := s.promote(a, p); err != nil {
+			return err
+		}
+	}
+	a.asked = withEndpoint(a.asked, n.rec.Name, nil)
+	if n.hasNames() {
+		if err := s.writeNames(a); err != nil {
 			return err
 		}
 	}
@@ -184,6 +285,20 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 		delete(w.Endpoints, n.rec.Name)
 		return nil
 	})
+}
+
+// byPriority orders ends as they lead: those that lead anywhere first.
+func byPriority(ends []*end) []*end {
+	slices.SortStableFunc(ends, func(a, b *end) int {
+		switch {
+		case a.network.rec.Internal && !b.network.rec.Internal:
+			return 1
+		case !a.network.rec.Internal && b.network.rec.Internal:
+			return -1
+		}
+		return b.priority - a.priority
+	})
+	return ends
 }
 
 // promote gives the default route and the published ports to the first end that

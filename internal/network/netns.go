@@ -39,6 +39,10 @@ type end struct {
 	ifname  string // in the pod
 	mac     string
 	v4, v6  netip.Addr
+	names   []string // what others on the network call it; the first is the pod's
+	named   bool     // they are in the network's zone
+
+	priority int // GwPriority
 }
 
 // newSlot makes a network namespace with nothing but a loopback that is up, and

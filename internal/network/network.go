@@ -12,6 +12,7 @@
 //	RunDir/netns/<pod id>/<slot>   bind mount of a pod's namespace
 //	RunDir/netns/pool-<slot>/...   one that is ready and has no pod yet
 //	RunDir/netns/dead-<slot>/...   one that is being given back
+//	RunDir/dns/<network>.zone      names on a user's network, see package dns
 //	hv<tag><slot>                  host end of the cable; tag is the instance's
 //	table inet hull-<instance>     see package firewall
 //
@@ -30,6 +31,7 @@
 package network
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -80,6 +82,9 @@ type Config struct {
 	// Update changes the recorded status of a running pod, for connect and
 	// disconnect. nil = they are not possible.
 	Update func(podID string, fn func(*hull.PodStatus) error) error
+	// Serve has the monitor of a pod, by its run directory, serve names: a pod that
+	// has come to its first network with names while it ran. nil = nobody does.
+	Serve func(ctx context.Context, runDir string) error
 	// Change changes the networks a container asks for, running or not.
 	// errdefs.ErrNotFound. nil = only running containers change networks, until
 	// they stop.
@@ -89,14 +94,19 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// Service is the networks of one engine instance.
-type Service struct {
+// Service is the networks of one engine instance, and the pods on them. It rests on
+// the registry, which may not call it.
+type Service struct{ *registry }
+
+// registry is the networks themselves, and what all else stands on.
+type registry struct {
 	cfg   Config
 	log   *slog.Logger
 	host  *host
 	files files
 	ports *ports
 	pool  *pool
+	zones *zones
 
 	mu       sync.Mutex
 	networks map[string]*network // by id
@@ -114,10 +124,10 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{
-		cfg: cfg, log: cfg.Log, host: h, ports: newPorts(),
+	s := &Service{&registry{
+		cfg: cfg, log: cfg.Log, host: h, ports: newPorts(), zones: newZones(filepath.Join(cfg.RunDir, "dns")),
 		networks: map[string]*network{}, pods: map[string]*attachment{},
-	}
+	}}
 	s.files = files{log: cfg.Log, resolv: &textFile{path: hostResolvConf}, pod: cfg.Pod}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, h.close())
@@ -143,7 +153,7 @@ func (s *Service) Close() error {
 }
 
 // publish tells the event log. attrs is name, value, ...
-func (s *Service) publish(n *network, action string, attrs ...string) {
+func (s *registry) publish(n *network, action string, attrs ...string) {
 	if s.cfg.Events == nil {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -55,6 +56,9 @@ type network struct {
 	mac   string
 }
 
+// linked says whether pods have an interface of their own on n.
+func (n *network) linked() bool { return n.bridge != "" }
+
 func (n *network) rules() firewall.Network {
 	on := func(opt string) bool { v, ok := n.rec.Options[opt]; return !ok || truth(v) }
 	f := firewall.Network{Bridge: n.bridge, Masquerade: on(optMasq) && !n.rec.Internal, Internal: n.rec.Internal, Isolated: !on(optICC)}
@@ -70,7 +74,7 @@ func (n *network) rules() firewall.Network {
 func truth(v string) bool { b, err := strconv.ParseBool(v); return err == nil && b }
 
 // load reads the records and adds the networks that always exist.
-func (s *Service) load() error {
+func (s *registry) load() error {
 	for _, rec := range s.cfg.Store.Networks() {
 		n, err := s.revive(rec)
 		if err != nil {
@@ -104,7 +108,7 @@ func stableID(instance, name string) string {
 
 // defaultBridge describes it; its record is stored when it is first used, so that
 // an engine that never uses it claims no addresses.
-func (s *Service) defaultBridge(id string) (*network, error) {
+func (s *registry) defaultBridge(id string) (*network, error) {
 	taken, err := s.host.takenPrefixes()
 	if err != nil {
 		return nil, err
@@ -142,7 +146,7 @@ func (s *Service) defaultBridge(id string) (*network, error) {
 
 // settle makes the default bridge's description a record, before anything is made
 // of it. What was free when the engine started may have been taken since.
-func (s *Service) settle(n *network) error {
+func (s *registry) settle(n *network) error {
 	fresh, err := s.defaultBridge(n.rec.ID)
 	if err != nil {
 		return err
@@ -157,7 +161,7 @@ func (s *Service) settle(n *network) error {
 }
 
 // revive makes what runs of a record.
-func (s *Service) revive(rec hull.Network) (*network, error) {
+func (s *registry) revive(rec hull.Network) (*network, error) {
 	n := &network{rec: rec, host: s.host, cables: s.cables}
 	if rec.Driver != driverBridge {
 		return n, nil
@@ -227,7 +231,7 @@ func parseAddr(s string) (netip.Addr, error) {
 var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) //nolint:gochecknoglobals // constant
 
 // cables names the host ends of everything on a network.
-func (s *Service) cables(n *network) []string {
+func (s *registry) cables(n *network) []string {
 	var out []string
 	s.mu.Lock()
 	for _, a := range s.pods {
@@ -242,7 +246,7 @@ func (s *Service) cables(n *network) []string {
 }
 
 // Create makes a user's network. Its bridge is made when it is first used.
-func (s *Service) Create(_ context.Context, n hull.Network) (hull.Network, []string, error) {
+func (s *registry) Create(_ context.Context, n hull.Network) (hull.Network, []string, error) {
 	switch {
 	case n.Name == Bridge || n.Name == Host || n.Name == None || n.Name == "default":
 		return hull.Network{}, nil, fmt.Errorf("operation is not permitted on predefined %s network: %w", n.Name, errdefs.ErrPermissionDenied)
@@ -376,7 +380,7 @@ func (n *network) subnets() []netip.Prefix {
 }
 
 // Get finds a network by id, name or unambiguous id prefix.
-func (s *Service) Get(_ context.Context, ref string) (hull.Network, error) {
+func (s *registry) Get(_ context.Context, ref string) (hull.Network, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, err := s.find(ref)
@@ -387,7 +391,7 @@ func (s *Service) Get(_ context.Context, ref string) (hull.Network, error) {
 }
 
 // List returns every network, oldest first.
-func (s *Service) List(context.Context) ([]hull.Network, error) {
+func (s *registry) List(context.Context) ([]hull.Network, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]hull.Network, 0, len(s.networks))
@@ -404,7 +408,7 @@ func (s *Service) List(context.Context) ([]hull.Network, error) {
 }
 
 // find needs mu.
-func (s *Service) find(ref string) (*network, error) {
+func (s *registry) find(ref string) (*network, error) {
 	if n := s.networks[ref]; n != nil {
 		return n, nil
 	}
@@ -430,7 +434,7 @@ func (s *Service) find(ref string) (*network, error) {
 }
 
 // show is a copy with its members. It needs mu.
-func (s *Service) show(n *network) hull.Network {
+func (s *registry) show(n *network) hull.Network {
 	out := n.rec
 	out.IPAM.Driver = ipamChosen
 	out.IPAM.Config = slices.Clone(out.IPAM.Config)
@@ -455,7 +459,7 @@ func (s *Service) show(n *network) hull.Network {
 }
 
 // Remove deletes a user's network that no pod is on.
-func (s *Service) Remove(_ context.Context, ref string) error {
+func (s *registry) Remove(_ context.Context, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, err := s.find(ref)
@@ -466,7 +470,7 @@ func (s *Service) Remove(_ context.Context, ref string) error {
 }
 
 // remove needs mu.
-func (s *Service) remove(n *network) error {
+func (s *registry) remove(n *network) error {
 	if predefined(n.rec.Name) {
 		return fmt.Errorf("%s is a pre-defined network and cannot be removed: %w", n.rec.Name, errdefs.ErrPermissionDenied)
 	}
@@ -479,7 +483,7 @@ func (s *Service) remove(n *network) error {
 		return fmt.Errorf("forget network %s: %w", n.rec.Name, err)
 	}
 	delete(s.networks, n.rec.ID)
-	if err := n.unmake(); err != nil {
+	if err := errors.Join(n.unmake(), s.zones.forget(n)); err != nil {
 		s.log.Warn("network is removed, but not all of it from the host", "network", n.rec.Name, "error", err)
 	}
 	s.publish(n, "destroy")
@@ -488,7 +492,7 @@ func (s *Service) remove(n *network) error {
 
 // Prune removes the user's networks that no pod is on and keep does not want,
 // and returns their names.
-func (s *Service) Prune(_ context.Context, keep func(hull.Network) bool) ([]string, error) {
+func (s *registry) Prune(_ context.Context, keep func(hull.Network) bool) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var gone []string

@@ -20,15 +20,15 @@ import (
 // before a restart. It touches nothing in the kernel; what is missing there is
 // found and repaired by the next attach or Sweep. It succeeds for a pod whose
 // namespace is gone as well, because its release must still be had.
-func (s *Service) Reattach(_ context.Context, p hull.Pod, _ string) (hull.Release, error) {
+func (s *Service) Reattach(_ context.Context, p hull.Pod, runDir string) (hull.Release, error) {
 	if !podIDForm.MatchString(p.ID) {
 		return nil, fmt.Errorf("invalid pod id %q: %w", p.ID, errdefs.ErrInvalidArgument)
 	}
-	a := &attachment{podID: p.ID, name: p.Name}
+	ep := p.Status.Endpoint
+	a := &attachment{podID: p.ID, name: p.Name, runDir: runDir, asked: p.Network, netns: ep.NetNS}
 	if err := s.enter(a); err != nil {
 		return nil, err
 	}
-	ep := p.Status.Endpoint
 	if mode := modeOf(p.Network); strings.HasPrefix(mode, "container:") {
 		s.rejoin(a, ep.NetNS)
 		return func(context.Context) error { return s.release(a) }, nil
@@ -44,7 +44,12 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, _ string) (hull.Releas
 			s.log.Warn("a running container is on a network that has no record", "pod", p.ID, "network", name)
 			continue
 		}
-		a.ends = append(a.ends, n.revivedEnd(r))
+		e := n.revivedEnd(r)
+		a.ends = append(a.ends, e)
+		e.priority = p.Network.Endpoints[name].GwPriority
+		if s.zones.adopt(e); n.hasNames() {
+			e.named = true
+		}
 		if n.bridge != "" {
 			networks = append(networks, n.rules())
 		}
@@ -64,7 +69,7 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, _ string) (hull.Releas
 }
 
 func (n *network) revivedEnd(r hull.NetworkEndpoint) *end {
-	e := &end{network: n, id: r.EndpointID, mac: r.MacAddress}
+	e := &end{network: n, id: r.EndpointID, mac: r.MacAddress, names: r.DNSNames}
 	if n.bridge != "" && len(e.id) > slotLen {
 		e.veth = n.host.vethName(e.id)
 	}
@@ -162,7 +167,7 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 	if repaired {
 		s.log.Warn("nftables table was damaged and is repaired", "instance", s.cfg.Instance)
 	}
-	return errors.Join(errs, err)
+	return errors.Join(errs, err, s.zones.sweep())
 }
 
 // stays says whether a directory of pins has an owner.
