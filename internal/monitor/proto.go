@@ -27,7 +27,7 @@ import (
 //	  |-- start(container) ------------------>|  the workload runs
 //	  |<------------------------------ done --|
 //	  |-- exec, signal, resize, attach [fd],  |
-//	  |   close stdin, list, call [fds],  |  call: what a backend and its driver agreed on
+//	  |   close stdin, list, call [fds],      |  call: what a backend and its driver agreed on
 //	  |   names ----------------------------->|  names: dns.conf is there by now
 //	  |<------------------ done [fds] | fail --|  descriptors come back from a call only
 //	  |<------------- exited(process, exit) ---|  its output is in the log by then
