@@ -99,7 +99,7 @@ func runFlags(r *runRequest) []flag {
 		stringFlag("volume-driver", 0, &h.VolumeDriver),
 		boolFlag("no-healthcheck", 0, &r.noHealthcheck),
 		oneOfFlag("cgroupns", &h.CgroupnsMode, "", "host", "private"),
-		oneOfFlag("userns", &h.UsernsMode, "", "host"),
+		oneOfFlag("userns", &h.UsernsMode, "", "host", "private"),
 		oneOfFlag("uts", &h.UTSMode, "", "host"),
 		oneOfFlag("pid", &h.PidMode, "", "host", "private"),
 		stringFlag("ipc", 0, &h.IpcMode),

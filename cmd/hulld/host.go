@@ -55,9 +55,9 @@ func instanceOf(root, run string) (instance, error) {
 	return instance{id: id, cgroup: "/hull-" + id}, nil
 }
 
-func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, log *slog.Logger) network.Config {
+func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, ids network.IDs, log *slog.Logger) network.Config {
 	c := network.Config{
-		RunDir: o.run, Instance: inst.id, Bridge: o.bridge, Store: st, Events: ev.Publish, Log: log,
+		RunDir: o.run, Instance: inst.id, Bridge: o.bridge, Store: st, Events: ev.Publish, Log: log, IDs: ids,
 		Update: updatePod(st),
 		Serve:  serveNames,
 		Change: func(id string, fn func(*hull.NetworkSpec) error) error {

@@ -55,6 +55,7 @@ type options struct {
 	bridge      string
 	subnet      string
 	subnet6     string
+	userns      string
 	tls         tlsFiles
 	stopAfter   time.Duration
 	showVersion bool
@@ -97,6 +98,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.bridge, "bridge", "", "interface name of the default bridge")
 	f.StringVar(&o.subnet, "subnet", "", "IPv4 subnet of the default bridge (default: a free one)")
 	f.StringVar(&o.subnet6, "subnet6", "", "IPv6 subnet of the default bridge (default: a free one)")
+	f.StringVar(&o.userns, "userns", "host", "user namespace of containers that do not say: private or host")
 	f.StringVar(&o.tls.ca, "tlscacert", "", "CA that signs clients' certificates (tcp:// only)")
 	f.StringVar(&o.tls.cert, "tlscert", "", "server certificate (tcp:// only)")
 	f.StringVar(&o.tls.key, "tlskey", "", "server key (tcp:// only)")
@@ -104,6 +106,9 @@ func parse(args []string) (options, error) {
 	f.BoolVarP(&o.showVersion, "version", "v", false, "print the version and quit")
 	if err := f.Parse(args); err != nil {
 		return o, err
+	}
+	if o.userns != "private" && o.userns != "host" {
+		return o, fmt.Errorf("--userns %q: use private or host", o.userns)
 	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q; see hulld --help", f.Arg(0))
@@ -182,7 +187,9 @@ func serve(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	networks, err := network.New(networkConfig(o, inst, st, events, log))
+	ids, users := userNamespaces(o, log)
+	addUsers(&host, users)
+	networks, err := network.New(networkConfig(o, inst, st, events, ids, log))
 	if err != nil {
 		return err
 	}
@@ -203,7 +210,7 @@ func serve(ctx context.Context, o options) (err error) {
 
 	eng := engine.New(engine.Config{
 		RunDir: o.run, DefaultIsolation: hull.IsolationContainer, DefaultLogDriver: o.logDriver, CgroupParent: inst.cgroup,
-		StopTimeout: o.stopAfter, Host: host,
+		StopTimeout: o.stopAfter, Host: host, UserNS: users,
 	}, engine.Parts{
 		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box},
 		Images:  images, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,

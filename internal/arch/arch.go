@@ -86,6 +86,7 @@ func Rules() []Rule {
 		service("event"),
 		service("store"),
 		service("files"),
+		service("idrange"),
 		{Package: "internal/build/...", May: []string{"internal/build/...", "internal/hull", "internal/driver", "internal/image/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/..."}},
 
 		{

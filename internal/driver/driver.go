@@ -59,6 +59,9 @@ type Process interface {
 	Pid() int
 }
 
+// AbilityUserNS: containers may be in user namespaces of their own.
+const AbilityUserNS = "userns"
+
 // Info is data the engine may branch on, so that it never branches on a
 // driver's name.
 type Info struct {

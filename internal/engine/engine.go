@@ -54,6 +54,9 @@ type Volumes interface {
 	// copies an image's content up into an empty volume; root is the image's
 	// root file system, opened lazily) and counts the use.
 	Mount(ctx context.Context, containerID string, m []hull.MountPoint, root func() (*os.File, error)) (hull.Release, error)
+	// Mapping says whether the owners of a mount's source can be shown through a
+	// user namespace's ids. It is remembered for the file system.
+	Mapping(source string) (hull.Mapping, error)
 	// Drop ends containerID's references; anonymous ones are removed when asked.
 	Drop(ctx context.Context, containerID string, m []hull.MountPoint, anonymous bool) error
 }
@@ -129,9 +132,9 @@ type Events interface {
 // link or archive entry leads outside of root.
 type Files interface {
 	Stat(root *os.File, path string) (hull.PathStat, error)
-	// Pack writes path (and all below it) as a tar whose names start at path's last
+	// Pack writes r.Path (and all below it) as a tar whose names start at its last
 	// component.
-	Pack(ctx context.Context, root *os.File, path string, w io.Writer) error
+	Pack(ctx context.Context, root *os.File, r hull.CopyFromRequest, w io.Writer) error
 	Unpack(ctx context.Context, root *os.File, r hull.CopyToRequest, tar io.Reader) error
 }
 
@@ -142,6 +145,7 @@ type Config struct {
 	DefaultLogDriver string
 	CgroupParent     string // of this engine instance, e.g. "/hull-<instance>"
 	StopTimeout      time.Duration
+	UserNS           UserNS
 	Host             hull.EngineInfo // what info says that never changes
 }
 

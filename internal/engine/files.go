@@ -21,13 +21,15 @@ func (e *base) opener(ctx context.Context, id string) func() (*os.File, error) {
 	return func() (*os.File, error) { return e.images.Open(ctx, id) }
 }
 
-// rootOf opens a container's root directory: the running one with its mounts,
-// else a detached mount of its layers.
-func (e *base) rootOf(ctx context.Context, c hull.Container) (*os.File, error) {
+// rootOf opens a container's root directory: the running one with its mounts, in
+// which owners are those of its user namespace, else a detached mount of its layers.
+func (e *base) rootOf(ctx context.Context, c hull.Container) (*os.File, hull.IDRange, error) {
 	if pod := e.runs.pod(c.PodID); pod != nil && c.Status.Phase.Live() {
-		return driver.Root(ctx, pod.box, c.ID)
+		f, err := driver.Root(ctx, pod.box, c.ID)
+		return f, c.Status.Endpoint.IDs, err
 	}
-	return e.images.Open(ctx, c.ID)
+	f, err := e.images.Open(ctx, c.ID)
+	return f, hull.IDRange{}, err
 }
 
 // place is where a path of a container is: below which directory, by what name,
@@ -37,6 +39,7 @@ type place struct {
 	root     *os.File
 	path     string
 	readOnly bool
+	ids      hull.IDRange
 }
 
 func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, error) {
@@ -66,10 +69,10 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 			if err != nil {
 				return place{}, fmt.Errorf("open volume at %s: %w", best.Target, err)
 			}
-			return place{f, path.Join("/", strings.TrimPrefix(clean, path.Clean(best.Target))) + slash, !best.RW}, nil
+			return place{root: f, path: path.Join("/", strings.TrimPrefix(clean, path.Clean(best.Target))) + slash, readOnly: !best.RW}, nil
 		}
 	}
-	root, err := e.rootOf(ctx, c)
+	root, ids, err := e.rootOf(ctx, c)
 	if err != nil {
 		return place{}, fmt.Errorf("open root of %s: %w", c.Name, err)
 	}
@@ -77,7 +80,7 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 	if best.Target != "" {
 		ro = !best.RW
 	}
-	return place{root, clean + slash, ro}, nil
+	return place{root, clean + slash, ro, ids}, nil
 }
 
 // noSuch adds the container to a path that is not there.
@@ -121,7 +124,7 @@ func (e *copies) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, hu
 	r, w := io.Pipe()
 	e.runs.wg.Go(func() {
 		defer at.root.Close()
-		w.CloseWithError(e.files.Pack(ctx, at.root, at.path, w))
+		w.CloseWithError(e.files.Pack(ctx, at.root, hull.CopyFromRequest{Path: at.path, IDs: at.ids}, w))
 	})
 	e.publish("archive-path", c, nil)
 	return r, st, nil
@@ -148,7 +151,7 @@ func (e *copies) CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, t
 	if at.readOnly {
 		return fmt.Errorf("container rootfs is marked read-only: %w", errdefs.ErrPermissionDenied)
 	}
-	r.Path = at.path
+	r.Path, r.IDs = at.path, at.ids
 	if err := e.files.Unpack(ctx, at.root, r, tar); err != nil {
 		return fmt.Errorf("copy to %s: %w", c.Name, err)
 	}

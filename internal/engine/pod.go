@@ -9,17 +9,23 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"hull/internal/driver"
 	"hull/internal/hull"
 )
 
 // podOf is the pod of one that a Docker container is.
-func (e *base) podOf(c hull.Container) (hull.Pod, error) {
+func (e *base) podOf(ctx context.Context, c hull.Container, drv driver.Driver) (hull.Pod, error) {
 	s := c.Spec
+	if err := e.checkShared(s); err != nil {
+		return hull.Pod{}, err
+	}
+	users, err := e.usersOf(ctx, c, drv)
 	return hull.Pod{
-		ID: c.PodID, Name: c.Name, Created: c.Created, Isolation: s.Isolation, Runtime: s.Runtime, Implicit: true,
+		Users: users,
+		ID:    c.PodID, Name: c.Name, Created: c.Created, Isolation: s.Isolation, Runtime: s.Runtime, Implicit: true,
 		Hostname: hostnameOf(c), Domainname: s.Domainname, Labels: c.Resolved.Labels,
 		Network: networkOf(c), Namespaces: s.Namespaces, Resources: s.Resources, Sysctls: s.Security.Sysctls,
-	}, e.checkShared(s)
+	}, err
 }
 
 // networkOf is the network request with the image's exposed ports.
@@ -101,6 +107,9 @@ func (e *base) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
 	}
 	spec, err := ociSpec(in)
 	if err != nil {
+		return nil, err
+	}
+	if err := e.addUsers(spec, ep); err != nil {
 		return nil, err
 	}
 	return spec, setLimits(spec.Linux.Resources, c.Spec.Resources, deviceAt)

@@ -153,7 +153,7 @@ func (e *runner) enterPod(ctx context.Context, c hull.Container, drv driver.Driv
 	if c.PodID != c.ID {
 		return nil, hull.Endpoint{}, nil, fmt.Errorf("pod %s of container %s does not run; start the pod first: %w", c.PodID, c.Name, errdefs.ErrConflict)
 	}
-	pod, err := e.podOf(c)
+	pod, err := e.podOf(ctx, c, drv)
 	if err != nil {
 		return nil, hull.Endpoint{}, nil, err
 	}

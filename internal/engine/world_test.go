@@ -147,6 +147,8 @@ func (f fvolumes) Mount(context.Context, string, []hull.MountPoint, func() (*os.
 	return f.w.release("volmount"), f.w.acquire("volmount")
 }
 
+func (f fvolumes) Mapping(string) (hull.Mapping, error) { return hull.Mapped, nil }
+
 func (f fvolumes) Drop(ctx context.Context, _ string, _ []hull.MountPoint, _ bool) error {
 	return f.w.release("volumes")(ctx)
 }

@@ -38,7 +38,7 @@ func TestRoundTrip(t *testing.T) {
 	must(t, os.Link(filepath.Join(from, "data/a"), filepath.Join(from, "data/b")))
 	must(t, os.Symlink("/data/a", filepath.Join(from, "data/sub/l")))
 	var buf bytes.Buffer
-	must(t, Files{}.Pack(context.Background(), open(t, from), "/data", &buf))
+	must(t, Files{}.Pack(context.Background(), open(t, from), hull.CopyFromRequest{Path: "/data"}, &buf))
 	err := Files{}.Unpack(context.Background(), open(t, to), hull.CopyToRequest{Path: "/", CopyUIDGID: os.Geteuid() == 0}, &buf)
 	if os.Geteuid() != 0 && err != nil {
 		t.Skip("owners can only be set by root")

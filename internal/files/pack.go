@@ -13,21 +13,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hull/internal/hull"
 	"hull/internal/linux"
 )
 
 const paxXattr = "SCHILY.xattr."
 
-// Pack writes p, and all below it, as a tar whose names start at p's last
+// Pack writes r.Path, and all below it, as a tar whose names start at p's last
 // component ("./" for a directory named with a trailing slash or dot). Sockets
 // are left out, as by tar(1).
-func (Files) Pack(ctx context.Context, root *os.File, p string, w io.Writer) error {
+func (Files) Pack(ctx context.Context, root *os.File, r hull.CopyFromRequest, w io.Writer) error {
+	p := r.Path
 	dir, name, err := parent(root, p)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	pk := packer{ctx: ctx, tw: tar.NewWriter(w), links: map[inode]string{}, buf: make([]byte, 256<<10)}
+	pk := packer{ctx: ctx, ids: r.IDs, tw: tar.NewWriter(w), links: map[inode]string{}, buf: make([]byte, 256<<10)}
 	as := name
 	if name == "" {
 		as = "."
@@ -51,6 +53,7 @@ type packer struct {
 	tw    *tar.Writer
 	links map[inode]string
 	buf   []byte
+	ids   hull.IDRange
 }
 
 // add writes the entry name of dir ("" = dir itself) as the tar name as.
@@ -73,6 +76,7 @@ func (k *packer) add(dir *os.File, name, as string) error {
 		return fmt.Errorf("stat %s: %w", as, err)
 	}
 	h := header(&st, as)
+	h.Uid, h.Gid = k.ids.Container(h.Uid, h.Gid)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFSOCK:
 		return nil

@@ -24,7 +24,20 @@ import (
 // Unpack reads a tar, plain or gzip, and makes its entries below the directory
 // r.Path of root. Names that climb out of that directory are refused; links,
 // the tar's and the container's, are resolved inside root.
-func (Files) Unpack(ctx context.Context, root *os.File, r hull.CopyToRequest, in io.Reader) error {
+func (f Files) Unpack(ctx context.Context, root *os.File, r hull.CopyToRequest, in io.Reader) error {
+	if r.IDs.Size == 0 {
+		return f.unpack(ctx, root, r, in)
+	}
+	// As the container's root: the host's has no place among a container's owners.
+	return linux.InThread(func() error {
+		if err := linux.ActAs(r.IDs.UID, r.IDs.GID); err != nil {
+			return err
+		}
+		return f.unpack(ctx, root, r, in)
+	})
+}
+
+func (Files) unpack(ctx context.Context, root *os.File, r hull.CopyToRequest, in io.Reader) error {
 	base, err := linux.OpenInRoot(root, path.Join("/", r.Path), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return notFound(r.Path, err)
@@ -200,6 +213,7 @@ func (u *unpacker) attributes(dir *os.File, name string, h *tar.Header, mode uin
 	if u.req.CopyUIDGID {
 		uid, gid = h.Uid, h.Gid
 	}
+	uid, gid = u.req.IDs.Host(uid, gid)
 	if err := unix.Fchownat(linux.FD(f), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("set owner: %w", err)
 	}

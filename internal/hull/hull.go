@@ -65,6 +65,7 @@ type Pod struct {
 	Implicit   bool // made for one container, and gone with its run
 	Network    NetworkSpec
 	Namespaces Namespaces
+	Users      PodUsers `json:"-"` // decided anew at each start
 	Resources  Resources
 	Sysctls    map[string]string
 	Status     PodStatus
@@ -164,6 +165,61 @@ type MountPoint struct {
 	Anonymous   bool  // removed with the container on -v/--rm
 }
 
+// IDRange is what a user namespace's ids are on the host: user n is UID+n, group
+// n is GID+n, for n below Size. Size 0 = no user namespace, they are the same.
+type IDRange struct{ UID, GID, Size uint32 }
+
+// nobody is the id of who has none (Linux, overflowuid).
+const nobody = 65534
+
+// Host gives the host's ids of a container's user and group. Those the container
+// does not have become its nobody.
+func (r IDRange) Host(uid, gid int) (hostUID, hostGID int) {
+	if r.Size == 0 {
+		return uid, gid
+	}
+	to := func(first uint32, id int) int {
+		if id < 0 || id >= int(r.Size) {
+			id = nobody
+		}
+		return int(first) + id
+	}
+	return to(r.UID, uid), to(r.GID, gid)
+}
+
+// Container is the reverse of Host.
+func (r IDRange) Container(hostUID, hostGID int) (uid, gid int) {
+	if r.Size == 0 {
+		return hostUID, hostGID
+	}
+	from := func(first uint32, id int) int {
+		if id < int(first) || id >= int(first)+int(r.Size) {
+			return nobody
+		}
+		return id - int(first)
+	}
+	return from(r.UID, hostUID), from(r.GID, hostGID)
+}
+
+// Mapping says whether a directory's owners can be shown through the ids of a user
+// namespace.
+type Mapping int
+
+// The mappings.
+const (
+	Mapped   Mapping = iota // they can
+	Unmapped                // they cannot, and nobody expects it: a file system of the kernel's own
+	Refused                 // they cannot: the file system has no support
+)
+
+// PodUsers says to which user namespace a pod's network namespace belongs; zero =
+// the host's.
+type PodUsers struct {
+	Own  bool    // one of its own, with a range of its own
+	Path string  // that of another pod, which owns the namespace at Path
+	IDs  IDRange // of Path's
+}
+
 // Endpoint is a pod's place on the network for one run.
 type Endpoint struct {
 	NetNS        string // path to join; "" = the host's
@@ -172,6 +228,7 @@ type Endpoint struct {
 	HostnameFile string
 	Networks     map[string]NetworkEndpoint // by network name
 	Ports        []PublishedPort
+	IDs          IDRange // of the user namespace that owns NetNS
 }
 
 // NetworkEndpoint is an address on one network.

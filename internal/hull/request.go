@@ -102,11 +102,20 @@ type PathStat struct {
 	LinkTarget string
 }
 
+// CopyFromRequest is what is read of a container.
+type CopyFromRequest struct {
+	Path string
+	IDs  IDRange // of the user namespace in which it is seen; the tar has the container's
+}
+
 // CopyToRequest unpacks a tar below Path.
 type CopyToRequest struct {
 	Path                 string
 	NoOverwriteDirNonDir bool
 	CopyUIDGID           bool
+	// IDs are those of the user namespace in which the destination is seen: who owns
+	// what in the tar is said in the container's ids.
+	IDs IDRange
 }
 
 // Stats is one sample of a container's use of the machine. Bytes, nanoseconds.

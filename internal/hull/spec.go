@@ -219,7 +219,8 @@ type Security struct {
 }
 
 // Namespaces: each "" = own, "host", "container:ID"; IPC also "none", "private",
-// "shareable"; Cgroup "private" or "host"; User "host" or "".
+// "shareable"; Cgroup "private" or "host"; User "host", "private" or "" (the
+// engine decides: private wherever nothing that was asked for needs the host's).
 type Namespaces struct{ PID, IPC, UTS, User, Cgroup string }
 
 // LogSpec chooses a log driver.

@@ -245,3 +245,91 @@ func (h *holder) main() {
 		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
 	}
 }
+
+// ProbeIDMapped reports why containers in user namespaces cannot have their files
+// below dir; nil when they can: an overlay is mounted over idmapped directories
+// there and written to (Linux 5.19, and a file system with support).
+func ProbeIDMapped(dir string) error {
+	const id = 1 << 20
+	ids := []IDMap{{Host: id, Size: 65536}}
+	ns, err := NewUserNS(ids, ids)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	tmp, err := os.MkdirTemp(dir, ".idmap-")
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{"lower", "upper", "work"} {
+		if e := os.Mkdir(tmp+"/"+d, 0o755); e != nil {
+			return errors.Join(e, os.RemoveAll(tmp))
+		}
+	}
+	err = InThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+			return os.NewSyscallError("mount", err)
+		}
+		return probeOverlay(tmp, ns, id)
+	})
+	return errors.Join(err, os.RemoveAll(tmp))
+}
+
+func probeOverlay(dir string, ns *os.File, id uint32) error {
+	m, err := CloneIDMapped(dir, ns)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := unix.MoveMount(FD(m), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	if err := ActAs(id, id); err != nil {
+		return err
+	}
+	root, err := MountOverlay(Overlay{Lower: []string{dir + "/lower"}, Upper: dir + "/upper", Work: dir + "/work"})
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	fd, err := unix.Openat(FD(root), "f", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write to an overlay of idmapped directories: %w", err)
+	}
+	return unix.Close(fd)
+}
+
+// IDMapBases lists the first host ids of the user namespaces in which processes of
+// this machine are, other than this one's.
+func IDMapBases() []uint32 {
+	own, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return nil
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	seen := map[uint32]bool{}
+	var out []uint32
+	for _, e := range entries {
+		if e.Name()[0] < '0' || e.Name()[0] > '9' {
+			continue
+		}
+		b, err := os.ReadFile("/proc/" + e.Name() + "/uid_map")
+		if err != nil || string(b) == string(own) {
+			continue // ended meanwhile, or like us
+		}
+		for line := range strings.Lines(string(b)) {
+			var x IDMap
+			if _, err := fmt.Sscan(line, &x.Container, &x.Host, &x.Size); err == nil && !seen[x.Host] {
+				seen[x.Host] = true
+				out = append(out, x.Host)
+			}
+		}
+	}
+	return out
+}

@@ -96,3 +96,24 @@ func readUserFile(root *os.File, path string) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// ActAs makes the calling thread, which must be locked, act on files as uid and gid,
+// with all the capabilities it has: what it makes belongs to them, and an overlay on
+// idmapped layers lets it (as an id that has no place in the mapping it would fail
+// with EOVERFLOW). The effective ids change too: kernel parameters of IPC and mqueue
+// namespaces go by them.
+func ActAs(uid, gid uint32) error {
+	const keep = ^uintptr(0)
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &caps[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	// Raw calls: package syscall's would change all threads of the process.
+	for _, x := range []struct{ nr, id uintptr }{{unix.SYS_SETRESGID, uintptr(gid)}, {unix.SYS_SETRESUID, uintptr(uid)}} {
+		if _, _, errno := unix.RawSyscall(x.nr, keep, x.id, keep); errno != 0 {
+			return fmt.Errorf("act as user %d, group %d: %w", uid, gid, errno)
+		}
+	}
+	return os.NewSyscallError("capset", unix.Capset(&hdr, &caps[0]))
+}

@@ -32,7 +32,8 @@ type attachment struct {
 
 	mu       sync.Mutex // held by release, connect, disconnect and rename; before Service.mu
 	asked    hull.NetworkSpec
-	dir      string     // of its namespace's pin, "" for the host's or another pod's
+	dir      string // of its namespace's pin, "" for the host's or another pod's
+	ids      hull.IDRange
 	wants    []*network // what its ends are going to be on
 	ends     []*end     // first the one with the default route
 	claims   []*claim
@@ -64,7 +65,7 @@ func (s *Service) Attach(ctx context.Context, p hull.Pod, runDir string) (_ hull
 	var ep hull.Endpoint
 	switch mode := modeOf(p.Network); {
 	case strings.HasPrefix(mode, "container:"):
-		ep, err = s.join(a, strings.TrimPrefix(mode, "container:"))
+		ep, err = s.join(a, strings.TrimPrefix(mode, "container:"), p.Users)
 	case mode == Host:
 		ep, err = s.attachHost(a, p, runDir)
 	case mode == None:
@@ -119,7 +120,7 @@ func (s *Service) attachHost(a *attachment, p hull.Pod, runDir string) (hull.End
 
 // attachNone: a namespace with a loopback.
 func (s *Service) attachNone(a *attachment, p hull.Pod, runDir string) (hull.Endpoint, error) {
-	sl, err := s.pool.takeBare()
+	sl, err := s.bareFor(p.Users)
 	if err != nil {
 		return hull.Endpoint{}, err
 	}
@@ -134,7 +135,7 @@ func (s *Service) attachNone(a *attachment, p hull.Pod, runDir string) (hull.End
 	if err := podSysctls(sl.path(), p.Sysctls); err != nil {
 		return hull.Endpoint{}, err
 	}
-	ep := hull.Endpoint{NetNS: sl.path(), Networks: map[string]hull.NetworkEndpoint{None: {NetworkID: n.rec.ID, EndpointID: a.ends[0].id}}}
+	ep := hull.Endpoint{NetNS: sl.path(), IDs: sl.ids, Networks: map[string]hull.NetworkEndpoint{None: {NetworkID: n.rec.ID, EndpointID: a.ends[0].id}}}
 	return ep, s.files.write(&ep, p, s.place(a), runDir)
 }
 
@@ -145,17 +146,17 @@ func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.
 		return hull.Endpoint{}, err
 	}
 	var sl *slot
-	if len(wanted) == 1 && wanted[0].plain {
-		if sl, err = s.attachReady(a, wanted[0].network); err != nil {
+	if len(wanted) == 1 && wanted[0].plain && p.Users.Path == "" {
+		if sl, err = s.attachReady(a, wanted[0].network, p.Users); err != nil {
 			return hull.Endpoint{}, err
 		}
-	} else if sl, err = s.attachEach(a, wanted); err != nil {
+	} else if sl, err = s.attachEach(a, wanted, p.Users); err != nil {
 		return hull.Endpoint{}, err
 	}
 	if err := podSysctls(sl.path(), p.Sysctls); err != nil {
 		return hull.Endpoint{}, err
 	}
-	ep := hull.Endpoint{NetNS: sl.path(), Networks: map[string]hull.NetworkEndpoint{}}
+	ep := hull.Endpoint{NetNS: sl.path(), IDs: sl.ids, Networks: map[string]hull.NetworkEndpoint{}}
 	for i, e := range a.ends {
 		r := e.record(wanted[i].spec, p)
 		e.names, e.priority = r.DNSNames, wanted[i].spec.GwPriority
@@ -172,11 +173,11 @@ func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.
 }
 
 // attachReady takes a namespace that is on the default bridge already.
-func (s *Service) attachReady(a *attachment, n *network) (*slot, error) {
+func (s *Service) attachReady(a *attachment, n *network, users hull.PodUsers) (*slot, error) {
 	if _, err := n.ensure(); err != nil {
 		return nil, err
 	}
-	sl, err := s.pool.takeReady(n)
+	sl, err := s.poolFor(users).takeReady(n)
 	if err != nil {
 		return nil, err
 	}
@@ -191,8 +192,8 @@ func (s *Service) attachReady(a *attachment, n *network) (*slot, error) {
 }
 
 // attachEach takes a bare namespace and connects it to each network in turn.
-func (s *Service) attachEach(a *attachment, wanted []wantedEnd) (*slot, error) {
-	sl, err := s.pool.takeBare()
+func (s *Service) attachEach(a *attachment, wanted []wantedEnd, users hull.PodUsers) (*slot, error) {
+	sl, err := s.bareFor(users)
 	if err != nil {
 		return nil, err
 	}
@@ -247,10 +248,46 @@ func (s *Service) own(a *attachment, sl *slot) error {
 		return err
 	}
 	s.mu.Lock()
-	a.dir = sl.dir
+	a.dir, a.ids = sl.dir, sl.ids
 	s.mu.Unlock()
 	s.pool.given(sl)
+	s.owned.given(sl)
 	return nil
+}
+
+func (s *Service) poolFor(users hull.PodUsers) *pool {
+	if users.Own {
+		return s.owned
+	}
+	return s.pool
+}
+
+// bareFor returns a namespace with nothing in it that belongs to users. One of
+// another pod's user namespace is made for the occasion.
+func (s *Service) bareFor(users hull.PodUsers) (*slot, error) {
+	if users.Path == "" {
+		return s.poolFor(users).takeBare()
+	}
+	sl, inside, err := s.pool.makeOf(users)
+	if err != nil {
+		return nil, err
+	}
+	inside.Close()
+	s.host.claimIDs(sl.ids)
+	return sl, nil
+}
+
+// claimIDs and giveIDs count the users of a range.
+func (h *host) claimIDs(r hull.IDRange) {
+	if h.ids != nil {
+		h.ids.Claim(r)
+	}
+}
+
+func (h *host) giveIDs(r hull.IDRange) {
+	if h.ids != nil {
+		h.ids.Give(r)
+	}
 }
 
 // addEnd puts a pod on a network that needs no cable.
@@ -419,8 +456,9 @@ func (s *Service) wantedEnds(at *attachment, spec hull.NetworkSpec) ([]wantedEnd
 	return out, nil
 }
 
-// join shares another pod's network and files.
-func (s *Service) join(a *attachment, ref string) (hull.Endpoint, error) {
+// join shares another pod's network and files, and its user namespace where users
+// says so.
+func (s *Service) join(a *attachment, ref string, users hull.PodUsers) (hull.Endpoint, error) {
 	if s.cfg.Pod == nil {
 		return hull.Endpoint{}, fmt.Errorf("sharing another container's network is not possible here: %w", errdefs.ErrNotImplemented)
 	}
@@ -443,7 +481,11 @@ func (s *Service) join(a *attachment, ref string) (hull.Endpoint, error) {
 	owner.joined++
 	a.owner = owner
 	ep := p.Status.Endpoint
-	return hull.Endpoint{NetNS: ep.NetNS, Hosts: ep.Hosts, ResolvConf: ep.ResolvConf, HostnameFile: ep.HostnameFile}, nil
+	if users.IDs.Size > 0 {
+		a.ids = ep.IDs
+		s.host.claimIDs(a.ids)
+	}
+	return hull.Endpoint{NetNS: ep.NetNS, IDs: a.ids, Hosts: ep.Hosts, ResolvConf: ep.ResolvConf, HostnameFile: ep.HostnameFile}, nil
 }
 
 // release gives back all that an attachment has. Nobody waits for the kernel to
@@ -486,9 +528,11 @@ func (s *Service) release(a *attachment) error {
 	for _, e := range a.ends {
 		s.publish(e.network, "disconnect", "container", a.podID)
 	}
-	if dead != "" {
-		s.host.bury(dead, a.ends, shared, func() { s.host.forgetFlows(a) })
+	if dead == "" {
+		s.host.giveIDs(a.ids)
+		return nil
 	}
+	s.host.bury(dead, a.ends, shared, func() { s.host.forgetFlows(a); s.host.giveIDs(a.ids) })
 	return nil
 }
 

@@ -23,6 +23,7 @@ type host struct {
 	log      *slog.Logger
 	links    *netlink.Handle // in the engine's network namespace
 	fw       *firewall.Table
+	ids      IDs             // nil = there are no user namespaces
 	life     context.Context //nolint:containedctx // the life of background work, ended by quiesce
 	stop     context.CancelFunc
 

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"hull/internal/hull"
 	"hull/internal/linux"
 )
 
@@ -26,7 +27,8 @@ const slotLen = 9 // hexadecimal digits of an endpoint's id in names
 type slot struct {
 	dir string // nsDir/pool-<id>, then nsDir/<pod id>, then nsDir/dead-<id>
 	id  string
-	end *end // of a ready one: its place on the default bridge
+	end *end         // of a ready one: its place on the default bridge
+	ids hull.IDRange // of the user namespace that owns it; zero = the host's
 }
 
 func (n *slot) path() string { return filepath.Join(n.dir, n.id) }
@@ -47,9 +49,9 @@ type end struct {
 
 // newSlot makes a network namespace with nothing but a loopback that is up, and
 // returns it with a handle inside, which the caller closes. id names it: the
-// first digits of its first endpoint's id.
-func (h *host) newSlot(id string) (_ *slot, inside *netlink.Handle, err error) {
-	n := &slot{dir: filepath.Join(h.dir, "pool-"+id), id: id}
+// first digits of its first endpoint's id. users are its owner.
+func (h *host) newSlot(id string, users hull.PodUsers) (_ *slot, inside *netlink.Handle, err error) {
+	n := &slot{dir: filepath.Join(h.dir, "pool-"+id), id: id, ids: users.IDs}
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -58,7 +60,7 @@ func (h *host) newSlot(id string) (_ *slot, inside *netlink.Handle, err error) {
 			err = errors.Join(err, n.unpin())
 		}
 	}()
-	if err := linux.NewNetNS(n.path()); err != nil {
+	if err := makeNetNS(n.path(), users); err != nil {
 		return nil, nil, err
 	}
 	err = linux.InNetNS(n.path(), func() error {
@@ -91,6 +93,24 @@ func (h *host) newSlot(id string) (_ *slot, inside *netlink.Handle, err error) {
 		return nil, nil, fmt.Errorf("prepare network namespace: %w", err)
 	}
 	return n, inside, nil
+}
+
+// makeNetNS makes and pins a namespace of the host's, of a new user namespace with
+// users' ids, or of another pod's user namespace.
+func makeNetNS(path string, users hull.PodUsers) error {
+	switch {
+	case users.Path != "":
+		owner, err := linux.OpenUserNS(users.Path)
+		if err != nil {
+			return err
+		}
+		defer owner.Close()
+		return linux.NewNetNSIn(path, owner)
+	case users.IDs.Size > 0:
+		return linux.NewOwnedNetNS(path,
+			[]linux.IDMap{{Host: users.IDs.UID, Size: users.IDs.Size}}, []linux.IDMap{{Host: users.IDs.GID, Size: users.IDs.Size}})
+	}
+	return linux.NewNetNS(path)
 }
 
 // claim gives the slot to a pod.

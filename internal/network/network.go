@@ -65,6 +65,13 @@ type Store interface {
 	Networks() []hull.Network
 }
 
+// IDs gives ranges of ids to user namespaces.
+type IDs interface {
+	Take() (hull.IDRange, error)
+	Claim(r hull.IDRange)
+	Give(r hull.IDRange)
+}
+
 // Config is the service's own configuration.
 type Config struct {
 	RunDir   string // namespaces are pinned in RunDir/netns
@@ -76,6 +83,7 @@ type Config struct {
 	Pool    int // ready namespaces to keep; 0 = 4, negative = none
 
 	Store Store
+	IDs   IDs // ranges for pods with user namespaces of their own; nil = there are none
 	// Pod finds a pod by id or name: the one whose network is to be shared, or
 	// linked to. errdefs.ErrNotFound.
 	Pod func(ref string) (hull.Pod, error)
@@ -105,7 +113,8 @@ type registry struct {
 	host  *host
 	files files
 	ports *ports
-	pool  *pool
+	pool  *pool // of namespaces that belong to the host's user namespace
+	owned *pool // of those that belong to one of their own
 	zones *zones
 
 	mu       sync.Mutex
@@ -132,7 +141,10 @@ func New(cfg Config) (*Service, error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
-	s.pool = newPool(h, cfg.Pool)
+	s.pool = newPool(h, cfg.Pool, nil)
+	if s.owned = s.pool; cfg.IDs != nil {
+		h.ids, s.owned = cfg.IDs, newPool(h, cfg.Pool, cfg.IDs)
+	}
 	return s, nil
 }
 
@@ -147,7 +159,7 @@ func (s *Service) Close() error {
 	s.closed = true
 	s.mu.Unlock()
 	s.host.quiesce()
-	err := s.pool.drain()
+	err := errors.Join(s.pool.drain(), s.owned.drain())
 	s.ports.close()
 	return errors.Join(err, s.host.close())
 }

@@ -22,6 +22,7 @@ import (
 type pool struct {
 	host *host
 	want int
+	ids  IDs // each of its namespaces belongs to a user namespace of its own; nil = to the host's
 
 	mu      sync.Mutex
 	bare    []*slot
@@ -33,7 +34,7 @@ type pool struct {
 	closed  bool
 }
 
-func newPool(h *host, want int) *pool {
+func newPool(h *host, want int, ids IDs) *pool {
 	const usual = 4
 	switch {
 	case want == 0:
@@ -41,7 +42,7 @@ func newPool(h *host, want int) *pool {
 	case want < 0:
 		want = 0
 	}
-	return &pool{host: h, want: want, known: map[string]bool{}}
+	return &pool{host: h, want: want, ids: ids, known: map[string]bool{}}
 }
 
 // takeReady returns a namespace that is on n, the default bridge.
@@ -97,11 +98,27 @@ func (p *pool) knows(id string) bool {
 
 // makeBare also returns a handle inside, which the caller closes.
 func (p *pool) makeBare() (*slot, *netlink.Handle, error) {
+	if p.ids == nil {
+		return p.makeOf(hull.PodUsers{})
+	}
+	ids, err := p.ids.Take()
+	if err != nil {
+		return nil, nil, err
+	}
+	sl, h, err := p.makeOf(hull.PodUsers{Own: true, IDs: ids})
+	if err != nil {
+		p.ids.Give(ids)
+	}
+	return sl, h, err
+}
+
+// makeOf makes one that belongs to users.
+func (p *pool) makeOf(users hull.PodUsers) (*slot, *netlink.Handle, error) {
 	id := newID()[:slotLen]
 	p.mu.Lock()
 	p.known[id] = true
 	p.mu.Unlock()
-	sl, h, err := p.host.newSlot(id)
+	sl, h, err := p.host.newSlot(id, users)
 	if err != nil {
 		p.mu.Lock()
 		delete(p.known, id)
@@ -140,7 +157,7 @@ func (p *pool) discard(sl *slot) {
 	if sl.end != nil {
 		ends = []*end{sl.end}
 	}
-	p.host.bury(sl.dir, ends, false, func() { p.given(sl) })
+	p.host.bury(sl.dir, ends, false, func() { p.given(sl); p.host.giveIDs(sl.ids) })
 }
 
 // fill starts to make what is missing, unless that is already being done.

@@ -242,7 +242,11 @@ func (s *registry) cables(n *network) []string {
 		}
 	}
 	s.mu.Unlock()
-	return append(out, s.pool.cables(n)...)
+	out = append(out, s.pool.cables(n)...)
+	if s.owned != s.pool {
+		out = append(out, s.owned.cables(n)...)
+	}
+	return out
 }
 
 // Create makes a user's network. Its bridge is made when it is first used.

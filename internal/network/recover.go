@@ -29,6 +29,8 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, runDir string) (hull.R
 	if err := s.enter(a); err != nil {
 		return nil, err
 	}
+	a.ids = ep.IDs
+	s.host.claimIDs(a.ids)
 	if mode := modeOf(p.Network); strings.HasPrefix(mode, "container:") {
 		s.rejoin(a, ep.NetNS)
 		return func(context.Context) error { return s.release(a) }, nil
@@ -151,7 +153,7 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 	for _, l := range links {
 		name := l.Attrs().Name
 		switch {
-		case strings.HasPrefix(name, s.host.vethPrefix()) && !kept[name] && !s.pool.knows(strings.TrimPrefix(name, s.host.vethPrefix())):
+		case strings.HasPrefix(name, s.host.vethPrefix()) && !kept[name] && !s.knows(strings.TrimPrefix(name, s.host.vethPrefix())):
 			// Mostly it is going already, with a namespace of above.
 			if !s.host.background(func() { s.host.awaitGone(name, nil) }) {
 				errs = errors.Join(errs, s.host.deleteLink(name))
@@ -170,10 +172,13 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 	return errors.Join(errs, err, s.zones.sweep())
 }
 
+// knows says whether a pool has the slot.
+func (s *Service) knows(id string) bool { return s.pool.knows(id) || s.owned.knows(id) }
+
 // stays says whether a directory of pins has an owner.
 func (s *Service) stays(name string, keep func(podID string) bool) bool {
 	if id, ok := strings.CutPrefix(name, "pool-"); ok {
-		return s.pool.knows(id)
+		return s.knows(id)
 	}
 	if strings.HasPrefix(name, "dead-") {
 		return false

@@ -159,35 +159,15 @@ func (c *Container) follow(proc *Process) error {
 }
 
 // become makes the calling thread act on files as the container's root, with all
-// its rights: what it makes is that root's, and an overlay's own accesses to its
-// layers are mapped. (As the host's root, which has no place in the mapping, they
-// would fail with EOVERFLOW.) Only the effective ids change: kernel parameters of
-// IPC and mqueue namespaces go by them.
+// its rights: what it makes is that root's.
 func (m *idMaps) become() error {
 	if m == nil {
 		return nil
 	}
-	const keep = ^uintptr(0)
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var caps [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &caps[0]); err != nil {
-		return fmt.Errorf("read capabilities: %w", err)
-	}
-	// Raw calls: package syscall's would change all threads of the process.
-	for _, x := range []struct{ nr, id uintptr }{
-		{unix.SYS_SETRESGID, uintptr(m.group(0))}, {unix.SYS_SETRESUID, uintptr(m.user(0))},
-	} {
-		if _, _, errno := unix.RawSyscall(x.nr, keep, x.id, keep); errno != 0 {
-			return fmt.Errorf("become the container's root: %w", errno)
-		}
-	}
-	if err := unix.Capset(&hdr, &caps[0]); err != nil {
-		return fmt.Errorf("raise capabilities: %w", err)
-	}
-	return nil
+	return linux.ActAs(m.user(0), m.group(0))
 }
 
-// options translates ids in a file system's options: they are read as the host's,
+// option translates ids in a file system's options: they are read as the host's,
 // because the thread mounts it.
 func (m *idMaps) option(key, value string) string {
 	if m == nil || key != "uid" && key != "gid" {

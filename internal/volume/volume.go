@@ -60,6 +60,7 @@ type Service struct {
 	store  Store
 	events func(hull.Event)
 	log    *slog.Logger
+	maps   mappings
 
 	mu    sync.Mutex
 	state map[string]*state // by volume name; an entry exists while there is a volume or a user

@@ -112,7 +112,7 @@ func (d *Driver) Info() driver.Info {
 	return driver.Info{
 		Name:      hull.IsolationContainer,
 		Rootfs:    []hull.RootfsKind{hull.RootfsOverlay},
-		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "root", "stats", "update"},
+		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "root", "stats", "update", driver.AbilityUserNS},
 		Details:   map[string]string{"cgroup": version},
 	}
 }

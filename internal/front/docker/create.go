@@ -161,7 +161,7 @@ func checkModes(c *container.Config, h *container.HostConfig) error {
 		return invalid("invalid PID mode: %v", h.PidMode)
 	case !h.UTSMode.Valid():
 		return invalid("invalid UTS mode: %v", h.UTSMode)
-	case !h.UsernsMode.Valid():
+	case !h.UsernsMode.Valid() && h.UsernsMode != "private":
 		return invalid("invalid USER mode: %v", h.UsernsMode)
 	case !h.CgroupnsMode.Valid():
 		return invalid("invalid cgroup namespace mode: %v", h.CgroupnsMode)
