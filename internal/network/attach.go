@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -236,10 +238,33 @@ func (e *end) connect(sl *slot, defaultRoute bool) error {
 		return err
 	}
 	defer inside.Close()
-	if err := e.plug(inside, sl.path(), defaultRoute); err != nil {
+	plug := e.plug
+	if e.network.shares() {
+		plug = e.share
+	}
+	if err := plug(inside, sl.path(), defaultRoute); err != nil {
 		return fmt.Errorf("connect to network %s: %w", e.network.rec.Name, err)
 	}
 	return nil
+}
+
+// unplug takes e out of the namespace at path, if that is still there.
+func (h *host) unplug(e *end, path string) error {
+	if e.veth != "" {
+		return h.deleteLink(e.veth)
+	}
+	if !e.network.shares() {
+		return nil
+	}
+	inside, err := handleAt(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return e.network.routeMember(e, false)
+	}
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	return e.unshare(inside)
 }
 
 // own gives the slot to the attachment.
@@ -305,8 +330,10 @@ func (s *Service) addEnd(a *attachment, name string, e *end) (*network, error) {
 
 // newEnd takes addresses for an interface.
 func (n *network) newEnd(prefix string, index int, spec hull.EndpointSpec, mac string) (_ *end, err error) {
-	e := &end{network: n, id: endID(prefix), ifname: ifname(index)}
-	e.veth = n.host.vethName(e.id)
+	e := &end{network: n, id: endID(prefix), ifname: n.ifPrefix() + strconv.Itoa(index)}
+	if n.bridge != "" {
+		e.veth = n.host.vethName(e.id)
+	}
 	defer func() {
 		if err != nil {
 			e.release()
@@ -375,10 +402,19 @@ type addrPool interface {
 func (e *end) record(spec hull.EndpointSpec, p hull.Pod) hull.NetworkEndpoint {
 	r := hull.NetworkEndpoint{NetworkID: e.network.rec.ID, EndpointID: e.id, MacAddress: e.mac, Aliases: spec.Aliases}
 	if e.v4.IsValid() {
-		r.IPv4, r.Gateway4, r.PrefixLen4 = e.v4.String(), e.network.v4.Gateway().String(), e.network.v4.Subnet().Bits()
+		r.IPv4, r.PrefixLen4 = e.v4.String(), e.network.v4.Subnet().Bits()
 	}
 	if e.v6.IsValid() {
-		r.IPv6, r.Gateway6, r.PrefixLen6 = e.v6.String(), e.network.v6.Gateway().String(), e.network.v6.Subnet().Bits()
+		r.IPv6, r.PrefixLen6 = e.v6.String(), e.network.v6.Subnet().Bits()
+	}
+	for _, gw := range e.gateways() {
+		switch {
+		case e.network.rec.Internal:
+		case gw.Is4():
+			r.Gateway4 = gw.String()
+		default:
+			r.Gateway6 = gw.String()
+		}
 	}
 	if !predefined(e.network.rec.Name) {
 		r.DNSNames = dnsNames(spec, p)
@@ -421,7 +457,7 @@ func (s *Service) wantedEnds(at *attachment, spec hull.NetworkSpec) ([]wantedEnd
 		if err != nil {
 			return nil, err
 		}
-		if n.bridge != "" && !seen[n] {
+		if n.linked() && !seen[n] {
 			out = append(out, wantedEnd{network: n, spec: e})
 			seen[n] = true
 		}
@@ -509,6 +545,11 @@ func (s *Service) release(a *attachment) error {
 	}
 	s.ports.release(a.claims)
 	for _, e := range a.ends {
+		if e.network.shares() { // the kernel takes its time with the namespace, and the LAN sees the address
+			if err := s.host.unplug(e, a.netns); err != nil {
+				s.log.Warn("interface is not removed", "pod", a.podID, "network", e.network.rec.Name, "error", err)
+			}
+		}
 		if err := s.unname(e); err != nil {
 			s.log.Warn("name of a container that is gone remains", "pod", a.podID, "network", e.network.rec.Name, "error", err)
 		}

@@ -28,6 +28,9 @@ const (
 func (n *network) ensure() (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.shares() {
+		return n.ensureParent()
+	}
 	if n.index != 0 && !linkThere(n.bridge) {
 		n.host.log.Warn("bridge has vanished and is made again", "network", n.rec.Name, "bridge", n.bridge)
 		n.index = 0
@@ -186,7 +189,7 @@ func bridgedFiltered(kind string) bool {
 func missingAddrs(n *network, have []netlink.Addr) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range []*ipam.Pool{n.v4, n.v6} {
-		if p == nil {
+		if p == nil || !n.hostHas(p.Gateway()) {
 			continue
 		}
 		want := netip.PrefixFrom(p.Gateway(), p.Subnet().Bits())
@@ -217,6 +220,9 @@ func (n *network) replug() error {
 
 // unmake removes what makeBridge made.
 func (n *network) unmake() error {
+	if n.shares() {
+		return n.unmakeParent()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	_, err := n.host.fw.Apply(firewall.Change{DelNetworks: []string{n.bridge}})

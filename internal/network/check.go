@@ -66,7 +66,7 @@ func (s *Service) Check(_ context.Context, n hull.NetworkSpec) error {
 		if err := checkEndpoint(on, e); err != nil {
 			return err
 		}
-		if on != net && (on.bridge == "" || net.bridge == "") {
+		if on != net && !(on.linked() && net.linked()) {
 			return invalid("container cannot be connected to network endpoints: %s, %s", net.rec.Name, on.rec.Name)
 		}
 	}
@@ -109,7 +109,7 @@ func checkEndpoint(n *network, e hull.EndpointSpec) error {
 			return invalid("invalid MAC address: %s", e.MacAddress)
 		}
 	}
-	user := n.bridge != "" && !predefined(n.rec.Name)
+	user := n.linked() && !predefined(n.rec.Name)
 	if len(e.Aliases) > 0 && !user {
 		return invalid("network-scoped aliases are only supported for user-defined networks")
 	}

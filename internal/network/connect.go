@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -44,7 +45,7 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	var back undo.Stack
 	defer back.OnError(ctx, undoLimit, &err)
 
-	index, err := freeInterface(p.Status.Endpoint.NetNS)
+	index, err := freeInterface(p.Status.Endpoint.NetNS, n.ifPrefix())
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	if err := e.connect(&slot{dir: a.dir, id: filepath.Base(p.Status.Endpoint.NetNS)}, leads); err != nil {
 		return err
 	}
-	back.Add("remove interface", func(context.Context) error { return s.host.deleteLink(e.veth) })
+	back.Add("remove interface", func(context.Context) error { return s.host.unplug(e, a.netns) })
 	record := e.record(spec, p)
 	e.names, e.priority = record.DNSNames, spec.GwPriority
 	s.setEnds(a, func(ends []*end) []*end { return append(ends, e) })
@@ -71,6 +72,8 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 			return err
 		}
 	}
+	was := a.asked
+	back.Add("forget request", func(context.Context) error { a.asked = was; return nil })
 	a.asked = withEndpoint(a.asked, n.rec.Name, &spec)
 	if err := s.nameLate(ctx, a, p, e, first); err != nil {
 		return err
@@ -180,7 +183,7 @@ func (w wishes) connect(n *network, containerID string, spec hull.EndpointSpec) 
 		switch {
 		case mode == None || n.rec.Name == None:
 			return fmt.Errorf("container cannot be connected to multiple networks with one of the networks in private (none) mode: %w", errdefs.ErrPermissionDenied)
-		case mode == Host || n.rec.Name == Host || strings.HasPrefix(mode, "container:") || n.bridge == "":
+		case mode == Host || n.rec.Name == Host || strings.HasPrefix(mode, "container:") || !n.linked():
 			return invalid("cannot connect container %s to network %s: both must have a network of their own (not host, none or container:ID)", containerID, n.rec.Name)
 		}
 		asked.Endpoints[n.rec.Name] = spec
@@ -247,10 +250,8 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 		}
 		a.forwards = nil
 	}
-	if e.veth != "" {
-		if err := s.host.deleteLink(e.veth); err != nil {
-			return err
-		}
+	if err := s.host.unplug(e, a.netns); err != nil {
+		return err
 	}
 	s.setEnds(a, func(ends []*end) []*end {
 		a.wants = slices.DeleteFunc(slices.Clone(a.wants), func(o *network) bool { return o == n })
@@ -305,7 +306,7 @@ func byPriority(ends []*end) []*end {
 // is left.
 func (s *Service) promote(a *attachment, p hull.Pod) error {
 	e := a.ends[0]
-	if e.veth == "" || e.network.rec.Internal {
+	if !e.network.linked() || e.network.rec.Internal {
 		return nil
 	}
 	h, err := handleAt(p.Status.Endpoint.NetNS)
@@ -387,11 +388,11 @@ func (a *attachment) uses(n *network) bool {
 
 // hasRoute says whether one of the networks leads anywhere else.
 func (a *attachment) hasRoute() bool {
-	return slices.ContainsFunc(a.ends, func(e *end) bool { return e.veth != "" && !e.network.rec.Internal })
+	return slices.ContainsFunc(a.ends, func(e *end) bool { return e.network.linked() && !e.network.rec.Internal })
 }
 
-// freeInterface is the lowest number N for which the namespace has no ethN.
-func freeInterface(path string) (int, error) {
+// freeInterface is the lowest number N for which the namespace has no prefixN.
+func freeInterface(path, prefix string) (int, error) {
 	h, err := handleAt(path)
 	if err != nil {
 		return 0, err
@@ -402,7 +403,7 @@ func freeInterface(path string) (int, error) {
 		return 0, fmt.Errorf("list interfaces of %s: %w", path, err)
 	}
 	for i := 0; ; i++ {
-		if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == ifname(i) }) {
+		if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == prefix+strconv.Itoa(i) }) {
 			return i, nil
 		}
 	}

@@ -49,7 +49,7 @@ func (s *Service) place(a *attachment) place {
 		for _, pre := range e.prefixes() {
 			p.own = append(p.own, pre.Addr())
 		}
-		if gws := e.gateways(); len(p.host) == 0 && !e.network.rec.Internal {
+		if gws := e.gateways(); len(p.host) == 0 && !e.network.rec.Internal && !e.network.shares() {
 			p.host = gws
 		}
 	}

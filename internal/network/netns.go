@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -403,10 +402,10 @@ func (e *end) prefixes() []netip.Prefix {
 
 func (e *end) gateways() []netip.Addr {
 	var out []netip.Addr
-	if e.v4.IsValid() {
+	if e.v4.IsValid() && e.network.mode(optMode4) != modeIsolated {
 		out = append(out, e.network.v4.Gateway())
 	}
-	if e.v6.IsValid() {
+	if e.v6.IsValid() && e.network.mode(optMode6) != modeIsolated {
 		out = append(out, e.network.v6.Gateway())
 	}
 	return out
@@ -424,5 +423,3 @@ func handleAt(path string) (*netlink.Handle, error) {
 	}
 	return h, nil
 }
-
-func ifname(i int) string { return "eth" + strconv.Itoa(i) }

@@ -350,8 +350,10 @@ func (s *Service) publishPorts(a *attachment, spec hull.NetworkSpec) ([]hull.Pub
 		return nil, nil
 	}
 	e := a.ends[0]
-	if e.network.rec.Internal {
-		return nil, nil // as with Docker: nothing enters an internal network
+	if e.network.rec.Internal || e.network.bridge == "" {
+		// As with Docker: nothing enters an internal network, and macvlan's and ipvlan's
+		// members are reached by their own addresses.
+		return nil, nil
 	}
 	bindings, err := allBindings(spec)
 	if err != nil {

@@ -18,18 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"hull/internal/hull"
-	"hull/internal/network/firewall"
 	"hull/internal/network/ipam"
-)
-
-// Options of bridge networks, as Docker names them.
-const (
-	optName    = "com.docker.network.bridge.name"
-	optICC     = "com.docker.network.bridge.enable_icc"
-	optMasq    = "com.docker.network.bridge.enable_ip_masquerade"
-	optHostIP  = "com.docker.network.bridge.host_binding_ipv4"
-	optDefault = "com.docker.network.bridge.default_bridge"
-	optMTU     = "com.docker.network.driver.mtu"
 )
 
 // Address management drivers of records: the user chose the subnet, or the
@@ -43,7 +32,8 @@ const (
 // network is a record and what runs of it.
 type network struct {
 	rec    hull.Network // immutable once in Service.networks, but for the default bridge's IPAM
-	bridge string       // interface name; "" for host and none
+	bridge string       // interface name; "" for all other drivers
+	parent string       // interface that macvlan and ipvlan share
 	v4, v6 *ipam.Pool   // nil = not enabled
 	mtu    int          // 0 = the default route's
 
@@ -55,23 +45,6 @@ type network struct {
 	index int        // of the bridge's interface, 0 = not known to be right
 	mac   string
 }
-
-// linked says whether pods have an interface of their own on n.
-func (n *network) linked() bool { return n.bridge != "" }
-
-func (n *network) rules() firewall.Network {
-	on := func(opt string) bool { v, ok := n.rec.Options[opt]; return !ok || truth(v) }
-	f := firewall.Network{Bridge: n.bridge, Masquerade: on(optMasq) && !n.rec.Internal, Internal: n.rec.Internal, Isolated: !on(optICC)}
-	if n.v4 != nil {
-		f.Subnet4 = n.v4.Subnet()
-	}
-	if n.v6 != nil {
-		f.Subnet6 = n.v6.Subnet()
-	}
-	return f
-}
-
-func truth(v string) bool { b, err := strconv.ParseBool(v); return err == nil && b }
 
 // load reads the records and adds the networks that always exist.
 func (s *registry) load() error {
@@ -163,12 +136,16 @@ func (s *registry) settle(n *network) error {
 // revive makes what runs of a record.
 func (s *registry) revive(rec hull.Network) (*network, error) {
 	n := &network{rec: rec, host: s.host, cables: s.cables}
-	if rec.Driver != driverBridge {
+	switch rec.Driver {
+	case driverBridge:
+		n.bridge = rec.Options[optName]
+		if n.bridge == "" {
+			n.bridge = s.host.bridgeName(rec.ID)
+		}
+	case driverMacvlan, driverIPvlan:
+		n.parent = rec.Options[optParent]
+	default:
 		return n, nil
-	}
-	n.bridge = rec.Options[optName]
-	if n.bridge == "" {
-		n.bridge = s.host.bridgeName(rec.ID)
 	}
 	n.mtu, _ = strconv.Atoi(rec.Options[optMTU]) // checked when it was created
 	for i, c := range rec.IPAM.Config {
@@ -258,14 +235,17 @@ func (s *registry) Create(_ context.Context, n hull.Network) (hull.Network, []st
 		return hull.Network{}, nil, fmt.Errorf("invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: %w", n.Name, errdefs.ErrInvalidArgument)
 	case n.Driver == driverHost || n.Driver == driverNull:
 		return hull.Network{}, nil, fmt.Errorf("only one instance of %q network is allowed: %w", n.Driver, errdefs.ErrPermissionDenied)
-	case n.Driver != "" && n.Driver != driverBridge:
+	case n.Driver != "" && n.Driver != driverBridge && n.Driver != driverMacvlan && n.Driver != driverIPvlan:
 		return hull.Network{}, nil, fmt.Errorf("could not find plugin %s in v1 plugin registry: plugin %q not found: %w", n.Driver, n.Driver, errdefs.ErrNotFound)
 	case n.Ingress || n.Scope == "swarm":
 		return hull.Network{}, nil, fmt.Errorf("this node is not a swarm manager, swarm networks cannot be made: %w", errdefs.ErrPermissionDenied)
 	case n.IPAM.Driver != "" && n.IPAM.Driver != ipamChosen:
 		return hull.Network{}, nil, fmt.Errorf("could not find plugin %s in v1 plugin registry: %w", n.IPAM.Driver, errdefs.ErrNotFound)
 	}
-	n.ID, n.Driver, n.Scope, n.Created = newID(), driverBridge, "local", time.Now()
+	if n.Driver == "" {
+		n.Driver = driverBridge
+	}
+	n.ID, n.Scope, n.Created = newID(), "local", time.Now()
 	if n.EnableIPv6 && !haveIPv6() {
 		return hull.Network{}, nil, fmt.Errorf("the host's kernel has no IPv6: %w", errdefs.ErrFailedPrecondition)
 	}
@@ -277,13 +257,11 @@ func (s *registry) Create(_ context.Context, n hull.Network) (hull.Network, []st
 	if n.Options == nil {
 		n.Options = map[string]string{}
 	}
-	if v, ok := n.Options[optMTU]; ok {
-		if mtu, err := strconv.Atoi(v); err != nil || mtu < 68 || mtu > 65535 {
-			return hull.Network{}, nil, fmt.Errorf("invalid MTU %q: %w", v, errdefs.ErrInvalidArgument)
-		}
+	if err := checkOptions(n); err != nil {
+		return hull.Network{}, nil, err
 	}
-	if br, ok := n.Options[optName]; ok && (br == "" || len(br) > 15 || strings.ContainsAny(br, "/ \t\n") || br == "." || br == "..") {
-		return hull.Network{}, nil, fmt.Errorf("invalid bridge name %q: 1 to 15 characters without spaces and slashes: %w", br, errdefs.ErrInvalidArgument)
+	if err := s.host.checkParent(n); err != nil {
+		return hull.Network{}, nil, err
 	}
 
 	s.mu.Lock()
@@ -294,6 +272,9 @@ func (s *registry) Create(_ context.Context, n hull.Network) (hull.Network, []st
 		}
 		if br := n.Options[optName]; br != "" && o.bridge == br {
 			return hull.Network{}, nil, fmt.Errorf("bridge name %s is already used by network %s: %w", br, o.rec.Name, errdefs.ErrConflict)
+		}
+		if p := n.Options[optParent]; p != "" && o.parent == p {
+			return hull.Network{}, nil, fmt.Errorf("network %s is already using parent interface %s: %w", o.rec.Name, p, errdefs.ErrPermissionDenied)
 		}
 	}
 	var own []netip.Prefix
@@ -307,8 +288,8 @@ func (s *registry) Create(_ context.Context, n hull.Network) (hull.Network, []st
 	if err != nil {
 		return hull.Network{}, nil, err
 	}
-	if br := n.Options[optName]; br != "" && s.host.linkIndex(br) != 0 {
-		return hull.Network{}, nil, fmt.Errorf("interface %s exists already: %w", br, errdefs.ErrConflict)
+	if br := n.Options[optName]; br != "" && s.host.linkType(br) != "" && s.host.linkType(br) != "bridge" {
+		return hull.Network{}, nil, fmt.Errorf("interface %s exists already and is no bridge: %w", br, errdefs.ErrConflict)
 	}
 	if err := s.cfg.Store.PutNetwork(run.rec); err != nil {
 		return hull.Network{}, nil, fmt.Errorf("record network %s: %w", n.Name, err)

@@ -136,6 +136,9 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 	s.mu.Lock()
 	for _, n := range s.networks {
 		kept[n.bridge] = true
+		if n.shares() {
+			kept[n.host.bridgeName(n.rec.ID)] = true
+		}
 	}
 	s.mu.Unlock()
 	for _, d := range dirs {

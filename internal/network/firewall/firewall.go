@@ -30,12 +30,16 @@ import (
 
 // Network is what the table knows of a network.
 type Network struct {
-	Bridge     string // interface name
-	Masquerade bool   // hide its addresses behind the host's when leaving
-	Internal   bool   // nothing enters or leaves
-	Isolated   bool   // its own members do not reach each other either (enable_icc=false)
-	Subnet4    netip.Prefix
-	Subnet6    netip.Prefix
+	Bridge   string // interface name
+	Hidden4  bool   // hide its IPv4 addresses behind the host's when leaving
+	Hidden6  bool
+	Routed4  bool // its addresses are known outside: published ports are let in, and ICMP
+	Routed6  bool
+	Open     bool // its members' own addresses may be reached at any port (nat-unprotected)
+	Internal bool // nothing enters or leaves
+	Isolated bool // its own members do not reach each other either (enable_icc=false)
+	Subnet4  netip.Prefix
+	Subnet6  netip.Prefix
 }
 
 // Forward sends one port, or a range, of the host to a container.
@@ -45,6 +49,9 @@ type Forward struct {
 	First, Last uint16       // host ports
 	To          netip.Addr
 	ToPort      uint16 // where First goes; Last > First only when ToPort == First
+	// Routed lets First to Last of To itself in, and translates nothing; the rest is
+	// not looked at.
+	Routed bool
 }
 
 // ranged says whether the container's ports have the host's numbers, so that any

@@ -22,6 +22,7 @@ const (
 // nf_conntrack_common.h.
 const (
 	protoTCP, protoUDP, protoSCTP = 6, 17, 132
+	protoICMP, protoICMP6         = 1, 58
 
 	reg1, reg2 = 1, 2 // 16 bytes each
 	reg32      = 8    // the first of sixteen registers of 4 bytes, the same memory
@@ -34,18 +35,24 @@ const (
 
 // Names of sets.
 const (
-	setBridges    = "bridges"    // every network's bridge
-	setMasquerade = "masquerade" // bridges whose addresses are hidden on leaving
-	setInternal   = "internal"   // bridges that nothing enters or leaves
-	setMembers    = "members"    // (bridge . bridge) of networks whose members reach each other
-	setHairpin4   = "hairpin4"   // (bridge . source address) of every network
-	setHairpin6   = "hairpin6"
-	setLoopback6  = "loopback6" // ::1 where the kernel cannot bring the answer back
-	setUplinks    = "uplinks"   // the host's own interfaces, when this engine turned forwarding on
-	mapPorts4     = "ports4"    // (protocol . address . port) -> (address . port)
-	mapPorts6     = "ports6"
-	mapRanges4    = "ranges4" // (protocol . address . port) -> address, the port is kept
-	mapRanges6    = "ranges6"
+	setBridges   = "bridges" // every network's bridge
+	setHidden4   = "hidden4" // bridges whose addresses are hidden on leaving
+	setHidden6   = "hidden6"
+	setRouted4   = "routed4" // bridges whose addresses are known outside
+	setRouted6   = "routed6"
+	setOpen      = "open"     // bridges whose members may be reached at any port
+	setEntries4  = "entries4" // (protocol . address . port) of members that may be reached by their own address
+	setEntries6  = "entries6"
+	setInternal  = "internal" // bridges that nothing enters or leaves
+	setMembers   = "members"  // (bridge . bridge) of networks whose members reach each other
+	setHairpin4  = "hairpin4" // (bridge . source address) of every network
+	setHairpin6  = "hairpin6"
+	setLoopback6 = "loopback6" // ::1 where the kernel cannot bring the answer back
+	setUplinks   = "uplinks"   // the host's own interfaces, when this engine turned forwarding on
+	mapPorts4    = "ports4"    // (protocol . address . port) -> (address . port)
+	mapPorts6    = "ports6"
+	mapRanges4   = "ranges4" // (protocol . address . port) -> address, the port is kept
+	mapRanges6   = "ranges6"
 )
 
 type chain struct {
@@ -71,13 +78,19 @@ func (t *Table) sets() []*nftables.Set {
 	}
 	all := []*nftables.Set{
 		{Name: setBridges, KeyType: nftables.TypeIFName},
-		{Name: setMasquerade, KeyType: nftables.TypeIFName},
+		{Name: setHidden4, KeyType: nftables.TypeIFName},
+		{Name: setHidden6, KeyType: nftables.TypeIFName},
+		{Name: setRouted4, KeyType: nftables.TypeIFName},
+		{Name: setRouted6, KeyType: nftables.TypeIFName},
+		{Name: setOpen, KeyType: nftables.TypeIFName},
 		{Name: setInternal, KeyType: nftables.TypeIFName},
 		{Name: setUplinks, KeyType: nftables.TypeIFName},
 		{Name: setLoopback6, KeyType: nftables.TypeIP6Addr},
 		{Name: setMembers, KeyType: pair, Concatenation: true},
 		{Name: setHairpin4, KeyType: from(nftables.TypeIPAddr), Interval: true, Concatenation: true},
 		{Name: setHairpin6, KeyType: from(nftables.TypeIP6Addr), Interval: true, Concatenation: true},
+		{Name: setEntries4, KeyType: key(nftables.TypeIPAddr), Interval: true, Concatenation: true},
+		{Name: setEntries6, KeyType: key(nftables.TypeIP6Addr), Interval: true, Concatenation: true},
 		{Name: mapPorts4, KeyType: key(nftables.TypeIPAddr), DataType: target(nftables.TypeIPAddr), IsMap: true},
 		{Name: mapPorts6, KeyType: key(nftables.TypeIP6Addr), DataType: target(nftables.TypeIP6Addr), IsMap: true},
 		{Name: mapRanges4, KeyType: key(nftables.TypeIPAddr), DataType: nftables.TypeIPAddr, IsMap: true},
@@ -135,7 +148,8 @@ func (t *Table) chains() []chain {
 		),
 		base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource,
 			// Between networks, and from the outside, the client's address is kept.
-			rule(in(expr.MetaKeyIIFNAME, setMasquerade), notIn(expr.MetaKeyOIFNAME, setBridges), masquerade()),
+			rule(family(true), in(expr.MetaKeyIIFNAME, setHidden4), notIn(expr.MetaKeyOIFNAME, setBridges), masquerade()),
+			rule(family(false), in(expr.MetaKeyIIFNAME, setHidden6), notIn(expr.MetaKeyOIFNAME, setBridges), masquerade()),
 			// The answer to 127.0.0.1 would not find its way back.
 			rule(in(expr.MetaKeyOIFNAME, setBridges), addr(loopback4, true), masquerade()),
 			rule(in(expr.MetaKeyOIFNAME, setBridges), addr(loopback6, true), masquerade()),
@@ -153,6 +167,13 @@ func (t *Table) chains() []chain {
 			// Into a network only through a published port: neither from another network
 			// nor by a route to the containers' addresses that a neighbour has set.
 			rule(in(expr.MetaKeyOIFNAME, setBridges), translated(), verdict(expr.VerdictAccept)),
+			// Or by the container's own address, where the user has said that it is known
+			// outside: what is published, and ICMP.
+			rule(in(expr.MetaKeyOIFNAME, setOpen), verdict(expr.VerdictAccept)),
+			rule(in(expr.MetaKeyOIFNAME, setRouted4), entry(setEntries4, true), verdict(expr.VerdictAccept)),
+			rule(in(expr.MetaKeyOIFNAME, setRouted6), entry(setEntries6, false), verdict(expr.VerdictAccept)),
+			rule(in(expr.MetaKeyOIFNAME, setRouted4), family(true), proto(protoICMP), verdict(expr.VerdictAccept)),
+			rule(in(expr.MetaKeyOIFNAME, setRouted6), family(false), proto(protoICMP6), verdict(expr.VerdictAccept)),
 			rule(in(expr.MetaKeyOIFNAME, setBridges), verdict(expr.VerdictDrop)),
 			// Forwarding is on for the containers' sake. It must not make the host a
 			// router between the networks it is in.
@@ -314,6 +335,27 @@ func dnat(set string, v4, port bool) []expr.Any {
 	)
 }
 
+func proto(number byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{number}},
+	}
+}
+
+// entry matches (protocol . destination . port).
+func entry(set string, v4 bool) []expr.Any {
+	offset, words := uint32(dest6), uint32(4)
+	if v4 {
+		offset, words = dest4, 1
+	}
+	return append(family(v4),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32},
+		&expr.Payload{DestRegister: reg32 + 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4 * words},
+		&expr.Payload{DestRegister: reg32 + 1 + words, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: reg32, SetName: set},
+	)
+}
+
 // elementList is elements by set.
 type elementList map[string][]nftables.SetElement
 
@@ -338,11 +380,12 @@ func networkElements(n Network) elementList {
 			}}
 		}
 	}
-	if n.Masquerade {
-		l[setMasquerade] = one
-	}
-	if n.Internal {
-		l[setInternal] = one
+	for set, is := range map[string]bool{
+		setHidden4: n.Hidden4, setHidden6: n.Hidden6, setRouted4: n.Routed4, setRouted6: n.Routed6, setOpen: n.Open, setInternal: n.Internal,
+	} {
+		if is {
+			l[set] = one
+		}
 	}
 	return l
 }
@@ -358,6 +401,14 @@ func loopbackElements() elementList {
 func (l *elementList) add(f Forward) {
 	if *l == nil {
 		*l = elementList{}
+	}
+	if f.Routed {
+		set := setEntries6
+		if f.To.Is4() {
+			set = setEntries4
+		}
+		(*l)[set] = append((*l)[set], nftables.SetElement{Key: portKey(f.Proto, f.To, f.First), KeyEnd: portKey(f.Proto, f.To, f.Last)})
+		return
 	}
 	e := nftables.SetElement{
 		Key:    portKey(f.Proto, f.Host.Masked().Addr(), f.First),

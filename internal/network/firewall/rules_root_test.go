@@ -46,7 +46,8 @@ func open(t *testing.T) *Table {
 func example() Change {
 	return Change{
 		AddNetworks: []Network{
-			{Bridge: "hull0", Masquerade: true, Subnet4: netip.MustParsePrefix("172.17.0.0/16"), Subnet6: netip.MustParsePrefix("fd00::/64")},
+			{Bridge: "hull0", Hidden4: true, Hidden6: true, Subnet4: netip.MustParsePrefix("172.17.0.0/16"), Subnet6: netip.MustParsePrefix("fd00::/64")},
+			{Bridge: "known", Routed4: true, Routed6: true, Open: true},
 			{Bridge: "inner", Internal: true, Isolated: true, Subnet4: netip.MustParsePrefix("10.0.0.0/24")},
 		},
 		AddForwards: []Forward{
@@ -54,6 +55,8 @@ func example() Change {
 			{Proto: "udp", Host: netip.MustParsePrefix("127.0.0.1/32"), First: 9000, Last: 9999, To: netip.MustParseAddr("172.17.0.2"), ToPort: 9000},
 			{Proto: "sctp", Host: netip.MustParsePrefix("::/0"), First: 8080, Last: 8080, To: netip.MustParseAddr("fd00::2"), ToPort: 80},
 			{Proto: "tcp", Host: netip.MustParsePrefix("2001:db8::1/128"), First: 1, Last: 65535, To: netip.MustParseAddr("fd00::2"), ToPort: 1},
+			{Proto: "tcp", First: 80, Last: 81, To: netip.MustParseAddr("10.1.0.2"), Routed: true},
+			{Proto: "udp", First: 53, Last: 53, To: netip.MustParseAddr("fd01::2"), Routed: true},
 		},
 		AddUplinks: []string{"eth0"},
 	}
