@@ -121,7 +121,7 @@ func TestApplyIsIdempotentAndReversible(t *testing.T) {
 	if now := listing(t, second); now != full {
 		t.Errorf("repair gave\n%s", now)
 	}
-	del := Change{DelForwards: c.AddForwards, DelNetworks: []string{"hull0", "inner", "never"}}
+	del := Change{DelForwards: c.AddForwards, DelNetworks: []string{"hull0", "inner", "known", "never"}}
 	if _, err := second.Apply(del); err != nil {
 		t.Fatal(err)
 	}
