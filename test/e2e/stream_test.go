@@ -77,7 +77,7 @@ func (x *terminal) expect(s string) {
 			}
 			x.seen.Write(b)
 		case <-timeout:
-			x.t.Fatalf("no %q in 15 s; the terminal shows %q", s, x.seen.String())
+			x.t.Fatalf("no %q in a minute; the terminal shows %q", s, x.seen.String())
 		}
 	}
 }
@@ -121,6 +121,8 @@ func TestInteractiveShellOnATerminal(t *testing.T) {
 			})
 			x.write("echo a$((1+1))b; cat\r")
 			x.expect("a2b")
+			x.write("ping\r")
+			x.expect("ping\r\nping") // the terminal's echo and cat's answer: it is in the foreground
 			x.write("\x03") // ^C ends cat, not the shell
 			x.expect("# ")
 			x.write("echo still $((40+2))\r")
