@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,48 +21,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func (a *app) print(v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
+// one loads the container that a verb with no other argument is about.
+func (a *app) one(cmd *command, args []string) (*container, error) {
+	id, err := oneID(cmd.flags(), args)
+	if err != nil {
+		return nil, err
+	}
+	return a.load(id)
+}
+
+func (a *app) state(_ context.Context, cmd *command, args []string) error {
+	c, err := a.one(cmd, args)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.out, "%s\n", b)
+	b, err := json.MarshalIndent(c.full(), "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = a.out.Write(b)
 	return err
-}
-
-// fullState is what runc prints: the specification's state and a bit more.
-type fullState struct {
-	Version     string               `json:"ociVersion"`
-	ID          string               `json:"id"`
-	Pid         int                  `json:"pid"`
-	Status      specs.ContainerState `json:"status"`
-	Bundle      string               `json:"bundle"`
-	Rootfs      string               `json:"rootfs"`
-	Created     time.Time            `json:"created"`
-	Annotations map[string]string    `json:"annotations,omitempty"`
-	Owner       string               `json:"owner"`
-}
-
-func (c *container) full() fullState {
-	s := c.ociState()
-	return fullState{s.Version, s.ID, s.Pid, s.Status, s.Bundle, c.Rootfs, c.Created, s.Annotations, ""}
-}
-
-func (a *app) state(_ context.Context, args []string) error {
-	id, err := oneID(flags("state"), args)
-	if err != nil {
-		return err
-	}
-	c, err := a.load(id)
-	if err != nil {
-		return err
-	}
-	return a.print(c.full())
 }
 
 func parseSignal(s string) (syscall.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
-		if n < 1 || n > 64 {
+		if n < 0 || n > 64 {
 			return 0, fmt.Errorf("unknown signal %q", s)
 		}
 		return syscall.Signal(n), nil
@@ -76,33 +60,34 @@ func parseSignal(s string) (syscall.Signal, error) {
 	return 0, fmt.Errorf("unknown signal %q", s)
 }
 
-func (a *app) kill(ctx context.Context, args []string) error {
-	fs := flags("kill")
-	all := fs.Bool("all", false, "every process of the container")
+func (a *app) kill(ctx context.Context, cmd *command, args []string) error {
+	fs := cmd.flags()
+	all := fs.Bool("all", false, "obsolete: a container that has stopped is no error")
 	fs.BoolVar(all, "a", false, "short for --all")
-	if err := fs.Parse(args); err != nil {
+	p, err := positional(fs, args, 1, 2)
+	if err != nil {
 		return err
 	}
-	if fs.NArg() < 1 || fs.NArg() > 2 {
-		return errors.New("kill needs a container id and at most one signal")
-	}
-	c, err := a.load(fs.Arg(0))
+	c, err := a.load(p[0])
 	if err != nil {
 		return err
 	}
 	sig := syscall.SIGTERM
-	if fs.NArg() == 2 {
-		if sig, err = parseSignal(fs.Arg(1)); err != nil {
+	if len(p) == 2 && p[1] != "" {
+		if sig, err = parseSignal(p[1]); err != nil {
 			return err
 		}
 	}
-	ownPids := c.Namespaces&unix.CLONE_NEWPID != 0
-	if *all || (sig == syscall.SIGKILL && !ownPids) {
-		return c.killAll(ctx, sig)
+	if sig == syscall.SIGKILL && !c.OwnPids {
+		// Without a pid namespace the others live on when the first process dies.
+		return c.killAll(ctx)
 	}
 	if err := c.signal(sig); err != nil {
 		if errors.Is(err, os.ErrProcessDone) {
-			return errors.New("container not running")
+			err = errStopped
+			if *all {
+				return nil
+			}
 		}
 		return err
 	}
@@ -115,24 +100,17 @@ func (a *app) kill(ctx context.Context, args []string) error {
 	return nil
 }
 
-func (c *container) killAll(ctx context.Context, sig syscall.Signal) error {
-	if sig == syscall.SIGKILL {
-		return c.cg.Kill(ctx)
-	}
-	pids, err := c.cg.Pids()
-	if err != nil {
-		return err
-	}
-	for _, p := range pids {
-		if err := syscall.Kill(p, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return err
-		}
-	}
-	return nil
+func (c *container) killAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, removeLimit)
+	defer cancel()
+	return c.cg.Kill(ctx)
 }
 
-func (a *app) delete(ctx context.Context, args []string) error {
-	fs := flags("delete")
+// removeLimit is how long the end of a container may take.
+const removeLimit = 10 * time.Second
+
+func (a *app) delete(ctx context.Context, cmd *command, args []string) error {
+	fs := cmd.flags()
 	force := fs.Bool("force", false, "kill it first; a missing container is no error")
 	fs.BoolVar(force, "f", false, "short for --force")
 	id, err := oneID(fs, args)
@@ -140,72 +118,64 @@ func (a *app) delete(ctx context.Context, args []string) error {
 		return err
 	}
 	c, err := a.load(id)
-	if errdefs.IsNotFound(err) {
+	if errors.Is(err, errNotExist) {
 		// What a creation that was killed has left.
 		rerr := os.RemoveAll(filepath.Join(a.root, id))
 		if *force {
 			return rerr
 		}
-		return err
+		return errors.Join(err, rerr)
 	}
 	if err != nil {
 		return err
 	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	switch s := c.status(); {
-	case s == specs.StateStopped, *force:
-	case s == specs.StateCreated:
+	case s == specs.StateStopped, s == specs.StateCreated, *force:
+		return a.remove(ctx, c)
 	default:
 		return fmt.Errorf("cannot delete container %s that is not stopped: %s", id, s)
 	}
-	return a.remove(ctx, c, true)
 }
 
 // remove kills what is left of a container and gives back what it holds.
-func (a *app) remove(ctx context.Context, c *container, kill bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+func (a *app) remove(ctx context.Context, c *container) error {
+	ctx, cancel := context.WithTimeout(ctx, removeLimit)
 	defer cancel()
-	if kill {
-		if err := c.signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return err
-		}
-		if err := c.cg.Kill(ctx); err != nil {
-			return err
-		}
+	if err := c.signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	if err := c.cg.Kill(ctx); err != nil {
+		return err
 	}
 	if err := c.cg.Destroy(ctx); err != nil {
 		return err
 	}
-	if c.Spec.Hooks != nil {
-		st := c.ociState()
-		for _, h := range c.Spec.Hooks.Poststop {
-			if err := runHooks(ctx, []specs.Hook{h}, st); err != nil {
-				fmt.Fprintln(os.Stderr, "hull-runc: warning:", err) // as the specification says
-			}
-		}
+	if err := os.RemoveAll(c.dir); err != nil {
+		return err
 	}
-	return os.RemoveAll(c.dir)
+	if err := runHooks(ctx, c.Spec, "poststop", c.Bundle, c.ociState(specs.StateStopped)); err != nil {
+		a.log.warnf("%v", err) // as the specification says
+	}
+	return nil
 }
 
-func (a *app) list(_ context.Context, args []string) error {
-	fs := flags("list")
+func (a *app) list(_ context.Context, cmd *command, args []string) error {
+	fs := cmd.flags()
 	format := fs.String("format", "table", "table or json")
 	fs.StringVar(format, "f", "table", "short for --format")
 	quiet := fs.Bool("quiet", false, "only ids")
 	fs.BoolVar(quiet, "q", false, "short for --quiet")
-	if err := fs.Parse(args); err != nil {
+	if _, err := positional(fs, args, 0, 0); err != nil {
 		return err
 	}
-	dirs, err := os.ReadDir(a.root)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	all, err := a.all()
+	if err != nil {
 		return err
-	}
-	all := []fullState{}
-	for _, d := range dirs {
-		c, err := a.load(d.Name())
-		if err != nil {
-			continue // being made or removed
-		}
-		all = append(all, c.full())
 	}
 	switch {
 	case *quiet:
@@ -214,49 +184,83 @@ func (a *app) list(_ context.Context, args []string) error {
 		}
 		return nil
 	case *format == "json":
-		b, err := json.Marshal(all)
-		if err != nil {
-			return err
-		}
-		_, err = a.out.Write(b)
-		return err
+		return json.NewEncoder(a.out).Encode(all)
 	case *format == "table":
 		w := tabwriter.NewWriter(a.out, 12, 1, 3, ' ', 0)
 		fmt.Fprintln(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER")
 		for _, s := range all {
-			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.Pid, s.Status, s.Bundle, s.Created.Format(time.RFC3339Nano), "root")
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.Pid, s.Status, s.Bundle, s.Created.Format(time.RFC3339Nano), s.Owner)
 		}
 		return w.Flush()
 	}
-	return fmt.Errorf("invalid format option: %q", *format)
+	return errors.New("invalid format option")
 }
 
-func (a *app) ps(ctx context.Context, args []string) error {
-	fs := flags("ps")
+// all are the containers below the root; nil without any, which JSON has as null,
+// like runc's.
+func (a *app) all() ([]fullState, error) {
+	dirs, err := os.ReadDir(a.root)
+	if errors.Is(err, os.ErrNotExist) && !a.rootSet {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []fullState
+	for _, d := range dirs {
+		c, err := a.load(d.Name())
+		if errors.Is(err, errNotExist) {
+			continue // being made or removed
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "load container %s: %v\n", d.Name(), err)
+			continue
+		}
+		s := c.full()
+		s.Owner = owner(c.dir)
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// owner is the name of a container's owner, or #UID.
+func owner(dir string) string {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return ""
+	}
+	uid := strconv.Itoa(int(st.Uid))
+	if u, err := user.LookupId(uid); err == nil {
+		return u.Username
+	}
+	return "#" + uid
+}
+
+func (a *app) ps(ctx context.Context, cmd *command, args []string) error {
+	fs := cmd.flags()
 	format := fs.String("format", "table", "table or json")
 	fs.StringVar(format, "f", "table", "short for --format")
-	if err := fs.Parse(args); err != nil {
+	p, err := leading(fs, args, 1)
+	if err != nil {
 		return err
 	}
-	if fs.NArg() < 1 {
-		return errors.New("ps needs a container id")
-	}
-	c, err := a.load(fs.Arg(0))
+	c, err := a.load(p[0])
 	if err != nil {
 		return err
 	}
 	pids, err := c.cg.Pids()
-	if err != nil {
+	if err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	slices.Sort(pids)
-	if *format == "json" {
-		if pids == nil {
-			pids = []int{}
-		}
+	switch *format {
+	case "json":
 		return json.NewEncoder(a.out).Encode(pids)
+	case "table":
+	default:
+		return errors.New("invalid format option")
 	}
-	opts := fs.Args()[1:]
+	opts := p[1:]
 	if len(opts) == 0 {
 		opts = []string{"-ef"}
 	}
@@ -264,49 +268,50 @@ func (a *app) ps(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	lines := strings.Split(strings.TrimRight(string(out), "\n"), "\n")
-	col := slices.Index(strings.Fields(lines[0]), "PID")
+	return a.processes(string(out), pids)
+}
+
+// processes prints the lines of ps that are about pids, and the title.
+func (a *app) processes(out string, pids []int) error {
+	title, rest, _ := strings.Cut(out, "\n")
+	col := slices.Index(strings.Fields(title), "PID")
 	if col < 0 {
-		return errors.New("ps: no PID column in its output")
+		return errors.New("couldn't find PID field in ps output")
 	}
-	fmt.Fprintln(a.out, lines[0])
-	for _, l := range lines[1:] {
-		f := strings.Fields(l)
+	fmt.Fprintln(a.out, title)
+	for line := range strings.Lines(rest) {
+		f := strings.Fields(line)
 		if col >= len(f) {
 			continue
 		}
-		if n, err := strconv.Atoi(f[col]); err == nil && slices.Contains(pids, n) {
-			fmt.Fprintln(a.out, l)
+		n, err := strconv.Atoi(f[col])
+		if err != nil {
+			return fmt.Errorf("unable to parse pid: %w", err)
+		}
+		if slices.Contains(pids, n) {
+			fmt.Fprint(a.out, line)
 		}
 	}
 	return nil
 }
 
-func (a *app) pause(ctx context.Context, args []string) error {
-	id, err := oneID(flags("pause"), args)
-	if err != nil {
-		return err
-	}
-	c, err := a.load(id)
+func (a *app) pause(ctx context.Context, cmd *command, args []string) error {
+	c, err := a.one(cmd, args)
 	if err != nil {
 		return err
 	}
 	if s := c.status(); s != specs.StateRunning && s != specs.StateCreated {
-		return fmt.Errorf("container not running or created: %s", s)
+		return errors.New("container not running or created: " + string(s))
 	}
 	return c.cg.Freeze(ctx)
 }
 
-func (a *app) resume(ctx context.Context, args []string) error {
-	id, err := oneID(flags("resume"), args)
+func (a *app) resume(ctx context.Context, cmd *command, args []string) error {
+	c, err := a.one(cmd, args)
 	if err != nil {
 		return err
 	}
-	c, err := a.load(id)
-	if err != nil {
-		return err
-	}
-	if frozen, err := c.cg.Frozen(); err != nil || !frozen {
+	if c.status() != "paused" {
 		return errors.New("container not paused")
 	}
 	return c.cg.Thaw(ctx)

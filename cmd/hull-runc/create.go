@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,11 +8,8 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -28,224 +24,268 @@ import (
 
 // createFlags are those of create and run.
 type createFlags struct {
-	bundle, consoleSocket, pidFile      string
-	noPivot, noNewKeyring, detach, keep bool
-	preserveFds                         int
+	bundle, consoleSocket, pidfdSocket, pidFile string
+	noPivot, noNewKeyring, detach, keep         bool
+	waits                                       bool // for start
+	preserveFds                                 int
 }
 
 func (f *createFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.bundle, "bundle", "", "directory with config.json, default the current one")
 	fs.StringVar(&f.bundle, "b", "", "short for --bundle")
-	fs.StringVar(&f.consoleSocket, "console-socket", "", "socket that gets the terminal's master side")
-	fs.StringVar(&f.pidFile, "pid-file", "", "file for the process id")
 	fs.BoolVar(&f.noPivot, "no-pivot", false, "chroot instead of pivot_root (initramfs)")
-	fs.BoolVar(&f.noNewKeyring, "no-new-keyring", false, "accepted for runc's sake")
-	fs.IntVar(&f.preserveFds, "preserve-fds", 0, "hand over descriptors 3 to 3+N-1")
+	fs.BoolVar(&f.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
+	f.registerIO(fs)
 }
 
-func (a *app) create(ctx context.Context, args []string) error {
-	fs := flags("create")
-	var f createFlags
-	f.register(fs)
-	id, err := oneID(fs, args)
-	if err != nil {
-		return err
-	}
-	f.detach = true
-	_, _, err = a.make(ctx, id, &f)
-	return err
+// registerIO registers what exec has, too.
+func (f *createFlags) registerIO(fs *flag.FlagSet) {
+	fs.StringVar(&f.consoleSocket, "console-socket", "", "socket that gets the terminal's master side")
+	fs.StringVar(&f.pidfdSocket, "pidfd-socket", "", "socket that gets a pidfd of the process")
+	fs.StringVar(&f.pidFile, "pid-file", "", "file for the process id")
+	fs.IntVar(&f.preserveFds, "preserve-fds", 0, "hand over N descriptors more, after the standard streams and LISTEN_FDS")
 }
 
-func (a *app) run(ctx context.Context, args []string) error {
-	fs := flags("run")
-	var f createFlags
+func (a *app) create(ctx context.Context, cmd *command, args []string) error {
+	fs := cmd.flags()
+	f := createFlags{detach: true, waits: true}
 	f.register(fs)
-	fs.BoolVar(&f.detach, "detach", false, "leave the container running")
-	fs.BoolVar(&f.detach, "d", false, "short for --detach")
-	fs.BoolVar(&f.keep, "keep", false, "do not delete the container when it has ended")
 	id, err := oneID(fs, args)
-	if err != nil {
+	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
-	c, h, err := a.make(ctx, id, &f)
-	if err != nil {
-		return err
-	}
-	term, err := attachTerminal(h.Init(), c.Spec.Process.Terminal && !f.detach)
 	if err == nil {
-		err = a.open(ctx, c)
+		err = a.make(ctx, id, &f, func(*container, *runtime.Container) error { return nil })
 	}
 	if err != nil {
-		term.restore()
-		return errors.Join(err, a.remove(ctx, c, true))
+		return fmt.Errorf("runc create failed: %w", err)
 	}
-	if f.detach {
-		return nil
-	}
-	ws := waitForwarding(h.Init(), term)
-	if f.keep {
-		return ws
-	}
-	if err := a.remove(ctx, c, true); err != nil {
-		return err
-	}
-	return ws
+	return nil
 }
 
-// waitForwarding hands signals on until the process has ended, and gives its
-// exit code as an error.
-func waitForwarding(p *runtime.Process, term *terminal) error {
-	sigs := make(chan os.Signal, 64)
-	signal.Notify(sigs)
-	defer signal.Stop(sigs)
-	for {
-		select {
-		case s := <-sigs:
-			switch n, ok := s.(syscall.Signal); {
-			case !ok, n == unix.SIGCHLD, n == unix.SIGURG, n == unix.SIGPIPE:
-			case n == unix.SIGWINCH && term != nil:
-				term.resize()
-			default:
-				_ = p.Signal(n) // it may just have ended
-			}
-		case <-p.Done():
-			ws, err := p.Wait(context.Background())
-			term.drain()
-			if err != nil {
-				return err
-			}
-			if ws.Signaled() {
-				return exitError(128 + int(ws.Signal()))
-			}
-			if ws.ExitStatus() != 0 {
-				return exitError(ws.ExitStatus())
-			}
-			return nil
-		}
-	}
-}
-
-// make creates a container and its record.
-func (a *app) make(ctx context.Context, id string, f *createFlags) (_ *container, _ *runtime.Container, err error) {
+// make creates a container and its record, and hands it to then while a failure
+// still takes everything back.
+func (a *app) make(ctx context.Context, id string, f *createFlags, then func(*container, *runtime.Container) error) (err error) {
 	var back undo.Stack
 	defer back.OnError(ctx, 10*time.Second, &err)
 
-	bundle, err := filepath.Abs(f.bundle)
+	bundle, spec, err := readBundle(f.bundle)
 	if err != nil {
-		return nil, nil, err
-	}
-	spec, err := readSpec(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := supported(spec); err != nil {
-		return nil, nil, err
-	}
-	rootfs := spec.Root.Path
-	if !filepath.IsAbs(rootfs) {
-		rootfs = filepath.Join(bundle, rootfs)
-	}
-	if rootfs, err = filepath.EvalSymlinks(rootfs); err != nil {
-		return nil, nil, fmt.Errorf("root file system: %w", err)
+		return err
 	}
 	if err := checkConsole(spec.Process, f); err != nil {
-		return nil, nil, err
+		return err
 	}
-	plan, err := runtime.Prepare(spec, runtime.Options{Rootfs: runtime.Rootfs{Dir: rootfs}, Bundle: bundle, NoPivot: f.noPivot})
+	rootfs, err := filepath.EvalSymlinks(absolute(bundle, spec.Root.Path))
 	if err != nil {
-		return nil, nil, err
+		return fmt.Errorf("root file system: %w", err)
 	}
-	for _, w := range plan.Warnings {
-		fmt.Fprintln(os.Stderr, "hull-runc: warning:", w)
+	extra, err := preserved(spec.Process, f.preserveFds)
+	if err != nil {
+		return err
 	}
+	plan, err := runtime.Prepare(spec, runtime.Options{
+		Rootfs: runtime.Rootfs{Dir: rootfs}, Bundle: bundle, NoPivot: f.noPivot, KeepKeyring: f.noNewKeyring,
+	})
+	if err != nil {
+		return err
+	}
+	a.tell(plan)
 
-	c := &container{dir: filepath.Join(a.root, id)}
-	if err := os.MkdirAll(a.root, 0o711); err != nil {
-		return nil, nil, err
-	}
-	if err := os.Mkdir(c.dir, 0o711); errors.Is(err, os.ErrExist) {
-		return nil, nil, fmt.Errorf("container with id %s exists already: %w", id, errdefs.ErrAlreadyExists)
-	} else if err != nil {
-		return nil, nil, err
+	c := &container{dir: filepath.Join(a.root, id), record: record{
+		OCIVersion: spec.Version, ID: id, Bundle: bundle, Rootfs: rootfs, Created: time.Now().UTC(),
+		Namespaces: plan.Namespaces(), OwnPids: plan.Unshare&unix.CLONE_NEWPID != 0, Args0: spec.Process.Args[0], Spec: spec, Annot: spec.Annotations,
+	}}
+	if err := a.mkdir(c.dir); err != nil {
+		return err
 	}
 	back.Add("remove state", func(context.Context) error { return os.RemoveAll(c.dir) })
-
-	gate, err := newGate(c.dir)
+	made, err := a.makeCgroup(ctx, c)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	defer linux.CloseAll([]*os.File{gate.Start, gate.Result})
-
-	path := "/" + id
-	if spec.Linux != nil && spec.Linux.CgroupsPath != "" {
-		path = spec.Linux.CgroupsPath
-	}
-	sys, err := cgroup.Detect()
-	if err != nil {
-		return nil, nil, err
-	}
-	c.cg = sys.Group(path)
-	resources := &specs.LinuxResources{}
-	if spec.Linux != nil && spec.Linux.Resources != nil {
-		resources = spec.Linux.Resources
-	}
-	warn, err := c.cg.Create(resources)
-	if errdefs.IsAlreadyExists(err) {
-		// Somebody prepared it (the caller's own cgroup): it is used as it is.
-		warn, err = c.cg.Set(resources)
-	} else if err == nil {
+	if made {
 		back.Add("remove cgroup", c.cg.Destroy)
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, w := range warn {
-		fmt.Fprintln(os.Stderr, "hull-runc: warning:", w)
-	}
 
-	io := runtime.Stdio{Detached: gate}
+	io := runtime.Stdio{Extra: extra, Outlive: true, Hooks: a.hooks(ctx, c)}
 	if !spec.Process.Terminal {
 		io.In, io.Out, io.Err = os.Stdin, os.Stdout, os.Stderr
 	}
-	if io.Extra, err = preserved(f.preserveFds); err != nil {
-		return nil, nil, err
+	if f.waits {
+		if io.Gate, err = newGate(c.dir); err != nil {
+			return err
+		}
+		defer linux.CloseAll([]*os.File{io.Gate.Start, io.Gate.Result})
 	}
-	h, err := runtime.Create(ctx, plan, io, cgroupDirs(c.cg))
+	a.log.debugf("nsexec container setup")
+	h, err := runtime.Create(ctx, plan, io, cgroupOf(c.cg))
 	if err != nil {
-		return nil, nil, err
+		return startError(err)
 	}
+	a.log.debugf("child process in init()")
 	back.Add("end process", func(context.Context) error { return h.Destroy() })
 
-	_, started, err := procStat(h.Init().Pid())
-	if err != nil {
-		return nil, nil, err
-	}
-	c.record = record{
-		OCIVersion: ociVersion, ID: id, Pid: h.Init().Pid(), Started: started, Bundle: bundle, Rootfs: rootfs, Created: time.Now().UTC(),
-		Cgroup: c.cg.Path(), Namespaces: plan.Namespaces(), Args0: spec.Process.Args[0], Spec: spec, Annot: spec.Annotations,
+	c.Pid, c.Result = h.Init().Pid(), h.Init().ResultFd()
+	if _, c.Started, err = procStat(c.Pid); err != nil {
+		return err
 	}
 	if err := c.save(); err != nil {
-		return nil, nil, err
+		return err
 	}
-	if spec.Hooks != nil {
-		st := c.ociState()
-		st.Status = specs.StateCreating
-		if err := runHooks(ctx, append(append([]specs.Hook{}, spec.Hooks.Prestart...), spec.Hooks.CreateRuntime...), st); err != nil { //nolint:staticcheck // prestart is deprecated, and used
-			return nil, nil, err
-		}
+	if err := handOver(h.Init(), f); err != nil {
+		return err
 	}
-	if spec.Process.Terminal && f.consoleSocket != "" {
-		if err := sendConsole(f.consoleSocket, h.Init().Console()); err != nil {
-			return nil, nil, err
-		}
-	}
-	if f.pidFile != "" {
-		if err := linux.WriteFile(f.pidFile, []byte(strconv.Itoa(c.Pid)), 0o644, false); err != nil {
-			return nil, nil, err
-		}
+	a.log.debugf("init: closing the pipe to signal completion")
+	if err := then(c, h); err != nil {
+		return err
 	}
 	back.Release()
-	return c, h, nil
+	return nil
+}
+
+// tell says what Prepare found worth saying.
+func (a *app) tell(plan *runtime.Plan) {
+	for _, w := range plan.Warnings {
+		a.log.warnf("%s", w)
+	}
+	if s := plan.Process.Seccomp; s != nil {
+		a.log.debugf("seccomp filter flags: %d", s.Flags)
+	}
+}
+
+// startError puts an error of a creation into runc's words.
+func startError(err error) error {
+	return fmt.Errorf("unable to start container process: error during container init: %w", err)
+}
+
+func absolute(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
+// mkdir makes a container's state directory, which is the claim to its id.
+func (a *app) mkdir(dir string) error {
+	if err := os.MkdirAll(a.root, 0o711); err != nil {
+		return err
+	}
+	err := os.Mkdir(dir, 0o711)
+	if errors.Is(err, os.ErrExist) {
+		return errExist
+	}
+	return err
+}
+
+// makeCgroup makes the container's cgroup with its limits, and says whether it
+// was there before.
+func (a *app) makeCgroup(ctx context.Context, c *container) (made bool, err error) {
+	sys, err := cgroup.Detect()
+	if err != nil {
+		return false, err
+	}
+	path, resources := "/"+c.ID, &specs.LinuxResources{}
+	if l := c.Spec.Linux; l != nil {
+		if l.CgroupsPath != "" {
+			path = l.CgroupsPath
+		}
+		if l.Resources != nil {
+			resources = l.Resources
+		}
+	}
+	c.cg = sys.Group(path)
+	c.Cgroup = c.cg.Path()
+	warn, err := c.cg.Create(resources)
+	made = err == nil
+	if errdefs.IsAlreadyExists(err) {
+		// Somebody prepared it: it is used, when nobody else uses it.
+		if err := vacant(c.cg); err != nil {
+			return false, err
+		}
+		warn, err = c.cg.Adopt(resources)
+	}
+	for _, w := range warn {
+		a.log.warnf("%s", w)
+	}
+	return made, err
+}
+
+// vacant refuses a cgroup in which a container would not be alone, or would not
+// run.
+func vacant(g *cgroup.Group) error {
+	pids, err := g.Pids()
+	if err != nil {
+		return fmt.Errorf("unable to get cgroup PIDs: %w", err)
+	}
+	if len(pids) > 0 {
+		return fmt.Errorf("container's cgroup is not empty: %d process(es) found", len(pids))
+	}
+	frozen, err := g.FreezerSet()
+	if err != nil {
+		return fmt.Errorf("unable to get cgroup freezer state: %w", err)
+	}
+	if frozen {
+		return errors.New("container's cgroup unexpectedly frozen")
+	}
+	return nil
+}
+
+// hooks are what a creation waits for.
+func (a *app) hooks(ctx context.Context, c *container) *runtime.Hooks {
+	h := a.notifier(c)
+	if c.Spec.Hooks == nil {
+		return h
+	}
+	run := func(pid int, dir string, kinds ...string) error {
+		st := c.ociState(specs.StateCreating)
+		st.Pid = pid
+		for _, k := range kinds {
+			if err := runHooks(ctx, c.Spec, k, dir, st); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	h.Runtime = func(pid int) error { return run(pid, c.Bundle, "prestart", "createRuntime") }
+	if len(c.Spec.Hooks.CreateContainer) > 0 {
+		h.Container = func(pid int) error { return run(pid, "", "createContainer") }
+	}
+	return h
+}
+
+// handOver tells the caller about the process.
+func handOver(p *runtime.Process, f *createFlags) error {
+	if f.consoleSocket != "" {
+		if err := sendFile(f.consoleSocket, "/dev/ptmx", p.Console()); err != nil {
+			return fmt.Errorf("console socket: %w", err)
+		}
+	}
+	if f.pidfdSocket != "" {
+		fd, err := unix.FcntlInt(uintptr(p.Pidfd()), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		file := os.NewFile(uintptr(fd), "pidfd")
+		defer file.Close()
+		if err := sendFile(f.pidfdSocket, "standard", file); err != nil {
+			return fmt.Errorf("pidfd socket: %w", err)
+		}
+	}
+	if f.pidFile == "" {
+		return nil
+	}
+	return linux.WriteFile(f.pidFile, []byte(strconv.Itoa(p.Pid())), 0o644, false)
+}
+
+// sendFile passes a file as runc does: one message with its name.
+func sendFile(socket, name string, file *os.File) error {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return linux.SendFds(conn, []byte(name), file)
 }
 
 func checkConsole(p *specs.Process, f *createFlags) error {
@@ -258,65 +298,84 @@ func checkConsole(p *specs.Process, f *createFlags) error {
 	return nil
 }
 
-func readSpec(path string) (*specs.Spec, error) {
-	b, err := os.ReadFile(path)
+// readBundle reads the specification of the bundle at dir, "" = the current
+// directory.
+func readBundle(dir string) (bundle string, s *specs.Spec, err error) {
+	if bundle, err = filepath.Abs(dir); err != nil {
+		return "", nil, err
+	}
+	if bundle, err = filepath.EvalSymlinks(bundle); err != nil {
+		return "", nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("JSON specification file %s not found", path)
+		return "", nil, errors.New("JSON specification file config.json not found")
 	}
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	var s specs.Spec
-	if err := json.Unmarshal(b, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	s = &specs.Spec{}
+	if err := json.Unmarshal(b, s); err != nil {
+		return "", nil, fmt.Errorf("config.json: %w", err)
 	}
 	if s.Root == nil || s.Root.Path == "" {
-		return nil, fmt.Errorf("%s: root must be specified", path)
+		return "", nil, errors.New("config.json: root must be specified")
 	}
-	if s.Process == nil {
-		return nil, fmt.Errorf("%s: process must be specified", path)
+	if err := checkProcess(s.Process); err != nil {
+		return "", nil, err
 	}
-	return &s, nil
+	return bundle, s, supported(s)
+}
+
+// checkProcess is runc's.
+func checkProcess(p *specs.Process) error {
+	switch {
+	case p == nil:
+		return errors.New("process property must not be empty")
+	case p.Cwd == "":
+		return errors.New("Cwd property must not be empty") //nolint:staticcheck // runc's words
+	case !filepath.IsAbs(p.Cwd):
+		return errors.New("Cwd must be an absolute path") //nolint:staticcheck // runc's words
+	case len(p.Args) == 0:
+		return errors.New("args must not be empty")
+	}
+	return nil
 }
 
 // supported refuses what would otherwise be left out silently.
 func supported(s *specs.Spec) error {
-	var what string
 	switch l := s.Linux; {
-	case s.Hooks != nil && len(s.Hooks.CreateContainer)+len(s.Hooks.StartContainer) > 0:
-		what = "createContainer and startContainer hooks"
 	case l == nil:
 		return nil
 	case l.IntelRdt != nil:
-		what = "Intel RDT"
-	case l.MemoryPolicy != nil:
-		what = "memory policies"
+		return errors.New("intelRdt is specified in config, but Intel RDT is not enabled")
 	case len(l.NetDevices) > 0:
-		what = "network devices"
-	default:
-		return nil
+		return fmt.Errorf("network devices are not supported: %w", errdefs.ErrNotImplemented)
 	}
-	return fmt.Errorf("%s are not supported: %w", what, errdefs.ErrNotImplemented)
+	return nil
 }
 
-// newGate makes the fifos that start uses.
+// newGate makes what start uses: a fifo to be found by name, and a pipe that start
+// finds at the process's own descriptor.
 func newGate(dir string) (*runtime.Gate, error) {
-	g := &runtime.Gate{}
-	for name, f := range map[string]**os.File{startFifo: &g.Start, resultFifo: &g.Result} {
-		p := filepath.Join(dir, name)
-		err := unix.Mkfifo(p, 0o600)
-		if err == nil {
-			*f, err = os.OpenFile(p, os.O_RDWR, 0)
-		}
-		if err != nil {
-			linux.CloseAll([]*os.File{g.Start, g.Result})
-			return nil, fmt.Errorf("make %s: %w", p, err)
-		}
+	p := filepath.Join(dir, startFifo)
+	if err := unix.Mkfifo(p, 0o600); err != nil {
+		return nil, &os.PathError{Op: "mkfifo", Path: p, Err: err}
 	}
-	return g, nil
+	start, err := os.OpenFile(p, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		start.Close()
+		return nil, err
+	}
+	r.Close() // opened again through the process's
+	return &runtime.Gate{Start: start, Result: w}, nil
 }
 
-func cgroupDirs(g *cgroup.Group) runtime.Cgroup {
+func cgroupOf(g *cgroup.Group) runtime.Cgroup {
 	cg := runtime.Cgroup{V2: g.V2()}
 	for _, d := range g.Dirs() {
 		cg.Dirs = append(cg.Dirs, runtime.CgroupDir(d))
@@ -324,118 +383,32 @@ func cgroupDirs(g *cgroup.Group) runtime.Cgroup {
 	return cg
 }
 
-func preserved(n int) ([]*os.File, error) {
-	// systemd's socket activation is preserved as runc does it.
-	if s := os.Getenv("LISTEN_FDS"); s != "" && n == 0 {
+// preserved are the caller's descriptors that the process gets, from 3 on: those
+// of systemd's socket activation, which p is told about, and n more.
+func preserved(p *specs.Process, n int) ([]*os.File, error) {
+	if n < 0 {
+		return nil, fmt.Errorf("number of descriptors to preserve: %d", n)
+	}
+	listen := 0
+	if s := os.Getenv("LISTEN_FDS"); s != "" && p != nil {
 		l, err := strconv.Atoi(s)
-		if err != nil || l < 0 {
+		if err != nil || l < 0 || l > 1<<16 {
 			return nil, fmt.Errorf("LISTEN_FDS=%q", s)
 		}
-		n = l
+		if os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
+			listen = l
+		}
+	}
+	if listen > 0 {
+		p.Env = append(p.Env, "LISTEN_FDS="+strconv.Itoa(listen), "LISTEN_PID=1")
 	}
 	var out []*os.File
-	for i := range n {
+	for i := range listen + n {
 		fd := 3 + i
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			return nil, fmt.Errorf("descriptor %d to preserve: %w", fd, err)
+			return nil, fmt.Errorf("unable to stat preserved-fd %d (of %d): %w", i, listen+n, err)
 		}
 		out = append(out, os.NewFile(uintptr(fd), "preserved"))
 	}
 	return out, nil
-}
-
-// sendConsole passes the terminal as runc does: one message with its name.
-func sendConsole(socket string, master *os.File) error {
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		return fmt.Errorf("console socket: %w", err)
-	}
-	defer conn.Close()
-	uc, ok := conn.(*net.UnixConn)
-	if !ok {
-		return errors.New("console socket is not a unix socket")
-	}
-	return linux.SendFds(uc, []byte("/dev/ptmx"), master)
-}
-
-// start lets a created container's process run.
-func (a *app) start(ctx context.Context, args []string) error {
-	id, err := oneID(flags("start"), args)
-	if err != nil {
-		return err
-	}
-	c, err := a.load(id)
-	if err != nil {
-		return err
-	}
-	switch s := c.status(); s {
-	case specs.StateCreated:
-		return a.open(ctx, c)
-	case specs.StateStopped:
-		return errors.New("cannot start a container that has stopped")
-	default:
-		return errors.New("cannot start an already running container")
-	}
-}
-
-// open opens a created container's gate.
-func (a *app) open(ctx context.Context, c *container) error {
-	start, err := os.OpenFile(filepath.Join(c.dir, startFifo), os.O_WRONLY|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ENXIO) {
-		return errors.New("cannot start a container that has stopped")
-	}
-	if err != nil {
-		return err
-	}
-	defer start.Close()
-	// Opened while the process holds the other end, so that its end of file is the
-	// process's, whether it has executed or died.
-	fd, err := unix.Open(filepath.Join(c.dir, resultFifo), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", resultFifo, err)
-	}
-	result := os.NewFile(uintptr(fd), resultFifo)
-	defer result.Close()
-	// Its absence is what makes the state "running".
-	if err := os.Remove(filepath.Join(c.dir, startFifo)); err != nil {
-		return err
-	}
-	g := &runtime.Gate{Start: start, Result: result}
-	if err := g.Open(c.Args0); err != nil {
-		return err
-	}
-	if c.Spec.Hooks != nil {
-		for _, h := range c.Spec.Hooks.Poststart {
-			if err := runHooks(ctx, []specs.Hook{h}, c.ociState()); err != nil {
-				fmt.Fprintln(os.Stderr, "hull-runc: warning:", err) // as the specification says
-			}
-		}
-	}
-	return nil
-}
-
-// runHooks runs programs of the host with the container's state on their standard
-// input.
-func runHooks(ctx context.Context, hooks []specs.Hook, st specs.State) error {
-	b, err := json.Marshal(st)
-	if err != nil {
-		return err
-	}
-	for _, h := range hooks {
-		hctx, cancel := ctx, context.CancelFunc(func() {})
-		if h.Timeout != nil {
-			hctx, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
-		}
-		cmd := exec.CommandContext(hctx, h.Path)
-		cmd.Args, cmd.Env, cmd.Stdin = h.Args, h.Env, bytes.NewReader(b)
-		if len(cmd.Args) == 0 {
-			cmd.Args = []string{h.Path}
-		}
-		out, err := cmd.CombinedOutput()
-		cancel()
-		if err != nil {
-			return fmt.Errorf("hook %s: %w, output: %s", h.Path, err, bytes.TrimSpace(out))
-		}
-	}
-	return nil
 }

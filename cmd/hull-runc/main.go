@@ -1,32 +1,37 @@
 // Command hull-runc is an OCI runtime with runc's command line, over
 // internal/runtime: containerd, CRI-O, Podman and the public test suites can use
-// it where they use runc.
+// it where they use runc. Its messages are runc's where programs read them.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"slices"
 	"strings"
-	"time"
 
 	"hull/internal/linux"
 )
 
-// version is set by the linker.
-var version = "dev" //nolint:gochecknoglobals // -ldflags -X needs a variable
+// version and commit are set by the linker.
+//
+//nolint:gochecknoglobals // -ldflags -X needs variables
+var version, commit = "dev", "unknown"
+
+// release is our version as clients parse it: three numbers come first.
+const release = "0.1.0"
 
 // app is one invocation.
 type app struct {
-	root      string // state of all containers
-	log       string
-	logFormat string
-	debug     bool
-	out       io.Writer
+	root    string // state of all containers
+	rootSet bool   // by the user
+	log     logger
+	out     io.Writer
 }
 
 // exitError ends the program with a code and no message: the workload's.
@@ -34,30 +39,38 @@ type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
+// execFailed ends the program with runc's code for an exec that did not come
+// about.
+type execFailed struct{ error }
+
+func (e execFailed) Unwrap() error { return e.error }
+
 // command is one verb.
 type command struct {
 	name, usage, help string
 	reexec            bool // makes processes in containers: see linux.ReexecReadOnly
-	run               func(a *app, ctx context.Context, args []string) error
+	run               func(a *app, ctx context.Context, c *command, args []string) error
 }
 
 func commands() []command {
 	return []command{
-		{"create", "create [flags] ID", "create a container; it waits for start", true, (*app).create},
-		{"start", "start ID", "run the process of a created container", false, (*app).start},
-		{"run", "run [flags] ID", "create and start a container", true, (*app).run},
-		{"exec", "exec [flags] ID COMMAND [ARG...]", "run another process in a container", true, (*app).exec},
-		{"state", "state ID", "print the state of a container", false, (*app).state},
-		{"kill", "kill [flags] ID [SIGNAL]", "send a signal to the container's process", false, (*app).kill},
-		{"delete", "delete [flags] ID", "remove what a stopped container holds", false, (*app).delete},
-		{"list", "list [flags]", "list containers", false, (*app).list},
-		{"ps", "ps [flags] ID [ps options]", "list the processes of a container", false, (*app).ps},
-		{"pause", "pause ID", "freeze a container", false, (*app).pause},
-		{"resume", "resume ID", "let a frozen container go on", false, (*app).resume},
-		{"update", "update [flags] ID", "change limits", false, (*app).update},
-		{"events", "events [flags] ID", "print statistics and out of memory events", false, (*app).events},
-		{"spec", "spec [flags]", "write a config.json to start from", false, (*app).spec},
-		{"features", "features", "say what this runtime can do, as JSON", false, (*app).features},
+		{"checkpoint", "ID", "not supported: this runtime has no CRIU support", false, (*app).unsupported},
+		{"create", "[flags] ID", "create a container; it waits for start", true, (*app).create},
+		{"delete", "[flags] ID", "remove what a stopped container holds", false, (*app).delete},
+		{"events", "[flags] ID", "print statistics and out of memory events", false, (*app).events},
+		{"exec", "[flags] ID COMMAND [ARG...] | -p process.json ID", "run another process in a container", true, (*app).exec},
+		{"features", "", "say what this runtime can do, as JSON", false, (*app).features},
+		{"kill", "[flags] ID [SIGNAL]", "send a signal (SIGTERM) to the container's process", false, (*app).kill},
+		{"list", "[flags]", "list containers", false, (*app).list},
+		{"pause", "ID", "freeze a container", false, (*app).pause},
+		{"ps", "[flags] ID [ps options]", "list the processes of a container", false, (*app).ps},
+		{"restore", "[flags] ID", "not supported: this runtime has no CRIU support", false, (*app).unsupported},
+		{"resume", "ID", "let a frozen container go on", false, (*app).resume},
+		{"run", "[flags] ID", "create and start a container", true, (*app).run},
+		{"spec", "[flags]", "write a config.json to start from", false, (*app).spec},
+		{"start", "ID", "run the process of a created container", false, (*app).start},
+		{"state", "ID", "print the state of a container", false, (*app).state},
+		{"update", "[flags] ID", "change limits", false, (*app).update},
 	}
 }
 
@@ -65,12 +78,17 @@ func main() {
 	a := &app{out: os.Stdout}
 	err := a.main(os.Args[1:])
 	var code exitError
+	var failed execFailed
 	switch {
 	case err == nil:
+	case errors.Is(err, flag.ErrHelp):
 	case errors.As(err, &code):
 		os.Exit(int(code))
+	case errors.As(err, &failed):
+		a.log.fatal(err)
+		os.Exit(255)
 	default:
-		a.report(err)
+		a.log.fatal(err)
 		os.Exit(1)
 	}
 }
@@ -78,111 +96,102 @@ func main() {
 func (a *app) main(args []string) error {
 	fs := flag.NewFlagSet("hull-runc", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.StringVar(&a.root, "root", "/run/hull-runc", "directory for the state of containers")
-	fs.StringVar(&a.log, "log", "", "file for the log, default standard error")
-	fs.StringVar(&a.logFormat, "log-format", "text", "text or json")
-	fs.BoolVar(&a.debug, "debug", false, "accepted for runc's sake")
+	var logFile, logFormat string
+	fs.StringVar(&a.root, "root", defaultRoot(), "directory for the state of containers")
+	fs.StringVar(&logFile, "log", "", "file for the log, default standard error")
+	fs.StringVar(&logFormat, "log-format", "text", "text or json")
+	debug := fs.Bool("debug", false, "log what is done")
 	fs.String("criu", "", "accepted for runc's sake")
 	fs.String("rootless", "auto", "accepted for runc's sake")
-	systemd := fs.Bool("systemd-cgroup", false, "not supported")
+	systemd := fs.Bool("systemd-cgroup", false, "not supported: use the cgroupfs driver")
 	v := fs.Bool("version", false, "print the version")
 	fs.BoolVar(v, "v", false, "print the version")
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return a.help()
-		}
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return a.help(fs)
+	case err != nil:
 		return err
-	}
-	if *v {
+	case *v:
 		return a.printVersion()
 	}
+	if err := a.revise(fs, logFile, logFormat, *debug); err != nil {
+		return err
+	}
 	if *systemd {
-		return errors.New("--systemd-cgroup is not supported: use the cgroupfs driver")
+		return errors.New("systemd cgroup flag passed, but systemd support for managing cgroups is not available: use the cgroupfs driver")
 	}
-	if fs.NArg() == 0 || fs.Arg(0) == "help" {
-		return a.help()
+	if fs.NArg() == 0 || fs.Arg(0) == "help" || fs.Arg(0) == "h" {
+		return a.help(fs)
 	}
-	for _, c := range commands() {
-		if c.name != fs.Arg(0) {
-			continue
+	all := commands()
+	i := slices.IndexFunc(all, func(c command) bool { return c.name == fs.Arg(0) })
+	if i < 0 {
+		return fmt.Errorf("No help topic for '%s'", fs.Arg(0)) //nolint:staticcheck // runc's words
+	}
+	c := &all[i]
+	if c.reexec {
+		if err := linux.ReexecReadOnly(); err != nil {
+			return err
 		}
-		if c.reexec {
-			if err := linux.ReexecReadOnly(); err != nil {
-				return err
-			}
-		}
-		return c.run(a, context.Background(), fs.Args()[1:])
+		a.log.debugf("runc exeseal: using /proc/self/exe clone: a read-only mount of the program, in the place of " +
+			"runc exeseal: using overlayfs for sealed /proc/self/exe")
 	}
-	return fmt.Errorf("no command %q: see hull-runc help", fs.Arg(0))
+	return c.run(a, context.Background(), c, fs.Args()[1:])
 }
 
-func (a *app) help() error {
-	fmt.Fprintln(a.out, "hull-runc: an OCI runtime\n\nUsage: hull-runc [--root DIR] [--log FILE] [--log-format text|json] COMMAND\n\nCommands:")
-	for _, c := range commands() {
-		fmt.Fprintf(a.out, "  %-36s %s\n", c.usage, c.help)
+// defaultRoot is where state lives unless --root says otherwise.
+func defaultRoot() string {
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" && os.Geteuid() != 0 {
+		return d + "/hull-runc"
 	}
+	return "/run/hull-runc"
+}
+
+// revise checks the global flags and opens the log.
+func (a *app) revise(fs *flag.FlagSet, logFile, logFormat string, debug bool) error {
+	fs.Visit(func(f *flag.Flag) { a.rootSet = a.rootSet || f.Name == "root" })
+	var err error
+	if a.root, err = filepath.Abs(a.root); err != nil {
+		return err
+	}
+	if a.root == "/" {
+		return errors.New("Option --root argument should not be set to /") //nolint:staticcheck // runc's words
+	}
+	return a.log.open(logFile, logFormat, debug)
+}
+
+func (a *app) help(fs *flag.FlagSet) error {
+	fmt.Fprintf(a.out, "NAME:\n   hull-runc - Open Container Initiative runtime\n\nUSAGE:\n   hull-runc [global options] command [command options] [arguments...]\n\n"+
+		"VERSION:\n   %s\n\nCOMMANDS:\n", fullVersion())
+	for _, c := range commands() {
+		fmt.Fprintf(a.out, "   %-11s %s\n", c.name, c.help)
+	}
+	fmt.Fprintln(a.out, "\nGLOBAL OPTIONS:")
+	fs.SetOutput(a.out)
+	fs.PrintDefaults()
 	return nil
 }
 
+func fullVersion() string {
+	v := strings.TrimPrefix(version, "v")
+	if v == "dev" || v == "" {
+		return release + "+dev"
+	}
+	if strings.Count(v, ".") >= 2 && v[0] >= '0' && v[0] <= '9' {
+		return v
+	}
+	return release + "+" + v
+}
+
 func (a *app) printVersion() error {
-	_, err := fmt.Fprintf(a.out, "hull-runc version %s\nspec: %s\n", version, ociVersion)
+	_, err := fmt.Fprintf(a.out, "hull-runc version %s\ncommit: %s\nspec: %s\ngo: %s\n", fullVersion(), commit, ociVersion, goruntime.Version())
 	return err
 }
 
-// report writes an error where the caller looks for it: containerd and others read
-// the last line of the log as JSON.
-func (a *app) report(err error) {
-	msg := err.Error()
-	if a.log != "" {
-		if f, oerr := os.OpenFile(a.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); oerr == nil {
-			writeLog(f, a.logFormat, msg)
-			f.Close()
-		}
-	}
-	if a.log == "" && a.logFormat == "json" {
-		writeLog(os.Stderr, a.logFormat, msg)
-		return
-	}
-	fmt.Fprintln(os.Stderr, "hull-runc:", msg)
-}
-
-func writeLog(w io.Writer, format, msg string) {
-	now := time.Now().Format(time.RFC3339)
-	if format != "json" {
-		fmt.Fprintf(w, "time=%q level=error msg=%q\n", now, msg)
-		return
-	}
-	b, err := json.Marshal(map[string]string{"level": "error", "msg": msg, "time": now})
-	if err == nil { // strings always can
-		fmt.Fprintf(w, "%s\n", b)
-	}
-}
-
-// flags makes a flag set that reads a verb's own options.
-func flags(name string) *flag.FlagSet {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(os.Stderr)
-	return fs
-}
-
-// oneID is the container's id after a verb's flags.
-func oneID(fs *flag.FlagSet, args []string) (string, error) {
+func (a *app) unsupported(_ context.Context, c *command, args []string) error {
+	fs := c.flags()
 	if err := fs.Parse(args); err != nil {
-		return "", err
+		return err
 	}
-	if fs.NArg() != 1 {
-		return "", fmt.Errorf("%s needs exactly one container id", fs.Name())
-	}
-	return checkID(fs.Arg(0))
-}
-
-// checkID allows runc's ids: they become a directory's name.
-func checkID(id string) (string, error) {
-	bad := func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+-.", r))
-	}
-	if id == "" || id == "." || id == ".." || len(id) > 1024 || strings.ContainsFunc(id, bad) {
-		return "", fmt.Errorf("invalid container id %q: only letters, digits and _+-. are allowed", id)
-	}
-	return id, nil
+	return fmt.Errorf("%s: %s", c.name, c.help)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -72,8 +73,8 @@ func updateFlags(fs *flag.FlagSet, r *specs.LinuxResources) (done func()) {
 	}
 }
 
-func (a *app) update(_ context.Context, args []string) error {
-	fs := flags("update")
+func (a *app) update(_ context.Context, cmd *command, args []string) error {
+	fs := cmd.flags()
 	var r specs.LinuxResources
 	done := updateFlags(fs, &r)
 	var file string
@@ -108,7 +109,7 @@ func (a *app) update(_ context.Context, args []string) error {
 	}
 	warn, err := c.cg.Set(&r)
 	for _, w := range warn {
-		fmt.Fprintln(os.Stderr, "hull-runc: warning:", w)
+		a.log.warnf("%s", w)
 	}
 	return err
 }
@@ -120,8 +121,8 @@ type event struct {
 	Data any    `json:"data,omitempty"`
 }
 
-func (a *app) events(ctx context.Context, args []string) error {
-	fs := flags("events")
+func (a *app) events(ctx context.Context, cmd *command, args []string) error {
+	fs := cmd.flags()
 	interval := fs.Duration("interval", 5*time.Second, "between samples")
 	once := fs.Bool("stats", false, "print one sample")
 	id, err := oneID(fs, args)
@@ -129,7 +130,7 @@ func (a *app) events(ctx context.Context, args []string) error {
 		return err
 	}
 	if *interval <= 0 {
-		return fmt.Errorf("duration interval must be greater than 0")
+		return errors.New("duration interval must be greater than 0")
 	}
 	c, err := a.load(id)
 	if err != nil {

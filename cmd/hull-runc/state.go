@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -20,7 +19,7 @@ import (
 )
 
 // ociVersion is the version of the runtime specification that this follows.
-const ociVersion = "1.3.0"
+var ociVersion = specs.Version //nolint:gochecknoglobals // constant
 
 // record is what is kept of a container: ROOT/ID/state.json.
 type record struct {
@@ -32,7 +31,9 @@ type record struct {
 	Rootfs     string            `json:"rootfs"`
 	Created    time.Time         `json:"created"`
 	Cgroup     string            `json:"cgroup"`
-	Namespaces uintptr           `json:"namespaces"` // CLONE_NEW*
+	Namespaces uintptr           `json:"namespaces"` // CLONE_NEW*: not the creator's
+	OwnPids    bool              `json:"own_pids"`   // a pid namespace that is nobody else's
+	Result     int               `json:"result"`     // the descriptor at which the waiting process says how it went on
 	Args0      string            `json:"args0"`
 	Spec       *specs.Spec       `json:"config"`
 	Annot      map[string]string `json:"annotations,omitempty"`
@@ -45,17 +46,16 @@ type container struct {
 	cg  *cgroup.Group
 }
 
-const startFifo, resultFifo = "exec.fifo", "result.fifo"
+const startFifo = "exec.fifo"
 
 func (a *app) load(id string) (*container, error) {
-	id, err := checkID(id)
-	if err != nil {
+	if err := checkID(id); err != nil {
 		return nil, err
 	}
 	c := &container{dir: filepath.Join(a.root, id)}
 	b, err := os.ReadFile(filepath.Join(c.dir, "state.json"))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("container %s does not exist: %w", id, errdefs.ErrNotFound)
+		return nil, errNotExist
 	}
 	if err != nil {
 		return nil, err
@@ -77,6 +77,29 @@ func (c *container) save() error {
 		return err
 	}
 	return linux.WriteFile(filepath.Join(c.dir, "state.json"), b, 0o600, false)
+}
+
+// lock keeps other invocations from starting or removing the container until
+// unlock, or our end.
+func (c *container) lock() (unlock func(), err error) {
+	f, err := os.Open(c.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errNotExist
+	}
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(linux.FD(f), unix.LOCK_EX)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			f.Close()
+			return nil, &os.PathError{Op: "flock", Path: c.dir, Err: err}
+		}
+		return func() { f.Close() }, nil
+	}
 }
 
 // procStat reads a process's state letter and start time.
@@ -105,21 +128,41 @@ func (c *container) status() specs.ContainerState {
 	if !c.alive() {
 		return specs.StateStopped
 	}
-	if _, err := os.Stat(filepath.Join(c.dir, startFifo)); err == nil {
-		return specs.StateCreated
-	}
 	if frozen, err := c.cg.Frozen(); err == nil && frozen {
 		return "paused"
+	}
+	if _, err := os.Stat(filepath.Join(c.dir, startFifo)); err == nil {
+		return specs.StateCreated
 	}
 	return specs.StateRunning
 }
 
-func (c *container) ociState() specs.State {
-	s := specs.State{Version: ociVersion, ID: c.ID, Status: c.status(), Pid: c.Pid, Bundle: c.Bundle, Annotations: c.Annot}
+// ociState is what hooks get.
+func (c *container) ociState(status specs.ContainerState) *specs.State {
+	s := &specs.State{Version: ociVersion, ID: c.ID, Status: status, Pid: c.Pid, Bundle: c.Bundle, Annotations: c.Annot}
 	if s.Status == specs.StateStopped {
 		s.Pid = 0
 	}
 	return s
+}
+
+// fullState is what state and list print: the specification's state and a bit
+// more, in runc's order.
+type fullState struct {
+	Version     string               `json:"ociVersion"`
+	ID          string               `json:"id"`
+	Pid         int                  `json:"pid"`
+	Status      specs.ContainerState `json:"status"`
+	Bundle      string               `json:"bundle"`
+	Rootfs      string               `json:"rootfs"`
+	Created     time.Time            `json:"created"`
+	Annotations map[string]string    `json:"annotations,omitempty"`
+	Owner       string               `json:"owner"`
+}
+
+func (c *container) full() fullState {
+	s := c.ociState(c.status())
+	return fullState{c.OCIVersion, s.ID, s.Pid, s.Status, s.Bundle, c.Rootfs, c.Created, s.Annotations, ""}
 }
 
 // signal sends through a pidfd, so that it can never hit a successor of the pid.

@@ -40,6 +40,8 @@ type Options struct {
 	NoPivot bool
 	// Bundle is the directory that relative paths of the specification start at.
 	Bundle string
+	// KeepKeyring leaves the process its creator's session keyring.
+	KeepKeyring bool
 }
 
 // Prepare compiles a specification. It needs no privileges and touches nothing
@@ -63,14 +65,34 @@ type Stdio struct {
 	In, Out, Err *os.File
 	Extra        []*os.File // become 3, 4, ...
 	Rows, Cols   uint16     // first size of the terminal, 0 = unknown
-	// Detached makes a process that outlives this one: its Start comes from
-	// whoever uses the same Gate later, and it is not killed with its parent.
-	Detached *Gate
+	// Outlive makes a process that is not killed with its parent.
+	Outlive bool
+	// Gate makes a process whose Start comes from whoever uses the same Gate later.
+	// It is not killed with its parent either.
+	Gate *Gate
+	// Hooks, if not nil, are what Create waits for on its way.
+	Hooks *Hooks
 }
 
-// Gate is how one process starts what another has created: two fifos. The child
-// waits for a byte in Start and holds Result open until it has executed.
-type Gate struct{ Start, Result *os.File } // both opened for reading and writing
+// Gate is how one process starts what another has created. The child waits for a
+// byte in Start, a fifo, and holds Result, a pipe or fifo, open for writing until it
+// has executed. It has them close-on-exec.
+type Gate struct{ Start, Result *os.File }
+
+// Hooks are called by Create (and Seccomp by Exec). An error ends the creation, and
+// is what Create returns. nil = nothing to do.
+type Hooks struct {
+	// Runtime is called when the namespaces, mounts and devices are made and the root
+	// is still the caller's; pid is the new process.
+	Runtime func(pid int) error
+	// Container comes after it, on a thread in the container's namespaces (except a
+	// user namespace): programs that it starts are born in them. Their working
+	// directory is the new root.
+	Container func(pid int) error
+	// Seccomp gets the listener of a filter with SCMP_ACT_NOTIFY; it is closed when
+	// the call returns. Without it such a filter is errdefs.ErrNotImplemented.
+	Seccomp func(pid int, listener *os.File) error
+}
 
 // Cgroup is where the workload is put. The directories exist, with their limits
 // written; see internal/linux/cgroup. Zero = the caller's own cgroups.
@@ -130,6 +152,7 @@ type ExecError struct {
 	Errno syscall.Errno // ENOENT, EACCES, ENOEXEC, ...; 0 when it was not found in $PATH
 	Path  string        // argv[0]
 	Msg   string        // as runc and Docker say it: exec: "foo": executable file not found in $PATH
+	Late  bool          // it was there, and execve refused it
 }
 
 func (e *ExecError) Error() string { return e.Msg }

@@ -90,7 +90,14 @@ func planCaps(c *specs.LinuxCapabilities, host uint64) (Caps, []string) {
 	// The kernel's own rules: effective within permitted, ambient within both
 	// permitted and inheritable.
 	p.Effective &= p.Permitted
-	p.Ambient &= p.Permitted & p.Inheritable
+	if no := p.Ambient &^ (p.Permitted & p.Inheritable); no != 0 {
+		p.Ambient &^= no
+		for i, n := range capNames {
+			if no&(1<<i) != 0 {
+				warn = append(warn, fmt.Sprintf("can't raise ambient capability CAP_%s: not in the permitted and inheritable sets", n))
+			}
+		}
+	}
 	if lost != 0 {
 		warn = append(warn, fmt.Sprintf("this host does not have %s: left out", capList(lost)))
 	}

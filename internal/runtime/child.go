@@ -65,7 +65,8 @@ const (
 	regRoot // the root directory
 	regTTY  // the terminal
 	regTmp
-	regDir // why the first chdir failed
+	regDir     // why the first chdir failed
+	regSeccomp // the seccomp listener
 	numRegs
 )
 
@@ -78,12 +79,13 @@ type goMsg struct {
 }
 
 const (
-	reportSize = 16
-	stepHello  = 0xfff0 // reports of success
-	stepReady  = 0xfff1
-	stepBorn   = 0xfff3
-	stepExec   = 0xfff2    // execve failed
-	maxFd      = 1<<32 - 1 // for close_range
+	reportSize   = 16
+	stepHello    = 0xfff0 // reports of success
+	stepReady    = 0xfff1
+	stepBorn     = 0xfff3
+	stepListener = 0xfff4
+	stepExec     = 0xfff2    // execve failed
+	maxFd        = 1<<32 - 1 // for close_range
 )
 
 // machine is all that the child touches. It lives outside the Go heap's moving

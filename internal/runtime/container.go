@@ -71,6 +71,9 @@ func createOn(ctx context.Context, seat *thread, plan *Plan, s Stdio, cg Cgroup)
 // build makes the container. It runs on the container's thread.
 func (c *Container) build(s Stdio, cg Cgroup) error {
 	p := c.plan
+	if err := mayListen(p.Process.Seccomp, s.Hooks); err != nil {
+		return err
+	}
 	if err := c.enter(); err != nil {
 		return err
 	}
@@ -94,7 +97,15 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	defer conn.closeChild()
 	prog := newProgram(conn.child)
 	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
-	if s.Detached == nil {
+	proc, err := hostProc(&p.Process)
+	if err != nil {
+		conn.close()
+		return err
+	}
+	defer linux.CloseAll([]*os.File{proc})
+	prog.labels(&p.Process, proc)
+	bound := !s.Outlive && s.Gate == nil
+	if bound {
 		prog.dieWithParent(c.self)
 	}
 	for _, m := range p.Mounts {
@@ -112,33 +123,33 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	}
 	defer io.close()
 	x := p.Process.clamped(caps)
-	cfg := childConfig{rlimits: clampRlimits(p.Process.Rlimits, caps), chown: io.chown, tty: p.Process.Terminal, init: p.Init, dieWithParent: s.Detached == nil}
+	cfg := childConfig{rlimits: clampRlimits(p.Process.Rlimits, caps), chown: io.chown, tty: p.Process.Terminal, init: p.Init, dieWithParent: bound}
 	if c.ids != nil {
 		prog.becomeRoot(cfg.dieWithParent)
 		c.limits, cfg.rlimits, x = cfg.rlimits, nil, x.withoutScheduling()
 	}
 	prog.stdio(io, p.Process.Terminal)
 	prog.rights(x, cfg)
-	prog.ready(io)
+	prog.ready(io, x)
 	env, needHome := withHome(p.Process.Env)
 	prog.finish(&p.Process, env)
 
-	proc, err := c.fork(prog, conn, c.cloneFlags(), groups)
+	child, err := c.fork(prog, conn, c.cloneFlags(), groups)
 	if err != nil {
 		conn.close()
 		return err
 	}
-	proc.args0 = p.Process.Args[0]
-	c.init = proc
-	proc.detached = s.Detached != nil
-	if err := groups.join(proc.pid); err != nil {
+	child.args0 = p.Process.Args[0]
+	c.init = child
+	child.setGate(s)
+	if err := groups.join(child.pid); err != nil {
 		return err
 	}
-	if err := writeOOMScore(proc.pid, p.Process.OOMScore); err != nil {
+	if err := writeOOMScore(child.pid, p.Process.OOMScore); err != nil {
 		return err
 	}
 	if c.ids != nil {
-		if err := c.follow(proc); err != nil {
+		if err := c.follow(child); err != nil {
 			return err
 		}
 	}
@@ -161,8 +172,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	if err := conn.sendGo(msg); err != nil {
 		return err
 	}
-	_, err = conn.expect(prog, stepReady)
-	return err
+	return conn.ready(prog, p.Process.Seccomp, child, s.Hooks)
 }
 
 // enter moves the thread into the container's namespaces, except those that only
@@ -478,6 +488,9 @@ func (c *Container) exec(ctx context.Context, plan *ExecPlan, s Stdio, cg Cgroup
 // startExec forks a process into the container. Only what needs the container's
 // namespaces runs on its thread: that sees the container's files, not the host's.
 func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err error) {
+	if err := mayListen(x.Seccomp, s.Hooks); err != nil {
+		return nil, err
+	}
 	seated := len(cg.Dirs) == 0
 	if seated {
 		cg = c.seated
@@ -498,6 +511,12 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 		return nil, err
 	}
 	defer io.close()
+	proc, err := hostProc(x)
+	if err != nil {
+		conn.close()
+		return nil, err
+	}
+	defer linux.CloseAll([]*os.File{proc})
 
 	var p *Process
 	var prog *program
@@ -523,14 +542,15 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 		caps, err := effectiveCaps()
 		if err == nil {
 			limits = clampRlimits(x.Rlimits, caps)
-			prog = c.execProgram(x, conn, io, caps, env)
-			p, err = c.fork(prog, conn, 0, groups)
+			prog = c.execProgram(x, conn, io, proc, caps, env, s.Outlive || s.Gate != nil)
+			p, err = c.forkOn(x.FirstCPUs, prog, conn, groups)
 		}
 		if err != nil {
 			linux.CloseAll([]*os.File{master})
 			return err
 		}
-		p.console, p.args0, p.detached = master, x.Args[0], s.Detached != nil
+		p.console, p.args0 = master, x.Args[0]
+		p.setGate(s)
 		return nil
 	})
 	defer linux.CloseAll([]*os.File{slave})
@@ -555,7 +575,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 	if err := conn.sendGo(msg); err != nil {
 		return nil, err
 	}
-	if _, err := conn.expect(prog, stepReady); err != nil {
+	if err := conn.ready(prog, x.Seccomp, p, s.Hooks); err != nil {
 		return nil, err
 	}
 	if c.ids != nil {
@@ -564,10 +584,11 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 	return p, nil
 }
 
-func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, caps uint64, env []string) *program {
+func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, hostProc *os.File, caps uint64, env []string, outlive bool) *program {
 	prog := newProgram(conn.child)
 	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
-	bound := c.self != nil && io.gate == nil
+	prog.labels(x, hostProc)
+	bound := c.self != nil && !outlive
 	if bound {
 		prog.dieWithParent(c.self)
 	}
@@ -585,7 +606,7 @@ func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, caps uint
 	prog.enterRoot(false)
 	prog.stdio(io, x.Terminal)
 	prog.rights(y, cfg)
-	prog.ready(io)
+	prog.ready(io, x)
 	prog.finish(x, env)
 	return prog
 }
@@ -604,4 +625,16 @@ func (c *Container) joinInit() error {
 	}
 	c.joined = true
 	return nil
+}
+
+// forkOn is fork for an exec, whose process starts on the given processors, nil =
+// all, before it joins its cgroups.
+func (c *Container) forkOn(cpus CPUMask, prog *program, conn *control, g *cgroupFiles) (*Process, error) {
+	if cpus != nil {
+		if err := setAffinity(cpus); err != nil {
+			return nil, fmt.Errorf("set the first CPU affinity: %w", err)
+		}
+		defer setAffinity(allCPUs) //nolint:errcheck // what the thread had, or more
+	}
+	return c.fork(prog, conn, 0, g)
 }

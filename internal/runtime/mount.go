@@ -47,7 +47,7 @@ func (c *Container) mountAll(proc int, cg Cgroup, s Stdio) (slave *os.File, err 
 	}
 	for i := range c.plan.Mounts {
 		if err := m.mount(i); err != nil {
-			return nil, fmt.Errorf("mount %s: %w", c.plan.Mounts[i].Dest, err)
+			return nil, fmt.Errorf("error mounting %q to rootfs at %q: %w", c.plan.Mounts[i].Source, c.plan.Mounts[i].Dest, err)
 		}
 	}
 	c.pts = m.pts // for openTTY
@@ -55,6 +55,9 @@ func (c *Container) mountAll(proc int, cg Cgroup, s Stdio) (slave *os.File, err 
 		if err := m.dev(); err != nil {
 			return nil, err
 		}
+	}
+	if err := c.runHooks(m, s.Hooks); err != nil {
+		return nil, err
 	}
 	if c.plan.Process.Terminal {
 		var master *os.File
@@ -72,6 +75,30 @@ func (c *Container) mountAll(proc int, cg Cgroup, s Stdio) (slave *os.File, err 
 		return nil, err
 	}
 	return slave, nil
+}
+
+// runHooks calls the caller's hooks between the mounts and the change of the root.
+func (c *Container) runHooks(m *mounter, h *Hooks) error {
+	if h == nil {
+		return nil
+	}
+	if h.Runtime != nil {
+		if err := h.Runtime(c.init.pid); err != nil {
+			return err
+		}
+	}
+	if h.Container == nil {
+		return nil
+	}
+	if c.plan.Unshare&unix.CLONE_NEWPID != 0 {
+		if err := unix.Setns(c.init.pidfd, unix.CLONE_NEWPID); err != nil {
+			return fmt.Errorf("join the container's pid namespace: %w", err)
+		}
+	}
+	if err := unix.Fchdir(linux.FD(m.root)); err != nil {
+		return err
+	}
+	return h.Container(c.init.pid)
 }
 
 func (m *mounter) finish() error {
@@ -330,7 +357,7 @@ func (m *mounter) ordinaryDir(dest string) (*os.File, error) {
 		return linux.MkdirAllInRoot(m.root, dest, 0o755)
 	}
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
-		return nil, fmt.Errorf("must be mounted on an ordinary directory: %w", err)
+		return nil, fmt.Errorf("must be mounted on ordinary directory: %w", err)
 	}
 	return f, err
 }

@@ -56,6 +56,20 @@ type ProcPlan struct {
 	Sched      *SchedAttr `json:",omitempty"`
 	IOPrio     int        `json:",omitempty"` // for ioprio_set; 0 = leave
 	Person     *uintptr   `json:",omitempty"` // personality(2)
+
+	Path        string     `json:",omitempty"` // the executable, "" = Args[0]
+	KeepKeyring bool       `json:",omitempty"`
+	CPUs        CPUMask    `json:",omitempty"` // affinity, nil = all that the cgroup allows
+	FirstCPUs   CPUMask    `json:",omitempty"` // of an exec, until it is in its cgroup
+	MemPolicy   *MemPolicy `json:",omitempty"`
+	AppArmor    string     `json:",omitempty"` // profile
+	SELinux     string     `json:",omitempty"` // label
+}
+
+// MemPolicy is for set_mempolicy.
+type MemPolicy struct {
+	Mode  uintptr
+	Nodes []uint64 `json:",omitempty"` // bits
 }
 
 // SchedAttr is struct sched_attr.
@@ -64,6 +78,7 @@ type SchedAttr struct {
 	Flags                     uint64
 	Priority                  uint32
 	Runtime, Deadline, Period uint64
+	Pinned                    bool `json:",omitempty"` // to some of the processors: some policies do not go with that
 }
 
 // Caps are capability sets as masks; bit n is capability n.

@@ -62,6 +62,7 @@ func prepare(spec *specs.Spec, o Options) (*Plan, error) {
 	if p.Process, p.Warnings, err = planProcess(spec.Process, l, host); err != nil {
 		return nil, err
 	}
+	p.Process.KeepKeyring = o.KeepKeyring
 	if (p.Hostname != "" || p.Domainname != "") && !p.has(unix.CLONE_NEWUTS) {
 		return nil, invalid("a host name needs an own UTS namespace")
 	}
@@ -95,6 +96,18 @@ func prepareExec(spec *specs.Spec, proc *specs.Process, privileged bool) (*ExecP
 	if q.SelinuxLabel == "" {
 		q.SelinuxLabel = base.SelinuxLabel
 	}
+	if q.Scheduler == nil {
+		q.Scheduler = base.Scheduler
+	}
+	if q.IOPriority == nil {
+		q.IOPriority = base.IOPriority
+	}
+	if q.ExecCPUAffinity == nil {
+		q.ExecCPUAffinity = base.ExecCPUAffinity
+	}
+	if q.User.Umask == nil {
+		q.User.Umask = base.User.Umask
+	}
 	q.NoNewPrivileges = q.NoNewPrivileges || base.NoNewPrivileges
 	l := spec.Linux
 	if l == nil {
@@ -110,6 +123,9 @@ func prepareExec(spec *specs.Spec, proc *specs.Process, privileged bool) (*ExecP
 	}
 	pp, warn, err := planProcess(&q, l, host)
 	if err != nil {
+		return nil, err
+	}
+	if err := pp.affinity(q.ExecCPUAffinity); err != nil {
 		return nil, err
 	}
 	if privileged {
@@ -264,6 +280,7 @@ func planProcess(s *specs.Process, l *specs.Linux, host uint64) (ProcPlan, []str
 			return p, nil, invalid("environment variable %q has no name or no =", e)
 		}
 	}
+	p.Env = lastValues(s.Env)
 	if s.User.UID > maxID || s.User.GID > maxID {
 		return p, nil, invalid("user id %d:%d out of range", s.User.UID, s.User.GID)
 	}
@@ -287,22 +304,33 @@ func planProcess(s *specs.Process, l *specs.Linux, host uint64) (ProcPlan, []str
 			return p, nil, fmt.Errorf("seccomp profile: %w", err)
 		}
 	}
-	if p.Seccomp != nil && p.Seccomp.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
-		// Its descriptor would have to leave the process before the workload starts.
-		return p, nil, fmt.Errorf("seccomp profile: SCMP_ACT_NOTIFY: %w", errdefs.ErrNotImplemented)
-	}
-	for what, label := range map[string]string{"AppArmor profile": s.ApparmorProfile, "SELinux label": s.SelinuxLabel} {
-		if label != "" && label != "unconfined" {
-			warn = append(warn, fmt.Sprintf("%s %q is not applied: this runtime has no support for it yet", what, label))
-		}
-	}
-	if err := p.scheduling(s, l); err != nil {
+	w, err := p.scheduling(s, l)
+	if err != nil {
 		return p, nil, err
 	}
-	return p, warn, nil
+	warn = append(warn, w...)
+	return p, append(warn, p.labels(s)...), nil
 }
 
 const maxID = 1<<31 - 1
+
+// lastValues leaves the last of several values of a variable, and no empty HOME:
+// that one is looked up.
+func lastValues(env []string) []string {
+	last := make(map[string]int, len(env))
+	for i, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		last[name] = i
+	}
+	out := make([]string, 0, len(env))
+	for i, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		if last[name] == i && e != "HOME=" {
+			out = append(out, e)
+		}
+	}
+	return out
+}
 
 //nolint:gochecknoglobals // constant
 var rlimitNames = map[string]int{

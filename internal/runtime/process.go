@@ -27,6 +27,7 @@ type Process struct {
 	prog    *program // until started
 	// detached: started through a Gate, by anybody.
 	detached bool
+	resultFd int // the child's number of the Gate's Result
 
 	mu      sync.Mutex
 	started bool
@@ -100,6 +101,10 @@ func (p *Process) Pid() int { return p.pid }
 // until Close.
 func (p *Process) Pidfd() int { return p.pidfd }
 
+// ResultFd is the number under which the process holds its Gate's Result, 0
+// without a Gate.
+func (p *Process) ResultFd() int { return p.resultFd }
+
 // Console is the terminal's master side, nil without one. Owned by p; closed by
 // Close.
 func (p *Process) Console() *os.File { return p.console }
@@ -168,7 +173,7 @@ func (g *Gate) Open(args0 string) error {
 
 // execError says what execve has against a file, in runc's words.
 func execError(args0 string, errno syscall.Errno) error {
-	return &ExecError{Errno: errno, Path: args0, Msg: fmt.Sprintf("exec %s: %v", args0, errno)}
+	return &ExecError{Errno: errno, Path: args0, Late: true, Msg: fmt.Sprintf("exec %s: %v", args0, errno)}
 }
 
 func describe(ws syscall.WaitStatus) string {
@@ -350,6 +355,8 @@ func (c *control) expect(prog *program, step uint32) (uint64, error) {
 		return 0, errors.New("the new process was killed while it was set up")
 	case r.step == step:
 		return r.value, nil
+	case r.step == stepExec:
+		return 0, execError("", r.errno)
 	case int(r.step) < len(prog.steps):
 		return 0, &StepError{Step: prog.steps[r.step], Errno: r.errno}
 	}

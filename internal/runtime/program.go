@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
 )
 
 // program builds what a child runs.
@@ -99,6 +101,34 @@ func (p *program) dieWithParent(watch *os.File) {
 	now := new(unix.Timespec)
 	p.do(what, unix.SYS_PPOLL, unsafe.Pointer(fds), 1, unsafe.Pointer(now), 0, 0).to(regTmp)
 	p.do(what, unix.SYS_EXIT_GROUP, 255).onlyIf(regTmp)
+}
+
+// labels asks the host's security modules for what execve shall bring: through the
+// host's proc, which nobody in the container can have replaced (CVE-2019-16884).
+func (p *program) labels(x *ProcPlan, proc *os.File) {
+	if proc == nil {
+		return
+	}
+	set := func(what, file, value string) {
+		p.do(what, unix.SYS_OPENAT, linux.FD(proc), file, unix.O_WRONLY|unix.O_CLOEXEC, 0).to(regTmp)
+		p.do(what, unix.SYS_WRITE, reg(regTmp), []byte(value), len(value))
+		p.do(what, unix.SYS_CLOSE, reg(regTmp))
+	}
+	if x.AppArmor != "" {
+		set("apply AppArmor profile "+x.AppArmor, "self/attr/apparmor/exec", "exec "+x.AppArmor)
+	}
+	if x.SELinux != "" {
+		set("apply SELinux label "+x.SELinux, "self/attr/exec", x.SELinux)
+	}
+}
+
+// hostProc opens the host's proc for labels; nil when there are none. It is to be
+// called outside of the container's mount namespace.
+func hostProc(x *ProcPlan) (*os.File, error) {
+	if x.AppArmor == "" && x.SELinux == "" {
+		return nil, nil //nolint:nilnil // nothing to label
+	}
+	return os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
 // mountProc makes a procfs of the child's own pid namespace, attached nowhere.
@@ -221,7 +251,9 @@ func (p *program) rights(x *ProcPlan, c childConfig) {
 		}
 	}
 	// Without one of its own the workload would search the monitor's keyring.
-	p.do("join a new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).allow(unix.ENOSYS, unix.EDQUOT)
+	if !x.KeepKeyring {
+		p.do("join a new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).allow(unix.ENOSYS, unix.EDQUOT)
+	}
 	// As root first: the directory may be closed to the user, as in runc.
 	p.do("chdir to "+x.Cwd, unix.SYS_CHDIR, x.Cwd).to(regDir).allow(unix.EACCES)
 	if x.Seccomp != nil && !x.NoNewPrivs {
@@ -288,12 +320,23 @@ func (p *program) signals() {
 }
 
 func (p *program) scheduling(x *ProcPlan) {
+	// All that the cgroup allows, whatever the caller is bound to. (EINVAL: no
+	// processor in common with the cgroup's.)
+	cpus := x.CPUs
+	if cpus == nil {
+		cpus = allCPUs
+	}
+	p.do("set CPU affinity", unix.SYS_SCHED_SETAFFINITY, 0, 8*len(cpus), unsafe.Pointer(&cpus[0])).allow(unix.EINVAL)
 	if s := x.Sched; s != nil {
 		a := &unix.SchedAttr{
 			Size: unix.SizeofSchedAttr, Policy: uint32(s.Policy), Nice: s.Nice, Flags: s.Flags,
 			Priority: s.Priority, Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
 		}
-		p.do("set scheduler", unix.SYS_SCHED_SETATTR, 0, unsafe.Pointer(a), 0)
+		what := "set scheduler"
+		if s.Pinned {
+			what += ": process scheduler can't be used together with AllowedCPUs"
+		}
+		p.do(what, unix.SYS_SCHED_SETATTR, 0, unsafe.Pointer(a), 0)
 	}
 	if x.IOPrio != 0 {
 		p.do("set I/O priority", unix.SYS_IOPRIO_SET, 1, 0, x.IOPrio)
@@ -301,12 +344,33 @@ func (p *program) scheduling(x *ProcPlan) {
 	if x.Person != nil {
 		p.do("set personality", unix.SYS_PERSONALITY, *x.Person)
 	}
+	if m := x.MemPolicy; m != nil {
+		var nodes unsafe.Pointer
+		if len(m.Nodes) > 0 {
+			nodes = unsafe.Pointer(&m.Nodes[0])
+		}
+		p.do("set memory policy", unix.SYS_SET_MEMPOLICY, m.Mode, nodes, 64*len(m.Nodes)+1)
+	}
 }
 
 func (p *program) seccomp(f *Filter) {
 	b := &unix.SockFprog{Len: uint16(len(f.Program) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&f.Program[0]))}
 	p.keep = append(p.keep, f.Program)
-	p.do("load the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, int(f.Flags), unsafe.Pointer(b))
+	p.do("load the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, int(f.Flags), unsafe.Pointer(b)).to(regSeccomp)
+	if !f.listens() {
+		return
+	}
+	// The parent takes its own copy of the listener. From here on calls may have to
+	// wait for the agent, which has it then.
+	buf := make([]byte, 8)
+	p.report(stepListener, regSeccomp)
+	p.do("wait for the seccomp agent", unix.SYS_READ, p.ctl, buf, 1).to(regTmp)
+	p.need()
+	p.do("close the seccomp listener", unix.SYS_CLOSE, reg(regSeccomp))
+}
+
+func (p *program) noNewPrivs() {
+	p.do("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 }
 
 // credentials changes groups, ids and capabilities.
@@ -348,7 +412,12 @@ func (p *program) credentials(x *ProcPlan) {
 }
 
 // ready reports that everything but the last steps is done, and waits for start.
-func (p *program) ready(io *stdio) {
+func (p *program) ready(io *stdio, x *ProcPlan) {
+	if x.NoNewPrivs && x.Seccomp.listens() {
+		// Its listener leaves through the control socket.
+		p.noNewPrivs()
+		p.seccomp(x.Seccomp)
+	}
 	buf := make([]byte, 8)
 	p.report(stepReady, 0)
 	if io.gate != nil {
@@ -365,8 +434,8 @@ func (p *program) ready(io *stdio) {
 
 // finish is what comes after Start. env holds "" where HOME of the go message goes.
 func (p *program) finish(x *ProcPlan, env []string) {
-	if x.NoNewPrivs {
-		p.do("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	if x.NoNewPrivs && !x.Seccomp.listens() {
+		p.noNewPrivs()
 		if x.Seccomp != nil {
 			p.seccomp(x.Seccomp)
 		}

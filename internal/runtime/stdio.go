@@ -67,7 +67,7 @@ func openStdio(s Stdio, x *ProcPlan, ids *idMaps) (_ *stdio, err error) {
 		}
 		io.fds = append(io.fds, fd)
 	}
-	if g := s.Detached; g != nil {
+	if g := s.Gate; g != nil {
 		for _, f := range []*os.File{g.Start, g.Result} {
 			var fd int
 			if fd, err = highFd(linux.FD(f)); err != nil {
@@ -159,7 +159,7 @@ func setSize(f *os.File, rows, cols uint16) error {
 func withHome(env []string) ([]string, bool) {
 	for _, e := range env {
 		if strings.HasPrefix(e, "HOME=") {
-			return env, false
+			return env, false // never empty: see lastValues
 		}
 	}
 	return append(append(make([]string, 0, len(env)+1), env...), ""), true
@@ -191,6 +191,9 @@ func (c *Container) resolve(x *ProcPlan, needHome bool, msg *goMsg) error {
 // what cannot be run, with runc's and Docker's messages.
 func lookPath(root *os.File, x *ProcPlan) (string, error) {
 	name := x.Args[0]
+	if x.Path != "" {
+		name = x.Path
+	}
 	if strings.Contains(name, "/") {
 		full := name
 		if !filepath.IsAbs(name) {

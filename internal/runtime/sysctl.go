@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,51 +59,4 @@ func planSysctls(in map[string]string, has func(uintptr) bool) ([]Sysctl, error)
 	}
 	slices.SortFunc(out, func(a, b Sysctl) int { return strings.Compare(a.Key, b.Key) })
 	return out, nil
-}
-
-// scheduling compiles what sched_setattr, ioprio_set and personality take.
-func (p *ProcPlan) scheduling(s *specs.Process, l *specs.Linux) error {
-	if sc := s.Scheduler; sc != nil {
-		policies := map[specs.LinuxSchedulerPolicy]int32{
-			specs.SchedOther: 0, specs.SchedFIFO: 1, specs.SchedRR: 2, specs.SchedBatch: 3,
-			specs.SchedISO: 4, specs.SchedIdle: 5, specs.SchedDeadline: 6,
-		}
-		flags := map[specs.LinuxSchedulerFlag]uint64{
-			specs.SchedFlagResetOnFork: 1, specs.SchedFlagReclaim: 2, specs.SchedFlagDLOverrun: 4, specs.SchedFlagKeepPolicy: 8,
-			specs.SchedFlagKeepParams: 16, specs.SchedFlagUtilClampMin: 32, specs.SchedFlagUtilClampMax: 64,
-		}
-		pol, ok := policies[sc.Policy]
-		if !ok {
-			return invalid("scheduler policy %q", sc.Policy)
-		}
-		a := &SchedAttr{
-			Policy: pol, Nice: sc.Nice, Priority: uint32(sc.Priority),
-			Runtime: sc.Runtime, Deadline: sc.Deadline, Period: sc.Period,
-		}
-		for _, f := range sc.Flags {
-			v, ok := flags[f]
-			if !ok {
-				return invalid("scheduler flag %q", f)
-			}
-			a.Flags |= v
-		}
-		p.Sched = a
-	}
-	if io := s.IOPriority; io != nil {
-		class, ok := map[specs.IOPriorityClass]int{
-			specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3,
-		}[io.Class]
-		if !ok || io.Priority < 0 || io.Priority > 7 {
-			return invalid("I/O priority %s %d", io.Class, io.Priority)
-		}
-		p.IOPrio = class<<13 | io.Priority
-	}
-	if pe := l.Personality; pe != nil {
-		v, ok := map[specs.LinuxPersonalityDomain]uintptr{specs.PerLinux: 0, specs.PerLinux32: 8}[pe.Domain]
-		if !ok || len(pe.Flags) > 0 {
-			return invalid("personality %q", pe.Domain)
-		}
-		p.Person = &v
-	}
-	return nil
 }

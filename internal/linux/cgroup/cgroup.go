@@ -142,6 +142,10 @@ func (g *Group) Dirs() []Dir { return g.dirs }
 // leaves nothing behind.
 func (g *Group) Create(r *specs.LinuxResources) (warnings []string, err error) { return g.create(r) }
 
+// Adopt gives a group that somebody else made, perhaps not in every hierarchy, what
+// Create would have.
+func (g *Group) Adopt(r *specs.LinuxResources) (warnings []string, err error) { return g.adopt(r) }
+
 // Set changes the limits that r names on an existing group.
 func (g *Group) Set(r *specs.LinuxResources) (warnings []string, err error) { return g.set(r) }
 
@@ -163,6 +167,9 @@ func (g *Group) Thaw(ctx context.Context) error { return g.freeze(ctx, false) }
 
 // Frozen says whether the group is frozen.
 func (g *Group) Frozen() (bool, error) { return g.frozen() }
+
+// FreezerSet says whether processes that join the group would be frozen.
+func (g *Group) FreezerSet() (bool, error) { return g.freezerSet() }
 
 // Kill kills every process in the group and below it and waits until they are
 // gone or ctx is done. A group that is not there is no error.

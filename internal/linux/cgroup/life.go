@@ -180,6 +180,41 @@ func (g *Group) frozen() (bool, error) {
 	return s != "THAWED", notFound(err)
 }
 
+// freezerSet looks at what was asked for, not at what has been done: an empty group
+// is never done.
+func (g *Group) freezerSet() (bool, error) {
+	for _, f := range []struct{ dir, file, thawed string }{
+		{g.unified(), "cgroup.freeze", "0"}, {g.dir("freezer"), "freezer.state", "THAWED"},
+	} {
+		if f.dir == "" {
+			continue
+		}
+		s, err := read(f.dir, f.file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil || s != f.thawed {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// adopt makes what is missing of a group and applies all limits.
+func (g *Group) adopt(r *specs.LinuxResources) ([]string, error) {
+	for i, h := range g.sys.hiers {
+		if err := g.mkdir(h, g.dirs[i].Path); err != nil && !errdefs.IsAlreadyExists(err) {
+			return nil, err
+		}
+	}
+	l := &limiter{g: g}
+	warn, err := g.apply(r, false)
+	if err == nil && len(r.Devices) == 0 {
+		err = l.devices(r)
+	}
+	return append(warn, l.warn...), err
+}
+
 func notFound(err error) error {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
