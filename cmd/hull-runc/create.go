@@ -181,7 +181,7 @@ func (a *app) mkdir(dir string) error {
 // makeCgroup makes the container's cgroup with its limits, and says whether it
 // was there before.
 func (a *app) makeCgroup(ctx context.Context, c *container) (made bool, err error) {
-	sys, err := cgroup.Detect()
+	sys, err := cgroup.DetectNamed()
 	if err != nil {
 		return false, err
 	}
@@ -284,7 +284,7 @@ func sendFile(socket, name string, file *os.File) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // everything is sent
 	return linux.SendFds(conn, []byte(name), file)
 }
 

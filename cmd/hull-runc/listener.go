@@ -22,7 +22,7 @@ func sendListener(path string, st specs.ContainerProcessState, fd *os.File) erro
 	if err != nil {
 		return fmt.Errorf("failed to connect with seccomp agent specified in the seccomp profile: %w", err)
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // everything is sent
 	if err := linux.SendFds(conn, b, fd); err != nil {
 		return fmt.Errorf("cannot send seccomp fd to %s: %w", path, err)
 	}

@@ -63,7 +63,7 @@ func (a *app) load(id string) (*container, error) {
 	if err := json.Unmarshal(b, &c.record); err != nil {
 		return nil, fmt.Errorf("read state of container %s: %w", id, err)
 	}
-	sys, err := cgroup.Detect()
+	sys, err := cgroup.DetectNamed()
 	if err != nil {
 		return nil, err
 	}

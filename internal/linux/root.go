@@ -60,9 +60,16 @@ func Openat2(dirfd int, path string, how *unix.OpenHow) (int, error) {
 }
 
 // MkdirAllInRoot makes path and its missing parents below root and opens it
-// (O_PATH). Symbolic links are followed inside root; a component that is a file
-// is ENOTDIR.
+// (O_PATH). Symbolic links are followed inside root, also where they lead to what
+// is made then; a component that is a file is ENOTDIR.
 func MkdirAllInRoot(root *os.File, path string, perm os.FileMode) (*os.File, error) {
+	return mkdirAll(root, path, perm, maxLinks)
+}
+
+// maxLinks is how many dangling links are followed, like the kernel's own limit.
+const maxLinks = 40
+
+func mkdirAll(root *os.File, path string, perm os.FileMode, links int) (*os.File, error) {
 	const dir = unix.O_PATH | unix.O_DIRECTORY
 	if f, err := OpenInRoot(root, path, dir, 0); err == nil || !errors.Is(err, unix.ENOENT) {
 		return f, err
@@ -82,6 +89,13 @@ func MkdirAllInRoot(root *os.File, path string, perm os.FileMode) (*os.File, err
 			return nil, err
 		}
 	}
+	if to, ok := dangling(cur, parts, at); ok {
+		cur.Close()
+		if links == 0 {
+			return nil, &os.PathError{Op: "mkdir", Path: path, Err: unix.ELOOP}
+		}
+		return mkdirAll(root, to, perm, links-1)
+	}
 	for _, name := range parts[at:] {
 		next, err := mkdirStep(root, cur, name, perm)
 		cur.Close()
@@ -91,6 +105,25 @@ func MkdirAllInRoot(root *os.File, path string, perm os.FileMode) (*os.File, err
 		cur = next
 	}
 	return cur, nil
+}
+
+// dangling says where a path leads whose component at, the first that is not there,
+// is a link in dir. The answer is resolved again from the root: nobody who changes
+// the link meanwhile gets out.
+func dangling(dir *os.File, parts []string, at int) (to string, ok bool) {
+	if at >= len(parts) || parts[at] == ".." {
+		return "", false
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(FD(dir), parts[at], buf)
+	if err != nil || n == len(buf) {
+		return "", false
+	}
+	to = string(buf[:n])
+	if !strings.HasPrefix(to, "/") {
+		to = strings.Join(append(parts[:at:at], to), "/")
+	}
+	return strings.Join(append([]string{to}, parts[at+1:]...), "/"), true
 }
 
 func mkdirStep(root, cur *os.File, name string, perm os.FileMode) (*os.File, error) {
@@ -118,6 +151,10 @@ func splitPath(p string) []string {
 // CreateInRoot makes an empty regular file at path below root, with parents,
 // unless something is there already, and opens it (O_PATH).
 func CreateInRoot(root *os.File, path string, perm os.FileMode) (*os.File, error) {
+	return createFile(root, path, perm, maxLinks)
+}
+
+func createFile(root *os.File, path string, perm os.FileMode, links int) (*os.File, error) {
 	if f, err := OpenInRoot(root, path, unix.O_PATH, 0); err == nil || !errors.Is(err, unix.ENOENT) {
 		return f, err
 	}
@@ -134,6 +171,12 @@ func CreateInRoot(root *os.File, path string, perm os.FileMode) (*os.File, error
 		return nil, err
 	}
 	defer dir.Close()
+	if to, ok := dangling(dir, parts, len(parts)-1); ok {
+		if links == 0 {
+			return nil, &os.PathError{Op: "create", Path: path, Err: unix.ELOOP}
+		}
+		return createFile(root, to, perm, links-1)
+	}
 	// O_EXCL does not follow a link in the last component; mknod neither.
 	fd, err := unix.Openat(FD(dir), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, uint32(perm.Perm()))
 	if err != nil && !errors.Is(err, unix.EEXIST) {

@@ -105,9 +105,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	defer linux.CloseAll([]*os.File{proc})
 	prog.labels(&p.Process, proc)
 	bound := !s.Outlive && s.Gate == nil
-	if bound {
-		prog.dieWithParent(c.self)
-	}
+	prog.dieWithParent(c.self)
 	for _, m := range p.Mounts {
 		if m.Kind == "proc" {
 			prog.mountProc(m.Data, int(m.Set))
@@ -125,7 +123,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	x := p.Process.clamped(caps)
 	cfg := childConfig{rlimits: clampRlimits(p.Process.Rlimits, caps), chown: io.chown, tty: p.Process.Terminal, init: p.Init, dieWithParent: bound}
 	if c.ids != nil {
-		prog.becomeRoot(cfg.dieWithParent)
+		prog.becomeRoot()
 		c.limits, cfg.rlimits, x = cfg.rlimits, nil, x.withoutScheduling()
 	}
 	prog.stdio(io, p.Process.Terminal)
@@ -589,9 +587,7 @@ func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, hostProc 
 	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	prog.labels(x, hostProc)
 	bound := c.self != nil && !outlive
-	if bound {
-		prog.dieWithParent(c.self)
-	}
+	prog.dieWithParent(c.self)
 	if c.foreign && c.plan.Unshare&unix.CLONE_NEWTIME != 0 {
 		prog.do("join the time namespace", unix.SYS_SETNS, c.init.pidfd, unix.CLONE_NEWTIME)
 	}
@@ -600,7 +596,7 @@ func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, hostProc 
 	cfg := childConfig{rlimits: clampRlimits(x.Rlimits, caps), chown: io.chown, tty: x.Terminal, dieWithParent: bound}
 	if c.ids != nil {
 		prog.do("join the user namespace", unix.SYS_SETNS, linux.FD(c.ids.ns), unix.CLONE_NEWUSER)
-		prog.becomeRoot(bound)
+		prog.becomeRoot()
 		cfg.rlimits, y = nil, y.withoutScheduling()
 	}
 	prog.enterRoot(false)

@@ -34,7 +34,7 @@ func (c *control) ready(prog *program, f *Filter, p *Process, h *Hooks) error {
 			return fmt.Errorf("take over the seccomp listener: %w", os.NewSyscallError("pidfd_getfd", err))
 		}
 		file := os.NewFile(uintptr(fd), "seccomp listener")
-		err = h.Seccomp(p.pid, file)
+		err = elsewhere(func() error { return h.Seccomp(p.pid, file) })
 		file.Close()
 		if err != nil {
 			return err
@@ -45,6 +45,13 @@ func (c *control) ready(prog *program, f *Filter, p *Process, h *Hooks) error {
 	}
 	_, err := c.expect(prog, stepReady)
 	return err
+}
+
+// elsewhere runs f outside of the container: not on its thread.
+func elsewhere(f func() error) error {
+	res := make(chan error, 1)
+	go func() { res <- f() }()
+	return <-res
 }
 
 // setGate notes how the process is started.

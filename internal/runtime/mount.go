@@ -83,7 +83,7 @@ func (c *Container) runHooks(m *mounter, h *Hooks) error {
 		return nil
 	}
 	if h.Runtime != nil {
-		if err := h.Runtime(c.init.pid); err != nil {
+		if err := elsewhere(func() error { return h.Runtime(c.init.pid) }); err != nil {
 			return err
 		}
 	}
@@ -102,6 +102,9 @@ func (c *Container) runHooks(m *mounter, h *Hooks) error {
 }
 
 func (m *mounter) finish() error {
+	if err := m.readonlyDev(); err != nil {
+		return fmt.Errorf("make /dev read-only: %w", err)
+	}
 	if err := m.sysctls(); err != nil {
 		return err
 	}
@@ -207,7 +210,7 @@ func (m *mounter) mount(i int) error {
 		src := m.source(i)
 		if src == nil {
 			var err error
-			if src, err = mp.open(nil); err != nil {
+			if src, err = mp.open(m.ids); err != nil {
 				return err
 			}
 			defer src.Close()
@@ -233,13 +236,7 @@ func (m *mounter) mount(i int) error {
 	if mp.Kind == "tmpfs" {
 		typ = "tmpfs"
 	}
-	var target *os.File
-	var err error
-	if typ == "sysfs" {
-		target, err = m.ordinaryDir(mp.Dest)
-	} else {
-		target, err = m.dir(mp.Dest)
-	}
+	target, found, err := m.target(typ, mp.Dest)
 	if err != nil {
 		return err
 	}
@@ -251,7 +248,7 @@ func (m *mounter) mount(i int) error {
 		return m.propagate(linux.FD(src), mp)
 	}
 	data := mp.Data
-	if typ == "tmpfs" && !slices.ContainsFunc(data, func(o string) bool { return strings.HasPrefix(o, "mode=") }) {
+	if typ == "tmpfs" && found && !slices.ContainsFunc(data, func(o string) bool { return strings.HasPrefix(o, "mode=") }) {
 		// As the directory it hides.
 		var st unix.Stat_t
 		if err := unix.Fstat(linux.FD(target), &st); err != nil {
@@ -340,6 +337,20 @@ func setattr(f *os.File, set, clr uint64, rec bool) error {
 	return unix.MountSetattr(linux.FD(f), "", flags, &unix.MountAttr{Attr_set: set, Attr_clr: clr})
 }
 
+// target opens the mount point of a file system, and says whether it was there.
+func (m *mounter) target(typ, dest string) (f *os.File, found bool, err error) {
+	if typ == "sysfs" {
+		f, err = m.ordinaryDir(dest)
+		return f, true, err
+	}
+	if f, err := linux.OpenInRoot(m.root, dest, unix.O_PATH|unix.O_DIRECTORY, 0); err == nil {
+		f, err = m.checked(f, dest)
+		return f, true, err
+	}
+	f, err = m.dir(dest)
+	return f, false, err
+}
+
 // dir opens a mount point, which is made if missing.
 func (m *mounter) dir(dest string) (*os.File, error) {
 	f, err := linux.MkdirAllInRoot(m.root, dest, 0o755)
@@ -398,13 +409,81 @@ func (m *mounter) bind(mp *MountPlan, src *os.File) error {
 	if err := setattr(src, mp.RecSet, mp.RecClr, true); err != nil {
 		return fmt.Errorf("set recursive options: %w", err)
 	}
-	if err := setattr(src, mp.Set, mp.Clear, false); err != nil {
+	set, clr, err := m.bindAttrs(mp, src)
+	if err == nil {
+		err = setattr(src, set, clr, false)
+	}
+	if err != nil {
 		return fmt.Errorf("set options: %w", err)
 	}
 	if err := attach(linux.FD(src), target); err != nil {
 		return err
 	}
 	return m.propagate(linux.FD(src), mp)
+}
+
+// lockedAttrs are what a mount cannot lose in a user namespace below its owner's,
+// and how statfs shows them.
+//
+//nolint:gochecknoglobals // constant
+var lockedAttrs = []struct {
+	attr uint64
+	flag int64
+}{
+	{unix.MOUNT_ATTR_RDONLY, unix.ST_RDONLY}, {unix.MOUNT_ATTR_NOSUID, unix.ST_NOSUID},
+	{unix.MOUNT_ATTR_NODEV, unix.ST_NODEV}, {unix.MOUNT_ATTR_NOEXEC, unix.ST_NOEXEC},
+}
+
+// bindAttrs are what a bind mount gets and loses. Without any option it keeps its
+// source's; with one it has those that are named and no others, except for the
+// access times, as with mount(8). For a container with a user namespace we keep the
+// kernel's rule, though our own rights would reach further: what the host has set
+// stays, and naming its opposite is EPERM.
+func (m *mounter) bindAttrs(mp *MountPlan, src *os.File) (set, clr uint64, err error) {
+	if !mp.Remount {
+		return 0, 0, nil
+	}
+	const plain = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW
+	set = mp.Set
+	clr = plain &^ set
+	if mp.Atime {
+		clr |= unix.MOUNT_ATTR__ATIME | unix.MOUNT_ATTR_NODIRATIME&^set
+	}
+	if m.ids == nil {
+		return set, clr, nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(linux.FD(src), &st); err != nil {
+		return 0, 0, err
+	}
+	for _, l := range lockedAttrs {
+		if st.Flags&l.flag == 0 || clr&l.attr == 0 {
+			continue
+		}
+		if mp.Clear&l.attr != 0 {
+			return 0, 0, unix.EPERM
+		}
+		clr &^= l.attr
+	}
+	const atimes = unix.ST_NOATIME | unix.ST_NODIRATIME | unix.ST_RELATIME
+	if mp.Atime && st.Flags&atimes != atimeFlags(set) {
+		return 0, 0, unix.EPERM
+	}
+	return set, clr, nil
+}
+
+// atimeFlags is how statfs shows the access time attributes of set.
+func atimeFlags(set uint64) (flags int64) {
+	switch set & unix.MOUNT_ATTR__ATIME {
+	case unix.MOUNT_ATTR_NOATIME:
+		flags = unix.ST_NOATIME
+	case unix.MOUNT_ATTR_RELATIME:
+		flags = unix.ST_RELATIME
+	}
+	if set&unix.MOUNT_ATTR_NODIRATIME != 0 {
+		flags |= unix.ST_NODIRATIME
+	}
+	return flags
 }
 
 // openSource clones what a bind mount shows, detached. The kernel clones only
@@ -585,10 +664,26 @@ func (m *mounter) dev() error {
 			return fmt.Errorf("link /dev/%s: %w", l[1], err)
 		}
 	}
+	return nil
+}
+
+// readonlyDev makes /dev read-only where that was asked for: now everything is in
+// it.
+func (m *mounter) readonlyDev() error {
+	if !m.plan.SetupDev {
+		return nil
+	}
 	for i := range m.plan.Mounts {
-		if mp := &m.plan.Mounts[i]; mp.Dest == "/dev" && (mp.Set|mp.RecSet)&unix.MOUNT_ATTR_RDONLY != 0 {
-			return setattr(dev, unix.MOUNT_ATTR_RDONLY, 0, false)
+		mp := &m.plan.Mounts[i]
+		if mp.Dest != "/dev" || (mp.Set|mp.RecSet)&unix.MOUNT_ATTR_RDONLY == 0 {
+			continue
 		}
+		dev, err := linux.OpenNoSymlinks(m.root, "/dev", unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer dev.Close()
+		return setattr(dev, unix.MOUNT_ATTR_RDONLY, 0, false)
 	}
 	return nil
 }
@@ -756,7 +851,7 @@ func (m *mounter) sysctls() error {
 }
 
 // pivot makes the new root the thread's, and the child's, and drops the host's.
-func (m *mounter) pivot() error {
+func (m *mounter) pivot() (err error) {
 	if m.plan.Rootfs.ReadOnly {
 		if err := setattr(m.root, unix.MOUNT_ATTR_RDONLY, 0, false); err != nil {
 			return fmt.Errorf("make the root read-only: %w", err)
@@ -768,6 +863,11 @@ func (m *mounter) pivot() error {
 	if m.plan.NoPivot {
 		return m.chroot()
 	}
+	defer func() {
+		if err == nil {
+			err = m.rootPropagation()
+		}
+	}()
 	// The old root is stacked on the new one and then detached: no directory for it
 	// is needed.
 	if err := unix.PivotRoot(".", "."); err != nil {
@@ -782,7 +882,52 @@ func (m *mounter) pivot() error {
 	return unix.Chdir("/")
 }
 
+// rootPropagation applies the specification's propagation to the new root.
+func (m *mounter) rootPropagation() error {
+	p := m.plan.Propagation
+	if p == 0 {
+		return nil
+	}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if p&unix.MS_REC != 0 {
+		flags |= unix.AT_RECURSIVE
+	}
+	if err := unix.MountSetattr(linux.FD(m.root), "", flags, &unix.MountAttr{Propagation: uint64(p &^ unix.MS_REC)}); err != nil {
+		return fmt.Errorf("set propagation of the root: %w", err)
+	}
+	return nil
+}
+
+// hideHost takes the host's proc and sysfs mounts out of this mount namespace,
+// where they would stay without pivot_root: seeing one unmasked, the kernel would
+// allow the container unmasked ones of its own.
+func (m *mounter) hideHost() error {
+	b, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var found []string
+	for line := range strings.Lines(string(b)) {
+		pre, post, _ := strings.Cut(line, " - ")
+		f := strings.Fields(pre)
+		typ, _, _ := strings.Cut(post, " ")
+		if len(f) > 4 && (typ == "proc" || typ == "sysfs") && f[4] != m.plan.Rootfs.Dir && !strings.HasPrefix(f[4], m.plan.Rootfs.Dir+"/") {
+			found = append(found, f[4])
+		}
+	}
+	// The innermost first.
+	for _, p := range slices.Backward(found) {
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return &os.PathError{Op: "unmount", Path: p, Err: err}
+		}
+	}
+	return nil
+}
+
 func (m *mounter) chroot() error {
+	if err := m.hideHost(); err != nil {
+		return fmt.Errorf("hide the host's proc and sysfs: %w", err)
+	}
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("move the root mount: %w", err)
 	}

@@ -31,7 +31,7 @@ var mountAttrs = map[string]attrFlag{
 	"noatime":       {set: unix.MOUNT_ATTR_NOATIME, clear: unix.MOUNT_ATTR__ATIME},
 	"atime":         {set: unix.MOUNT_ATTR_RELATIME, clear: unix.MOUNT_ATTR__ATIME},
 	"relatime":      {set: unix.MOUNT_ATTR_RELATIME, clear: unix.MOUNT_ATTR__ATIME},
-	"norelatime":    {set: unix.MOUNT_ATTR_STRICTATIME, clear: unix.MOUNT_ATTR__ATIME},
+	"norelatime":    {set: unix.MOUNT_ATTR_RELATIME, clear: unix.MOUNT_ATTR__ATIME}, // the default
 	"strictatime":   {set: unix.MOUNT_ATTR_STRICTATIME, clear: unix.MOUNT_ATTR__ATIME},
 	"nostrictatime": {set: unix.MOUNT_ATTR_RELATIME, clear: unix.MOUNT_ATTR__ATIME},
 }
@@ -63,6 +63,9 @@ func (p *Plan) mounts(spec *specs.Spec, bundle string) error {
 func (p *Plan) mount(m specs.Mount, bundle string) (MountPlan, error) {
 	// Old specifications write destinations without the leading slash.
 	mp := MountPlan{Type: m.Type, Source: m.Source, Dest: filepath.Clean("/" + m.Destination)}
+	if p.inRootfs(mp.Dest) {
+		mp.Dest = mp.Dest[len(p.Rootfs.Dir):] // some write the host's path
+	}
 	if m.Destination == "" || strings.ContainsRune(m.Destination+m.Source+m.Type, 0) {
 		return mp, invalid("mount destination %q", m.Destination)
 	}
@@ -107,6 +110,12 @@ func (p *Plan) mount(m specs.Mount, bundle string) (MountPlan, error) {
 	return mp, p.mountIDs(&mp, m)
 }
 
+// inRootfs says whether a path of the host is below a root file system that is a
+// plain directory.
+func (p *Plan) inRootfs(path string) bool {
+	return p.Rootfs.Dir != "" && p.Rootfs.Dir != "/" && strings.HasPrefix(path, p.Rootfs.Dir+"/")
+}
+
 // mountIDs compiles a mount's own id mappings, which are for bind mounts. Both or
 // none are given; none with the option "idmap" are the container's.
 func (p *Plan) mountIDs(mp *MountPlan, m specs.Mount) error {
@@ -130,7 +139,16 @@ func (p *Plan) mountIDs(mp *MountPlan, m specs.Mount) error {
 // option compiles one fstab-style option.
 func (mp *MountPlan) option(o string) error {
 	if a, ok := mountAttrs[o]; ok {
-		mp.Set, mp.Clear = mp.Set&^a.clear|a.set, mp.Clear&^a.set|a.clear
+		mp.Remount = true
+		switch o {
+		case "atime", "norelatime", "nostrictatime":
+			// Take a mode away that is not there: mount(2) keeps what is.
+		case "noatime", "relatime", "strictatime", "nodiratime":
+			mp.Atime = true
+			fallthrough
+		default:
+			mp.Set, mp.Clear = mp.Set&^a.clear|a.set, mp.Clear&^a.set|a.clear
+		}
 		return nil
 	}
 	if r, ok := strings.CutPrefix(o, "r"); ok {

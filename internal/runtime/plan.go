@@ -111,7 +111,9 @@ type MountPlan struct {
 	Dest    string
 	Rec     bool     `json:",omitempty"` // bind what is mounted below, too
 	Set     uint64   `json:",omitempty"` // MOUNT_ATTR_* on this mount
-	Clear   uint64   `json:",omitempty"`
+	Clear   uint64   `json:",omitempty"` // given up by name
+	Remount bool     `json:",omitempty"` // a bind mount gets exactly Set, not its source's attributes
+	Atime   bool     `json:",omitempty"` // ... also of the access times
 	RecSet  uint64   `json:",omitempty"` // MOUNT_ATTR_* on this mount and below
 	RecClr  uint64   `json:",omitempty"`
 	Prop    uint64   `json:",omitempty"` // MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, 0 = leave

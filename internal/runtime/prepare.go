@@ -28,7 +28,7 @@ func prepare(spec *specs.Spec, o Options) (*Plan, error) {
 	}
 	p := &Plan{
 		Rootfs: o.Rootfs, Hostname: spec.Hostname, Domainname: spec.Domainname,
-		Masked: l.MaskedPaths, Readonly: l.ReadonlyPaths, Init: o.Init, NoPivot: o.NoPivot,
+		Masked: unique(l.MaskedPaths), Readonly: unique(l.ReadonlyPaths), Init: o.Init, NoPivot: o.NoPivot,
 	}
 	if spec.Root != nil && spec.Root.Readonly {
 		p.Rootfs.ReadOnly = true
@@ -132,6 +132,16 @@ func prepareExec(spec *specs.Spec, proc *specs.Process, privileged bool) (*ExecP
 		pp.Caps = Caps{Bounding: host, Effective: host, Permitted: host}
 	}
 	return &ExecPlan{Process: pp, Warnings: warn}, nil
+}
+
+func unique(in []string) []string {
+	var out []string
+	for _, s := range in {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // has says whether the container has a namespace of that kind that is not the

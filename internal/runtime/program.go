@@ -89,7 +89,8 @@ func (p *program) argv(s []string) []uintptr {
 	return v
 }
 
-// dieWithParent ties the child to the forking thread's life. watch is a pidfd of
+// dieWithParent ties the child to the forking thread's life: also one that shall
+// outlive it does not outlive its own creation (see rights). watch is a pidfd of
 // this process, to notice that it had died before.
 func (p *program) dieWithParent(watch *os.File) {
 	const what = "bind to the monitor's life"
@@ -212,13 +213,12 @@ func (p *program) joinUser(ns *os.File, args *cloneArgs) {
 
 // becomeRoot makes the child root of its user namespace, where that has one: what
 // it opens and makes on its way is not the host's root's.
-func (p *program) becomeRoot(bound bool) {
+func (p *program) becomeRoot() {
 	const what = "become root of the user namespace"
 	p.do(what, unix.SYS_SETRESGID, 0, 0, 0).allow(unix.EINVAL)
 	p.do(what, unix.SYS_SETRESUID, 0, 0, 0).allow(unix.EINVAL)
-	if bound { // a change of the user unbinds
-		p.do("bind to the monitor's life", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
-	}
+	// A change of the user unbinds.
+	p.do("bind to the monitor's life", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 }
 
 // join puts the child into its own cgroup namespace and descriptor table, and
@@ -262,9 +262,11 @@ func (p *program) rights(x *ProcPlan, c childConfig) {
 	p.credentials(x)
 	p.do("chdir to "+x.Cwd, unix.SYS_CHDIR, x.Cwd).onlyIf(regDir)
 	p.insideRoot()
+	after := 0
 	if c.dieWithParent {
-		p.do("bind to the monitor's life", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+		after = int(unix.SIGKILL)
 	}
+	p.do("bind to the monitor's life", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, after)
 	if c.init {
 		copy(p.m.initName[:], "docker-init")
 		p.m.cmdline = cmdline()
@@ -425,11 +427,36 @@ func (p *program) ready(io *stdio, x *ProcPlan) {
 		p.do("close the control socket", unix.SYS_CLOSE, p.ctl)
 		p.ctl++
 	}
+	if io.gate != nil && (x.Seccomp == nil || x.NoNewPrivs && !x.Seccomp.listens()) {
+		p.waitMortal() // no filter is there yet that could forbid it
+	}
 	p.do("wait for start", unix.SYS_READ, p.ctl, buf, 1).to(regTmp)
 	p.need()
 	if io.gate != nil {
 		p.m.ops = append(p.m.ops, op{nr: opCtl, arg: [6]uintptr{uintptr(p.ctl + 1)}})
 	}
+}
+
+// waitMortal waits until the gate is open, and ends on the signals that ask for
+// that: the first process of a pid namespace is deaf to them as long as it has no
+// handlers. Blocked they are kept, and read from a descriptor.
+func (p *program) waitMortal() {
+	const what = "wait for start"
+	var set uint64
+	for _, s := range []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM} {
+		set |= 1 << (s - 1)
+	}
+	mask, none := &[1]uint64{set}, new([1]uint64)
+	sfd := p.ctl - 1 // the control socket's number: the lowest that is free
+	fds := &[2]unix.PollFd{{Fd: int32(p.ctl), Events: unix.POLLIN}, {Fd: int32(sfd), Events: unix.POLLIN}}
+	now := new(unix.Timespec)
+	p.do(what, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, unsafe.Pointer(mask), 0, 8)
+	p.do(what, unix.SYS_SIGNALFD4, -1, unsafe.Pointer(mask), 8, unix.SFD_CLOEXEC)
+	p.do(what, unix.SYS_PPOLL, unsafe.Pointer(fds), 2, 0, 0, 0)
+	p.do(what, unix.SYS_PPOLL, unsafe.Pointer(&fds[1]), 1, unsafe.Pointer(now), 0, 0).to(regTmp)
+	p.do(what, unix.SYS_EXIT_GROUP, 128+int(unix.SIGTERM)).onlyIf(regTmp)
+	p.do(what, unix.SYS_CLOSE, sfd)
+	p.do(what, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, unsafe.Pointer(none), 0, 8)
 }
 
 // finish is what comes after Start. env holds "" where HOME of the go message goes.

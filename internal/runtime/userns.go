@@ -216,6 +216,8 @@ func (p *Plan) openSources(ids *idMaps) (s sources, err error) {
 	for i := range p.Mounts {
 		mp := &p.Mounts[i]
 		switch {
+		case mp.Kind == "bind" && p.inRootfs(mp.Source):
+			// Of what earlier mounts have made of it.
 		case mp.Kind == "bind":
 			s.mounts[i], err = mp.open(ids)
 		case mp.Type == "sysfs" && mp.Kind == "fs":

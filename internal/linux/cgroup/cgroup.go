@@ -46,15 +46,21 @@ type System struct {
 }
 
 // Detect reads the layout from the mount table.
-func Detect() (*System, error) {
+func Detect() (*System, error) { return readLayout(false) }
+
+// DetectNamed includes v1 hierarchies that have a name instead of controllers
+// (name=systemd), where other runtimes put their containers, too.
+func DetectNamed() (*System, error) { return readLayout(true) }
+
+func readLayout(named bool) (*System, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	return detect(b)
+	return detect(b, named)
 }
 
-func detect(mountinfo []byte) (*System, error) {
+func detect(mountinfo []byte, named bool) (*System, error) {
 	s := &System{}
 	seen := map[string]bool{}
 	for line := range bytes.Lines(mountinfo) {
@@ -75,7 +81,7 @@ func detect(mountinfo []byte) (*System, error) {
 					ctl = append(ctl, o)
 				}
 			}
-			if len(ctl) > 0 {
+			if len(ctl) > 0 || named && strings.Contains(g[2], "name=") {
 				s.hiers = append(s.hiers, hierarchy{name: base(f[4]), mount: f[4], controllers: ctl})
 				s.Controllers = append(s.Controllers, ctl...)
 			}

@@ -290,12 +290,12 @@ func (l *limiter) cpuset(r *specs.LinuxResources) error {
 }
 
 func (l *limiter) pids(r *specs.LinuxResources) error {
-	if r.Pids == nil || r.Pids.Limit == nil || (*r.Pids.Limit == 0 && l.fresh) {
+	if r.Pids == nil || r.Pids.Limit == nil {
 		return nil
 	}
 	v := *r.Pids.Limit
 	if v == 0 {
-		v = -1
+		v = 1 // as in runc: no group can have less
 	}
 	if v < 0 && l.fresh {
 		return nil
@@ -312,11 +312,9 @@ func (l *limiter) blkio(r *specs.LinuxResources) error {
 		if *b.Weight < 10 || *b.Weight > 1000 {
 			return fmt.Errorf("block I/O weight %d is not within 10..1000: %w", *b.Weight, errdefs.ErrInvalidArgument)
 		}
-		file, v := "blkio.weight", strconv.Itoa(int(*b.Weight))
+		file, v := l.weightFile("blkio.weight", "blkio.bfq.weight"), strconv.Itoa(int(*b.Weight))
 		if l.g.sys.V2 {
 			file, v = "io.weight", itoa(cgroups.ConvertBlkIOToIOWeightValue(*b.Weight))
-		} else if _, err := os.Stat(l.g.dir("blkio") + "/blkio.bfq.weight"); err == nil {
-			file = "blkio.bfq.weight"
 		}
 		if err := l.put(l.io(), file, v); err != nil {
 			return err
@@ -326,9 +324,12 @@ func (l *limiter) blkio(r *specs.LinuxResources) error {
 		if d.Weight == nil {
 			continue
 		}
-		file := "blkio.weight_device"
+		file := l.weightFile("blkio.weight_device", "blkio.bfq.weight_device")
 		if l.g.sys.V2 {
 			file = "io.weight"
+			if _, err := os.Stat(l.g.unified() + "/io.bfq.weight"); err == nil {
+				file = "io.bfq.weight"
+			}
 		}
 		if err := l.put(l.io(), file, fmt.Sprintf("%d:%d %d", d.Major, d.Minor, *d.Weight)); err != nil {
 			return err
@@ -360,6 +361,14 @@ func (l *limiter) blkio(r *specs.LinuxResources) error {
 	return nil
 }
 
+// weightFile is bfq where that is the only scheduler (on v1).
+func (l *limiter) weightFile(cfq, bfq string) string {
+	if _, err := os.Stat(l.g.dir("blkio") + "/" + bfq); err == nil {
+		return bfq
+	}
+	return cfq
+}
+
 func (l *limiter) io() string {
 	if l.g.sys.V2 {
 		return "io"
@@ -389,7 +398,7 @@ func (l *limiter) unified(r *specs.LinuxResources) error {
 		return nil
 	}
 	if !l.g.sys.V2 {
-		return fmt.Errorf("unified resources need cgroup v2: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("invalid configuration: cannot use unified on cgroup v1: %w", errdefs.ErrInvalidArgument)
 	}
 	for k, v := range r.Unified {
 		if strings.Contains(k, "/") || !strings.Contains(k, ".") || strings.HasPrefix(k, "cgroup.") {
