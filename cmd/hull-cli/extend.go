@@ -41,6 +41,9 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 			cmd.Flags().Lookup("isolation").Usage = `Boundary of the container ("container", "sandbox", "vm")`
 		}
 	}
+	if vol, rest, err := root.Find([]string{"volume"}); err == nil && len(rest) == 0 {
+		vol.AddCommand(volumeCommands(cli)...)
+	}
 	if use, rest, err := root.Find([]string{"context", "use"}); err == nil && len(rest) == 0 {
 		use.Short = "Set the context that hull uses"
 		use.RunE = func(_ *cobra.Command, args []string) error { return useContext(cli, args[0]) }

@@ -21,6 +21,7 @@ var ( //nolint:gochecknoglobals // see above
 )
 
 func main() {
+	becomeCompose(os.Args)
 	ctx, stop := notifyContext(context.Background())
 	err := run(ctx, os.Args[1:], os.Getenv)
 	var sig signalError

@@ -19,6 +19,7 @@ import (
 	"github.com/docker/cli/cli-plugins/socket"
 
 	"hull/cmd/internal/endpoint"
+	"hull/cmd/internal/launch"
 )
 
 // Plugins (compose, buildx, ...) are docker's: programs docker-NAME in docker's
@@ -66,6 +67,26 @@ func (p *program) plugin(ctx context.Context, name string, env []string) error {
 		return cli.StatusError{StatusCode: max(exit.ExitCode(), 1)}
 	}
 	return err
+}
+
+// becomeCompose turns this process into hull-compose when that is the verb, unless
+// it is not installed: then a plugin of that name serves.
+func becomeCompose(args []string) {
+	for _, a := range args[1:] {
+		if strings.HasPrefix(a, "-") {
+			continue
+		}
+		// A global flag's value may stand here; hull-compose reads these as we do.
+		if a == "compose" {
+			if program, err := launch.Program("hull-compose", ""); err == nil {
+				_ = syscall.Exec(program, args, os.Environ()) // returns only when it fails
+			}
+			return
+		}
+		if !strings.Contains(a, "/") && !strings.Contains(a, ":") {
+			return // another verb
+		}
+	}
 }
 
 // ensure starts the own engine for a plugin, which cannot do it.

@@ -18,7 +18,10 @@ import (
 	"hull/cmd/internal/launch"
 )
 
-const full = "hull-cli"
+const (
+	full     = "hull-cli"
+	composer = "hull-compose" // the verb compose
+)
 
 // version and commit are set by the linker, as those of hull-cli.
 var ( //nolint:gochecknoglobals // see above
@@ -41,7 +44,11 @@ func main() {
 // handOver becomes hull-cli with the same arguments; it returns only when that
 // fails.
 func handOver(args []string) error {
-	program, err := launch.Program(full, "")
+	name := full
+	if len(args) > 1 && args[1] == "compose" {
+		name = composer
+	}
+	program, err := launch.Program(name, "")
 	if err != nil {
 		return err
 	}

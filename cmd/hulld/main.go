@@ -183,7 +183,7 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	closers.add(images.Close)
 
-	volumes, err := volume.New(volume.Config{Root: o.root, RunDir: o.run, Store: st, Events: events.Publish, Log: log})
+	volumes, err := volume.New(volume.Config{Root: o.root, Store: st, Events: events.Publish, Log: log})
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func serve(ctx context.Context, o options) (err error) {
 	closers.add(func() error { eng.Close(); return nil })
 
 	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver}, docker.Parts{
-		Containers: eng, Images: images, Volumes: volumes, Networks: networks, Events: events, Log: log,
+		Containers: eng, Images: images, Volumes: volumes, Files: eng, Networks: networks, Events: events, Log: log,
 	})
 	listeners, err := listen(o)
 	if err != nil {

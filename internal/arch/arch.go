@@ -104,6 +104,7 @@ func Rules() []Rule {
 		{Package: "cmd/internal/...", May: []string{"cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull/...", May: []string{"cmd/hull/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
+		{Package: "cmd/hull-compose/...", May: []string{"cmd/hull-compose/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-monitor/...", May: []string{"cmd/hull-monitor/...", "internal/monitor/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-runc/...", May: []string{"cmd/hull-runc/...", "internal/runtime/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-guest/...", May: []string{"cmd/hull-guest/...", "internal/guest/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/..."}},
@@ -143,7 +144,7 @@ func Confined() []Foreign {
 		},
 		{
 			Prefixes: []string{"github.com/moby/moby/api", "github.com/moby/moby/client", "github.com/docker/cli", "github.com/docker/docker"},
-			Only:     []string{"internal/front/docker/...", "cmd/hull/...", "cmd/hull-cli/...", "cmd/internal/...", "test/..."},
+			Only:     []string{"internal/front/docker/...", "cmd/hull/...", "cmd/hull-cli/...", "cmd/hull-compose/...", "cmd/internal/...", "test/..."},
 			Except:   []string{"github.com/docker/cli/cli/config"}, // credentials and their helpers: the image service's, too
 			Why:      "foreign types stop at the door",
 		},

@@ -99,6 +99,9 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 	}
 	back.Add("drop volumes", func(ctx context.Context) error { return e.volumes.Drop(ctx, c.ID, c.Mounts, true) })
 
+	if err := e.holdImages(ctx, &c, &back); err != nil {
+		return hull.Container{}, nil, err
+	}
 	if err := e.record(&c, name == ""); err != nil {
 		return hull.Container{}, nil, err
 	}

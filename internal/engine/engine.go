@@ -32,6 +32,9 @@ type Images interface {
 	// Open mounts the root file system of a container that does not run, detached
 	// (no mount point on the host), and returns its root directory.
 	Open(ctx context.Context, id string) (*os.File, error)
+	// OpenImage mounts the image that a Prepare of id stands on, detached and
+	// read-only, and opens it or what is at subpath in it.
+	OpenImage(ctx context.Context, id, subpath string) (*os.File, error)
 	// Changes lists what the writable layer changed, sorted by path.
 	Changes(ctx context.Context, id string) ([]hull.Change, error)
 	// Export writes the whole root file system below root as a tar.
@@ -50,10 +53,19 @@ type Volumes interface {
 	// Resolve turns requests into mount points when a container is created: makes
 	// named and anonymous volumes, checks bind sources.
 	Resolve(ctx context.Context, containerID string, m []hull.Mount) ([]hull.MountPoint, error)
-	// Mount makes them ready for a run (mounts volume drivers' file systems,
-	// copies an image's content up into an empty volume; root is the image's
-	// root file system, opened lazily) and counts the use.
-	Mount(ctx context.Context, containerID string, m []hull.MountPoint, root func() (*os.File, error)) (hull.Release, error)
+	// Mount makes them ready for a run (mounts volume drivers' file systems, nowhere;
+	// copies an image's content up into an empty volume; root is the image's root
+	// file system, opened lazily) and counts the use. What it returns has as Source
+	// what a driver binds, which is there until the release.
+	Mount(ctx context.Context, containerID string, m []hull.MountPoint, root func() (*os.File, error)) ([]hull.MountPoint, hull.Release, error)
+	// Reattach counts the use by a run that an earlier engine started; its release
+	// is Mount's.
+	Reattach(containerID string, m []hull.MountPoint) hull.Release
+	// Open opens what a mount point shows (a directory or a file), for a container
+	// that does not run.
+	Open(ctx context.Context, m hull.MountPoint) (*os.File, error)
+	// OpenVolume opens a volume's root directory.
+	OpenVolume(ctx context.Context, name string) (*os.File, error)
 	// Mapping says whether the owners of a mount's source can be shown through a
 	// user namespace's ids. It is remembered for the file system.
 	Mapping(source string) (hull.Mapping, error)

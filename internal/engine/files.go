@@ -60,16 +60,16 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 		if best.Type == hull.MountTmpfs {
 			return place{}, fmt.Errorf("%s is a tmpfs, which exists only while container %s runs: %w", best.Target, c.Name, errdefs.ErrNotFound)
 		}
-		st, err := os.Stat(best.Source)
+		f, err := e.openMount(ctx, c, best)
 		if err != nil {
-			return place{}, fmt.Errorf("open volume at %s: %w", best.Target, err)
+			return place{}, fmt.Errorf("open mount at %s: %w", best.Target, err)
 		}
-		if st.IsDir() {
-			f, err := os.Open(best.Source)
-			if err != nil {
-				return place{}, fmt.Errorf("open volume at %s: %w", best.Target, err)
-			}
+		st, err := f.Stat()
+		if err == nil && st.IsDir() {
 			return place{root: f, path: path.Join("/", strings.TrimPrefix(clean, path.Clean(best.Target))) + slash, readOnly: !best.RW}, nil
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return place{}, fmt.Errorf("open mount at %s: %w", best.Target, err)
 		}
 	}
 	root, ids, err := e.rootOf(ctx, c)

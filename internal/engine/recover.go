@@ -108,11 +108,7 @@ func (e *recovery) endUnseen(ctx context.Context, c hull.Container, exit hull.Ex
 // unmountAll gives back what Start acquired besides the pod, by asking for the
 // releases again: Mount of the services is idempotent, as is their release.
 func (e *recovery) unmountAll(ctx context.Context, c hull.Container) error {
-	unvolume, err := e.volumes.Mount(ctx, c.ID, c.Mounts, e.opener(ctx, c.ID))
-	if err != nil {
-		return err
-	}
-	return unvolume(ctx)
+	return e.volumes.Reattach(c.ID, c.Mounts)(ctx)
 }
 
 // recoverContainer brings one record in line with the facts.
@@ -198,11 +194,7 @@ func (e *recovery) rewatch(ctx context.Context, c hull.Container) error {
 		return e.closePodOf(ctx, c)
 	}
 	x := &run{id: c.ID, pod: c.PodID, proc: proc, started: c.Status.StartedAt, exited: make(chan struct{}), done: make(chan struct{})}
-	unvolume, err := e.volumes.Mount(ctx, c.ID, c.Mounts, e.opener(ctx, c.ID))
-	if err != nil {
-		return fmt.Errorf("volumes: %w", err)
-	}
-	x.release.Add("unmount volumes", unvolume)
+	x.release.Add("unmount volumes", e.volumes.Reattach(c.ID, c.Mounts))
 	if p, err := e.store.Pod(c.PodID); err == nil && p.Implicit {
 		x.release.Add("leave pod", func(ctx context.Context) error { return e.closePod(ctx, c.PodID) })
 	}

@@ -107,6 +107,9 @@ func (e *runner) remove(ctx context.Context, c hull.Container, r hull.RemoveRequ
 	if err := e.logs.Remove(c); err != nil {
 		return fail("remove log", err)
 	}
+	if err := e.letImagesGo(ctx, c); err != nil {
+		return fail("let mounted images go", err)
+	}
 	if err := e.images.Discard(ctx, c.ID); err != nil {
 		return fail("remove writable layer", err)
 	}

@@ -68,11 +68,18 @@ func (e *runner) start(ctx context.Context, id string) (err error) {
 	x.release.Add("unmount root file system", unmount)
 	root.ReadOnly = c.Spec.Security.ReadOnlyRootfs
 
-	unvolume, err := e.volumes.Mount(ctx, id, c.Mounts, e.opener(ctx, id))
+	mounts, unvolume, err := e.volumes.Mount(ctx, id, c.Mounts, e.opener(ctx, id))
 	if err != nil {
 		return fmt.Errorf("mount volumes of %s: %w", c.Name, err)
 	}
 	x.release.Add("unmount volumes", unvolume)
+
+	mounts, unimages, err := e.showImages(ctx, c, mounts)
+	if err != nil {
+		return err
+	}
+	x.release.Add("close image mounts", unimages)
+	c.Mounts = mounts // what the driver binds; the record keeps what inspect shows
 
 	box, endpoint, unpod, err := e.enterPod(ctx, c, drv)
 	if err != nil {

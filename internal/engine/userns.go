@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -151,8 +152,8 @@ func (e *base) sharedUsers(s hull.Spec) (*hull.PodUsers, string, error) {
 // refusing finds a mount that cannot be shown through a user namespace's ids.
 func (e *base) refusing(_ context.Context, mounts []hull.MountPoint) (string, error) {
 	for _, m := range mounts {
-		if m.Type == hull.MountTmpfs || m.Source == "" {
-			continue
+		if m.Type == hull.MountTmpfs || m.Type == hull.MountImage || m.Source == "" {
+			continue // an image is only read; what its own root alone may read stays closed
 		}
 		kind, err := e.volumes.Mapping(m.Source)
 		if err != nil {
@@ -178,7 +179,7 @@ func (e *base) addUsers(s *specs.Spec, ep hull.Endpoint) error {
 	for i := range s.Mounts {
 		m := &s.Mounts[i]
 		rec := slices.Contains(m.Options, "rbind")
-		if !rec && !slices.Contains(m.Options, "bind") || strings.HasPrefix(m.Source, "/proc/") {
+		if !rec && !slices.Contains(m.Options, "bind") || strings.HasPrefix(m.Source, "/proc/") && !strings.HasPrefix(m.Source, fmt.Sprintf("/proc/%d/fd/", os.Getpid())) {
 			continue // another container's shared memory has its ids
 		}
 		if m.Source == ep.Hosts || m.Source == ep.ResolvConf || m.Source == ep.HostnameFile {

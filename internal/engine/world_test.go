@@ -124,11 +124,12 @@ func (f fimages) Discard(ctx context.Context, _ string) error { return f.w.relea
 func (f fimages) Mount(context.Context, string, []hull.RootfsKind) (hull.Rootfs, hull.Release, error) {
 	return hull.Rootfs{}, f.w.release("rootfs"), f.w.acquire("rootfs")
 }
-func (f fimages) Open(context.Context, string) (*os.File, error)         { return os.Open("/") }
-func (f fimages) Changes(context.Context, string) ([]hull.Change, error) { return nil, nil }
-func (f fimages) Export(context.Context, *os.File, io.Writer) error      { return nil }
-func (f fimages) Size(context.Context, string) (int64, int64, error)     { return 0, 0, nil }
-func (f fimages) Sweep(context.Context, func(string) bool) error         { return nil }
+func (f fimages) Open(context.Context, string) (*os.File, error)              { return os.Open("/") }
+func (f fimages) OpenImage(context.Context, string, string) (*os.File, error) { return os.Open("/") }
+func (f fimages) Changes(context.Context, string) ([]hull.Change, error)      { return nil, nil }
+func (f fimages) Export(context.Context, *os.File, io.Writer) error           { return nil }
+func (f fimages) Size(context.Context, string) (int64, int64, error)          { return 0, 0, nil }
+func (f fimages) Sweep(context.Context, func(string) bool) error              { return nil }
 func (f fimages) Commit(context.Context, string, hull.CommitRequest, hull.ImageConfig) (string, error) {
 	return "sha256:2", f.w.step("commit")
 }
@@ -143,8 +144,16 @@ func (f fvolumes) Resolve(_ context.Context, _ string, m []hull.Mount) ([]hull.M
 	return out, f.w.acquire("volumes")
 }
 
-func (f fvolumes) Mount(context.Context, string, []hull.MountPoint, func() (*os.File, error)) (hull.Release, error) {
-	return f.w.release("volmount"), f.w.acquire("volmount")
+func (f fvolumes) Mount(_ context.Context, _ string, m []hull.MountPoint, _ func() (*os.File, error)) ([]hull.MountPoint, hull.Release, error) {
+	return m, f.w.release("volmount"), f.w.acquire("volmount")
+}
+
+func (f fvolumes) Reattach(string, []hull.MountPoint) hull.Release { return f.w.release("volmount") }
+
+func (f fvolumes) OpenVolume(context.Context, string) (*os.File, error) { return os.Open("/") }
+
+func (f fvolumes) Open(_ context.Context, m hull.MountPoint) (*os.File, error) {
+	return os.Open(m.Source)
 }
 
 func (f fvolumes) Mapping(string) (hull.Mapping, error) { return hull.Mapped, nil }

@@ -144,6 +144,10 @@ const (
 	MountImage  MountType = "image"
 )
 
+// ImageMountInfix stands between a container's id and a number in the name under
+// which the image service holds an image that the container has mounted.
+const ImageMountInfix = ".image"
+
 // Mount is one mount the user (or the image, see FromImage) asked for.
 type Mount struct {
 	Type           MountType

@@ -250,7 +250,8 @@ func (s *Service) Sweep(ctx context.Context, keep func(containerID string) bool)
 	}
 	var errs []error
 	for _, e := range list {
-		if !keep(e.Name()) {
+		id, _, _ := strings.Cut(e.Name(), hull.ImageMountInfix)
+		if !keep(id) {
 			errs = append(errs, s.Discard(ctx, e.Name()))
 		}
 	}

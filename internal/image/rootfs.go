@@ -7,6 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
+
+	"github.com/containerd/errdefs"
 
 	"hull/internal/hull"
 	"hull/internal/image/archive"
@@ -30,6 +33,29 @@ func (s *Service) Open(ctx context.Context, id string) (*os.File, error) {
 		return nil, fmt.Errorf("open root file system of container %s: %w", id, err)
 	}
 	return f, nil
+}
+
+// OpenImage mounts what container id stands on without its writable layer, nowhere
+// and read-only, and opens the root or what is at subpath below it.
+func (s *Service) OpenImage(ctx context.Context, id, subpath string) (*os.File, error) {
+	b, err := s.mounted(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	dirs, err := s.lowerOf(b.chain)
+	if err != nil {
+		return nil, err
+	}
+	root, err := linux.MountOverlay(linux.Overlay{Lower: dirs})
+	if err != nil || subpath == "" {
+		return root, err
+	}
+	f, err := linux.CloneBelow(root, s.root, subpath)
+	err = errors.Join(err, root.Close())
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EXDEV) {
+		return nil, fmt.Errorf("cannot access path %s of the image: %w: %w", subpath, err, errdefs.ErrInvalidArgument)
+	}
+	return f, err
 }
 
 // Changes lists what the writable layer changed, sorted by path.

@@ -3,11 +3,13 @@ package volume
 import (
 	"fmt"
 	"hull/internal/hull"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
 )
 
 const nameChars = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
@@ -33,25 +35,36 @@ func checkName(name string) error {
 	return nil
 }
 
-// checkOptions holds the local driver's options to Docker's rules.
-func checkOptions(o map[string]string) error {
-	need := map[string][]string{"type": {"device"}, "o": {"device", "type"}, "device": {"type"}}
-	for k := range o {
-		if k == "size" {
-			return invalid("quota size requested but no quota support")
-		}
+// checkOptions holds the local driver's options to Docker's rules. size is the
+// bound of a volume in bytes, 0 = none.
+func checkOptions(o map[string]string) (size int64, err error) {
+	need := map[string][]string{"type": {"device"}, "o": {"device", "type"}, "device": {"type"}, "size": nil}
+	for _, k := range slices.Sorted(maps.Keys(o)) {
 		others, ok := need[k]
 		if !ok {
-			return invalid("invalid option: %q", k)
+			return 0, invalid("invalid option: %q", k)
 		}
 		for _, other := range others {
 			if o[other] == "" {
-				return invalid("missing required option: %q", other)
+				return 0, invalid("missing required option: %q", other)
 			}
 		}
 	}
-	return nil
+	text, bounded := o["size"]
+	if !bounded {
+		return 0, nil
+	}
+	if o["type"] != "" {
+		return 0, invalid("option \"size\" bounds a volume of this engine's own disk; a %s file system takes its own size option in \"o\"", o["type"])
+	}
+	if size, err = units.RAMInBytes(text); err != nil || size < minSize {
+		return 0, invalid("option \"size\": %q is not a size of at least 1m", text)
+	}
+	return size, nil
 }
+
+// minSize is what a file system needs for itself and a little more. Bytes.
+const minSize = 1 << 20
 
 // checkMount reports a mount that cannot be.
 func checkMount(m hull.Mount) error {

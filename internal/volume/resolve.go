@@ -20,7 +20,7 @@ func (s *Service) Resolve(ctx context.Context, containerID string, mounts []hull
 		}
 	}()
 	at := map[string]bool{}
-	for i, m := range mounts {
+	for _, m := range mounts {
 		if err := checkMount(m); err != nil {
 			return nil, err
 		}
@@ -41,7 +41,7 @@ func (s *Service) Resolve(ctx context.Context, containerID string, mounts []hull
 			err = bindSource(m)
 			p.Source = filepath.Clean(m.Source)
 		case hull.MountVolume:
-			err = s.resolveVolume(containerID, i, m, &p)
+			err = s.resolveVolume(containerID, m, &p)
 		case hull.MountTmpfs, hull.MountImage: // the runtime's and the image service's
 		}
 		if err != nil {
@@ -68,7 +68,7 @@ func bindSource(m hull.Mount) error {
 	return nil
 }
 
-func (s *Service) resolveVolume(containerID string, i int, m hull.Mount, p *hull.MountPoint) error {
+func (s *Service) resolveVolume(containerID string, m hull.Mount, p *hull.MountPoint) error {
 	v := hull.Volume{Name: m.Source, Driver: m.VolumeDriver, Labels: m.VolumeLabels, Options: m.VolumeOptions}
 	if v.Name == "" {
 		v.Name, v.Anonymous = newName(), true
@@ -83,9 +83,6 @@ func (s *Service) resolveVolume(containerID string, i int, m hull.Mount, p *hull
 	}
 	s.of(v.Name).users[containerID] = struct{}{}
 	p.Name, p.Driver, p.Source, p.Anonymous = v.Name, v.Driver, v.Mountpoint, m.Source == ""
-	if m.Subpath != "" {
-		p.Source = filepath.Join(s.subdir, containerID, fmt.Sprint(i))
-	}
 	return nil
 }
 

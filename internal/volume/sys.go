@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/moby/sys/mountinfo"
 )
 
 const (
@@ -17,15 +15,6 @@ const (
 	noFollow     = 0x8      // UMOUNT_NOFOLLOW, likewise
 	releaseLimit = 10 * time.Second
 )
-
-// isMountPoint says whether something is mounted on path.
-func isMountPoint(path string) (bool, error) {
-	ok, err := mountinfo.Mounted(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return ok, err
-}
 
 // unmount takes everything off path that is mounted there. Nothing there is no
 // error.

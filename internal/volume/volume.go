@@ -6,8 +6,11 @@
 // containers' records when the engine starts; a volume directory without a
 // record (the machine died before it was written) is taken back in.
 //
-// The local driver's options type, o and device name a file system that is
-// mounted on _data while at least one container that uses it runs.
+// The local driver's options type, o and device name a file system. It is mounted
+// nowhere on the host: each container that runs gets a mount of it in its own mount
+// namespace. The option size bounds a volume by a quota project where the file
+// system has these, else by a file system of its own in the sparse file
+// ROOT/volumes/NAME/image.
 package volume
 
 import (
@@ -21,13 +24,14 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 )
+
+const anonymousLabel = "com.docker.volume.anonymous"
 
 // Local is the one driver there is.
 const Local = "local"
@@ -46,7 +50,6 @@ type Store interface {
 // Config is the service's own configuration.
 type Config struct {
 	Root   string // volumes live in Root/volumes
-	RunDir string // mounts of subpaths are made in RunDir/subpaths
 	Store  Store
 	Events func(hull.Event) // nil = nobody listens
 	Log    *slog.Logger     // nil = discard
@@ -55,8 +58,8 @@ type Config struct {
 // Service is the volumes of one engine. It satisfies engine.Volumes and
 // docker.Volumes.
 type Service struct {
-	dir    string
-	subdir string
+	places
+
 	store  Store
 	events func(hull.Event)
 	log    *slog.Logger
@@ -72,13 +75,14 @@ type state struct {
 
 	mu      sync.Mutex          // one copy-up, mount or unmount at a time; Service.mu is never taken under it
 	running map[string]struct{} // containers that have it mounted; under mu
+	held    *os.File            // of a file system in memory: its own mount, detached; under mu
 }
 
 // New takes the volumes below c.Root into service.
 func New(c Config) (*Service, error) {
 	s := &Service{
-		dir: filepath.Join(c.Root, "volumes"), subdir: filepath.Join(c.RunDir, "subpaths"),
-		store: c.Store, events: c.Events, log: c.Log, state: map[string]*state{},
+		places: places{filepath.Join(c.Root, "volumes")},
+		store:  c.Store, events: c.Events, log: c.Log, state: map[string]*state{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -145,7 +149,10 @@ func (s *Service) of(name string) *state {
 	return st
 }
 
-func (s *Service) data(name string) string { return filepath.Join(s.dir, name, "_data") }
+// places is where volumes are on disk.
+type places struct{ dir string }
+
+func (s places) data(name string) string { return filepath.Join(s.dir, name, "_data") }
 
 // Create makes a volume. v.Name "" = choose one; an existing one of the same
 // driver is returned as it is.
@@ -176,7 +183,8 @@ func (s *Service) create(v hull.Volume, wait bool) (hull.Volume, error) {
 	if old, err := s.store.Volume(v.Name); err == nil {
 		return old, nil
 	}
-	if err := checkOptions(v.Options); err != nil {
+	size, err := checkOptions(v.Options)
+	if err != nil {
 		return fail(err)
 	}
 	// Docker's modes: nobody but root reaches volumes through the host's paths.
@@ -185,6 +193,11 @@ func (s *Service) create(v hull.Volume, wait bool) (hull.Volume, error) {
 	}
 	if err := os.Chmod(filepath.Join(s.dir, v.Name), 0o701); err != nil {
 		return fail(err)
+	}
+	if size > 0 {
+		if err := s.bound(v.Name, size); err != nil {
+			return fail(errors.Join(err, os.RemoveAll(filepath.Join(s.dir, v.Name))))
+		}
 	}
 	v.Mountpoint, v.Scope, v.Created = s.data(v.Name), "local", time.Now()
 	v.Labels = labels(v)
@@ -230,11 +243,8 @@ const trash = ".removed-"
 // mu, so that nobody begins to use it meanwhile.
 func (s *Service) take(v hull.Volume) error {
 	fail := func(err error) error { return fmt.Errorf("remove %s: %w", v.Name, err) }
-	if st := s.state[v.Name]; st != nil {
-		if len(st.users) > 0 {
-			ids := slices.Sorted(maps.Keys(st.users))
-			return fail(errdefs.ErrConflict.WithMessage("volume is in use - [" + strings.Join(ids, ", ") + "]"))
-		}
+	if err := s.unused(v.Name); err != nil {
+		return fail(err)
 	}
 	// A crash may have left it mounted, and what is mounted is not ours to delete.
 	if err := unmount(s.data(v.Name)); err != nil {
@@ -260,9 +270,13 @@ func (s *Service) empty(v hull.Volume) {
 // clean deletes a directory in the trash. The volume is gone for its users
 // already; what cannot be deleted is tried again at the next start.
 func (s *Service) clean(path string) {
-	err := unmount(filepath.Join(path, "_data"))
+	data := filepath.Join(path, "_data")
+	err := unmount(data)
 	if err == nil {
-		err = os.RemoveAll(path)
+		free := s.project(data)
+		if err = os.RemoveAll(path); err == nil {
+			err = free()
+		}
 	}
 	if err != nil {
 		s.log.Warn("removed volume is still there", "path", path, "err", err)
@@ -279,7 +293,7 @@ func (s *Service) Prune(ctx context.Context, keep func(hull.Volume) bool) (hull.
 		if keep != nil && keep(v) || s.used(v.Name) > 0 {
 			continue
 		}
-		size, err := diskUsage(ctx, v.Mountpoint)
+		size, err := s.size(ctx, v)
 		if err != nil {
 			return r, fmt.Errorf("prune volume %s: %w", v.Name, err)
 		}
@@ -306,7 +320,7 @@ func (s *Service) Usage(ctx context.Context, name string) (size int64, refs int,
 	if err != nil {
 		return 0, 0, err
 	}
-	size, err = diskUsage(ctx, v.Mountpoint)
+	size, err = s.size(ctx, v)
 	return size, s.used(name), err
 }
 
@@ -332,7 +346,7 @@ func labels(v hull.Volume) map[string]string {
 		if out == nil {
 			out = map[string]string{}
 		}
-		out["com.docker.volume.anonymous"] = ""
+		out[anonymousLabel] = ""
 	}
 	return out
 }

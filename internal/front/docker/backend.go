@@ -84,6 +84,11 @@ type Volumes interface {
 	List(ctx context.Context) ([]hull.Volume, error)
 	Remove(ctx context.Context, name string, force bool) error // errdefs.ErrConflict when in use
 	Prune(ctx context.Context, keep func(hull.Volume) bool) (hull.PruneReport, error)
+	// Rename, Clone and Snapshot are hull's own; errdefs.ErrConflict for a name that
+	// is taken. Snapshot chooses a name when it is "".
+	Rename(ctx context.Context, name, to string) (hull.Volume, error)
+	Clone(ctx context.Context, name, to string) (hull.Volume, error)
+	Snapshot(ctx context.Context, name, to string) (hull.Volume, error)
 	// Usage is bytes and the number of containers that refer to it.
 	Usage(ctx context.Context, name string) (size int64, refs int, err error)
 }

@@ -216,6 +216,18 @@ func (f *fakeVolumes) Prune(_ context.Context, keep func(hull.Volume) bool) (hul
 	return r, nil
 }
 
+func (f *fakeVolumes) Rename(ctx context.Context, name, to string) (hull.Volume, error) {
+	v, err := f.Get(ctx, name)
+	v.Name = to
+	return v, err
+}
+func (f *fakeVolumes) Clone(ctx context.Context, name, to string) (hull.Volume, error) {
+	return f.Rename(ctx, name, to)
+}
+func (f *fakeVolumes) Snapshot(ctx context.Context, name, to string) (hull.Volume, error) {
+	return f.Rename(ctx, name, to)
+}
+
 func (f *fakeVolumes) Usage(context.Context, string) (int64, int, error) { return 42, 0, nil }
 
 type fakeNetworks struct {

@@ -10,7 +10,7 @@ func (s *Server) routes() {
 	con := &containerAPI{engine: p.Containers, images: p.Images, maxBody: s.cfg.MaxBody}
 	exe := &execAPI{engine: p.Containers, maxBody: s.cfg.MaxBody}
 	img := &imageAPI{images: p.Images, engine: p.Containers}
-	vol := &volumeAPI{volumes: p.Volumes, maxBody: s.cfg.MaxBody}
+	vol := &volumeAPI{volumes: p.Volumes, files: p.Files, maxBody: s.cfg.MaxBody}
 	net := &networkAPI{networks: p.Networks, engine: p.Containers, maxBody: s.cfg.MaxBody}
 
 	s.handle("/", func(http.ResponseWriter, *http.Request) error { return notFound("page not found") })
@@ -78,6 +78,12 @@ func (s *Server) routes() {
 	s.handle("GET /volumes/{name...}", vol.inspect)
 	s.handle("PUT /volumes/{name...}", notManager) // cluster volumes only
 	s.handle("DELETE /volumes/{name...}", vol.remove)
+	s.handle("POST /hull/v1/volumes/{name}/rename", vol.verb(Volumes.Rename))
+	s.handle("POST /hull/v1/volumes/{name}/clone", vol.verb(Volumes.Clone))
+	s.handle("POST /hull/v1/volumes/{name}/snapshot", vol.verb(Volumes.Snapshot))
+	s.handle("HEAD /hull/v1/volumes/{name}/archive", vol.statArchive)
+	s.handle("GET /hull/v1/volumes/{name}/archive", vol.getArchive)
+	s.handle("PUT /hull/v1/volumes/{name}/archive", vol.putArchive)
 
 	s.handle("GET /networks", net.list)
 	s.handle("GET /networks/{$}", net.list)

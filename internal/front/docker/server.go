@@ -31,6 +31,7 @@ type Parts struct {
 	Containers Containers
 	Images     Images
 	Volumes    Volumes
+	Files      VolumeFiles
 	Networks   Networks
 	Events     Events
 	Log        *slog.Logger

@@ -13,6 +13,7 @@ import (
 // volumeAPI are the routes below /volumes.
 type volumeAPI struct {
 	volumes Volumes
+	files   VolumeFiles
 	maxBody int64
 }
 
