@@ -55,7 +55,11 @@ func (c *command) runContainer(args []string) (int, error) {
 	if err != nil {
 		return codeEngine, err
 	}
-	id, err := c.create(main, r)
+	if err := c.create(main, r); err != nil {
+		return codeEngine, err
+	}
+	l := &lines{main: main, stdio: c.line(r), exit: c.line(r)} // while the engine makes the container
+	id, err := c.created(main)
 	if err != nil {
 		return codeEngine, err
 	}
@@ -68,15 +72,30 @@ func (c *command) runContainer(args []string) (int, error) {
 		fmt.Fprintln(c.out, id)
 		return startFailure(call(main, "POST", apiVersion+"/containers/"+id+"/start", nil, nil))
 	}
-	return c.attached(main, r, id, keys)
+	return c.attached(l, r, id, keys)
 }
 
-// create makes the container. Every refusal of the engine is hull-cli's: it pulls
-// a missing image, and words the others.
-func (c *command) create(conn *wire.Conn, r *runRequest) (id string, err error) {
+// lines are the connections of a run.
+type lines struct{ main, stdio, exit *wire.Conn }
+
+// line is a connection for later; nil if the command needs none, or it cannot be
+// had: then register says why.
+func (c *command) line(r *runRequest) *wire.Conn {
+	if r.detach {
+		return nil
+	}
+	conn, err := wire.Dial(c.to.Socket)
+	if err != nil {
+		return nil
+	}
+	return conn
+}
+
+// create asks for the container; created has the answer.
+func (c *command) create(conn *wire.Conn, r *runRequest) error {
 	body, err := json.Marshal(&r.body)
 	if err != nil {
-		return "", fmt.Errorf("encode request: %w", err)
+		return fmt.Errorf("encode request: %w", err)
 	}
 	q := url.Values{}
 	if r.name != "" {
@@ -89,7 +108,16 @@ func (c *command) create(conn *wire.Conn, r *runRequest) (id string, err error) 
 	if len(q) > 0 {
 		path += "?" + q.Encode()
 	}
-	resp, answer, err := conn.Do("POST", path, body)
+	if err := conn.Send("POST", path, body, false); err != nil {
+		return lost(err)
+	}
+	return nil
+}
+
+// created reads the answer to create. Every refusal of the engine is hull-cli's:
+// it pulls a missing image, and words the others.
+func (c *command) created(conn *wire.Conn) (id string, err error) {
+	resp, answer, err := conn.Answer()
 	if err != nil {
 		return "", lost(err)
 	}
@@ -110,21 +138,21 @@ func (c *command) create(conn *wire.Conn, r *runRequest) (id string, err error) 
 }
 
 // attached starts the container with our stdio and returns its exit status.
-func (c *command) attached(main *wire.Conn, r *runRequest, id string, keys []byte) (int, error) {
+func (c *command) attached(l *lines, r *runRequest, id string, keys []byte) (int, error) {
 	path := apiVersion + "/containers/" + id
-	stdio, wait, err := c.register(path, r)
+	wait, err := c.register(l, path, r)
 	if err != nil {
 		return codeEngine, err
 	}
-	s := &session{conn: stdio, out: c.out, err: c.err, tty: r.body.Tty, detach: keys}
+	s := &session{conn: l.stdio, out: c.out, err: c.err, tty: r.body.Tty, detach: keys}
 	if r.body.OpenStdin {
 		s.in = c.in
 	}
 	if err := s.raw(); err != nil {
 		return codeEngine, fmt.Errorf("put the terminal into raw mode: %w", err)
 	}
-	go c.proxySignals(path, s)
-	if err := call(main, "POST", path+"/start", nil, nil); err != nil {
+	c.proxySignals(path, s)
+	if err := call(l.main, "POST", path+"/start", nil, nil); err != nil {
 		s.restore()
 		if r.body.HostConfig.AutoRemove {
 			_, _ = wait() // until it is gone
@@ -150,7 +178,7 @@ func (c *command) attached(main *wire.Conn, r *runRequest, id string, keys []byt
 // register attaches to the container and asks for its exit, both before it
 // starts, so that nothing is missed. wait blocks until it has ended (and is
 // removed, with --rm).
-func (c *command) register(path string, r *runRequest) (stdio *wire.Conn, wait func() (int, error), err error) {
+func (c *command) register(l *lines, path string, r *runRequest) (wait func() (int, error), err error) {
 	attach := path + "/attach?stderr=1&stdout=1&stream=1"
 	if r.body.AttachStdin {
 		attach += "&stdin=1"
@@ -162,29 +190,28 @@ func (c *command) register(path string, r *runRequest) (stdio *wire.Conn, wait f
 	if r.body.HostConfig.AutoRemove {
 		until = path + "/wait?condition=removed"
 	}
-	stdio, err = wire.Dial(c.to.Socket)
-	if err != nil {
-		return nil, nil, err
+	for _, conn := range []**wire.Conn{&l.stdio, &l.exit} {
+		if *conn == nil {
+			if *conn, err = wire.Dial(c.to.Socket); err != nil {
+				return nil, err
+			}
+		}
 	}
-	exit, err := wire.Dial(c.to.Socket)
-	if err != nil {
-		return nil, nil, err
+	if err := errors.Join(l.stdio.Send("POST", attach, nil, true), l.exit.Send("POST", until, nil, false)); err != nil {
+		return nil, lost(err)
 	}
-	if err := errors.Join(stdio.Send("POST", attach, nil, true), exit.Send("POST", until, nil, false)); err != nil {
-		return nil, nil, lost(err)
-	}
-	if err := upgraded(stdio, attach); err != nil {
-		return nil, nil, err
+	if err := upgraded(l.stdio, attach); err != nil {
+		return nil, err
 	}
 	// The engine answers the head of "wait" when it has registered it.
-	resp, err := exit.Receive()
+	resp, err := l.exit.Receive()
 	if err != nil {
-		return nil, nil, lost(err)
+		return nil, lost(err)
 	}
 	if err := resp.Check(until); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return stdio, func() (int, error) {
+	return func() (int, error) {
 		code, err := exitStatus(resp.Body)
 		if !errors.Is(err, errLost) {
 			return code, err
@@ -268,28 +295,52 @@ func startFailure(err error) (int, error) {
 	return code, fmt.Errorf("hull: %w\n\nRun 'hull run --help' for more information", err)
 }
 
-// proxySignals sends the signals that this process gets to the container's. The
-// third that asks to end ends this process, in case the container ignores them.
+// usualSignals are caught before the container starts, the others a moment later:
+// for each one the Go runtime switches threads twice, and all of them together
+// would cost two milliseconds of a processor while the container starts.
+//
+//nolint:gochecknoglobals // constant
+var usualSignals = []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2}
+
+const otherSignalsAfter = 100 * time.Millisecond
+
+// proxySignals sends the signals that this process gets to the container's, from
+// when it returns. The third that asks to end ends this process, in case the
+// container ignores them.
 func (c *command) proxySignals(path string, s *session) {
 	got := make(chan os.Signal, 128)
-	signal.Notify(got)
-	asked := 0
-	for g := range got {
-		n, ok := g.(syscall.Signal)
-		if !ok || n == syscall.SIGCHLD || n == syscall.SIGPIPE || n == syscall.SIGURG || n == syscall.SIGWINCH {
-			continue // our own, the Go runtime's, followSize's
-		}
-		if n == syscall.SIGINT || n == syscall.SIGTERM {
-			if asked++; asked == 3 {
-				s.restore()
-				fmt.Fprintln(c.err, "\ngot 3 SIGTERM/SIGINTs, forcefully exiting")
-				os.Exit(1)
+	signal.Notify(got, usualSignals...)
+	go func() {
+		others := time.After(otherSignalsAfter)
+		asked := 0
+		for {
+			select {
+			case <-others:
+				signal.Notify(got)
+			case g := <-got:
+				asked = c.proxySignal(path, s, g, asked)
 			}
 		}
-		if name := signalName(n); name != "" {
-			c.tell("POST", path+"/kill?signal="+name)
+	}()
+}
+
+// proxySignal sends one signal on; asked counts those that asked to end.
+func (c *command) proxySignal(path string, s *session, g os.Signal, asked int) int {
+	n, ok := g.(syscall.Signal)
+	if !ok || n == syscall.SIGCHLD || n == syscall.SIGPIPE || n == syscall.SIGURG || n == syscall.SIGWINCH {
+		return asked // our own, the Go runtime's, followSize's
+	}
+	if n == syscall.SIGINT || n == syscall.SIGTERM {
+		if asked++; asked == 3 {
+			s.restore()
+			fmt.Fprintln(c.err, "\ngot 3 SIGTERM/SIGINTs, forcefully exiting")
+			os.Exit(1)
 		}
 	}
+	if name := signalName(n); name != "" {
+		c.tell("POST", path+"/kill?signal="+name)
+	}
+	return asked
 }
 
 // signalName is "TERM" for SIGTERM; empty for one without a name.

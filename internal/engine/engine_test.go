@@ -148,8 +148,14 @@ func TestAutoRemove(t *testing.T) {
 	if err != nil || x.Code != 7 {
 		t.Fatalf("%+v, %v", x, err)
 	}
-	if _, err := e.Container(t.Context(), c.ID); !errdefs.IsNotFound(err) || len(w.leaks()) != 0 {
-		t.Errorf("still there: %v, %v", err, w.leaks())
+	if _, err := e.Container(t.Context(), c.ID); !errdefs.IsNotFound(err) {
+		t.Errorf("still there: %v", err)
+	}
+	// Its sandbox and layer are taken down after that was told.
+	for limit := time.Now().Add(time.Minute); len(w.leaks()) != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("still there: %v", w.leaks())
+		}
 	}
 }
 
@@ -315,6 +321,17 @@ func TestRecover(t *testing.T) {
 		}
 		if _, err := e2.Container(t.Context(), c.ID); !errdefs.IsNotFound(err) {
 			t.Errorf("not removed: %v", err)
+		}
+	})
+	t.Run("ended with --rm, removal told and not finished", func(t *testing.T) {
+		w := newWorld()
+		c := start(t, w.engine(t), hull.Spec{AutoRemove: true})
+		delete(w.containers, c.ID)
+		if err := w.engine(t).Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.leaks(); slices.Contains(got, "sandbox:1") || slices.Contains(got, "net:1") || len(w.pods) != 0 {
+			t.Errorf("left: %v, pods %v", got, w.pods)
 		}
 	})
 	t.Run("restart policy", func(t *testing.T) {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -31,21 +32,23 @@ func (e *runner) exit(ctx context.Context, x *run, exit hull.Exit) {
 	if err != nil {
 		return
 	}
+	defer close(x.done)
+	defer unlock()
 	if x.health != nil {
 		x.health()
 	}
-	if err := x.release.Run(ctx, undoLimit); err != nil {
-		e.log.Error("release after exit", "container", x.id, "error", err)
-	}
-	e.runs.drop(x.id)
 	c, err := e.store.Container(x.id)
 	if err != nil {
-		unlock()
-		close(x.done)
+		x.end(ctx, e)
 		return
 	}
 	ran := time.Since(x.started)
 	again := restartAfter(c, exit, x.unhealthy.Load()) && !e.runs.stopping()
+	gone := c.Spec.AutoRemove && !again
+	swift := gone && e.runs.pod(x.pod).letGo(ctx, c, e.log)
+	if !swift {
+		x.end(ctx, e)
+	}
 	err = e.store.UpdateStatus(x.id, func(s *hull.Status) error {
 		ended(s, exit, again)
 		c.Status = *s
@@ -60,18 +63,49 @@ func (e *runner) exit(ctx context.Context, x *run, exit hull.Exit) {
 	e.publish("die", c, map[string]string{
 		"exitCode": strconv.Itoa(exit.Code), "execDuration": strconv.Itoa(int(ran.Seconds())),
 	})
-	gone := c.Spec.AutoRemove && !again
-	if gone {
-		if err := e.remove(ctx, c, hull.RemoveRequest{Volumes: true}); err != nil {
-			e.log.Error("remove after exit", "container", x.id, "error", err)
-		}
+	switch rm := (removal{e, c}); {
+	case swift:
+		err = rm.swift(ctx, x)
+	case gone:
+		err = e.remove(ctx, c, hull.RemoveRequest{Volumes: true})
+	default:
+		err = nil
 	}
-	unlock()
-	close(x.done)
+	if err != nil {
+		e.log.Error("remove after exit", "container", x.id, "error", err)
+	}
 	e.runs.notify(x.id, gone, exit)
 	if again {
 		e.restartLater(ctx, c, ran)
 	}
+}
+
+// end gives back what the run has acquired.
+func (x *run) end(ctx context.Context, e *runner) {
+	if err := x.release.Run(ctx, undoLimit); err != nil {
+		e.log.Error("release after exit", "container", x.id, "error", err)
+	}
+	e.runs.drop(x.id)
+}
+
+// letGo frees what somebody else may want as soon as container c, which is p, is
+// gone: its ports and addresses. It reports whether the rest of the run, which
+// takes the kernel milliseconds to take down, may follow after the removal was
+// told: when no file system of the user's is mounted in it.
+func (p *podRun) letGo(ctx context.Context, c hull.Container, log *slog.Logger) bool {
+	if p == nil || p.detach == nil || c.PodID != c.ID {
+		return false
+	}
+	for _, m := range c.Mounts {
+		if m.Type != hull.MountTmpfs {
+			return false
+		}
+	}
+	if err := p.detach(ctx); err != nil { // tried again with the rest
+		log.Error("detach networks after exit", "container", c.ID, "error", err)
+		return false
+	}
+	return true
 }
 
 func ended(s *hull.Status, exit hull.Exit, restarting bool) {

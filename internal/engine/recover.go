@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -53,6 +54,7 @@ func (e *recovery) recoverPod(ctx context.Context, p hull.Pod) error {
 		e.log.Error("network of a running pod", "pod", p.ID, "error", err)
 	}
 	if detach != nil {
+		run.detach = detach
 		run.release.Add("detach networks", detach)
 	}
 	box, err := drv.Recover(ctx, p.ID, p.Status.Handle)
@@ -69,6 +71,10 @@ func (e *recovery) recoverPod(ctx context.Context, p hull.Pod) error {
 	}
 	run.box = box
 	run.release.Add("destroy sandbox", box.Destroy)
+	if _, err := e.store.Container(p.ID); p.Implicit && errdefs.IsNotFound(err) && !slices.Contains(e.store.Unreadable(), p.ID) {
+		// Its container had ended and was removed; the engine died before the rest.
+		return errors.Join(run.release.Run(ctx, undoLimit), e.forgetPod(p.ID))
+	}
 	e.runs.setPod(p.ID, run)
 	return nil
 }

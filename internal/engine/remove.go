@@ -91,34 +91,71 @@ func gone(err error, r hull.RemoveRequest) (bool, error) {
 // Each step may be repeated: a crash or an error leaves a record from which
 // removal goes on.
 func (e *runner) remove(ctx context.Context, c hull.Container, r hull.RemoveRequest) error {
+	x := removal{e, c}
+	if err := x.strip(ctx, r); err != nil {
+		return err
+	}
+	if err := e.images.Discard(ctx, c.ID); err != nil {
+		return x.failed("remove writable layer", err)
+	}
+	return x.strike()
+}
+
+// removal is a container on its way out.
+type removal struct {
+	e *runner
+	c hull.Container
+}
+
+// swift is remove for a run that was let go: whoever waits for the container's end
+// hears of it before the sandbox is taken down and the writable layer removed. A
+// crash between leaves a pod's record, or a layer, that no container claims:
+// recovery takes both down.
+func (x removal) swift(ctx context.Context, ran *run) error {
+	err := x.strip(ctx, hull.RemoveRequest{Volumes: true})
+	if err == nil {
+		err = x.strike()
+	}
+	ran.end(ctx, x.e)
+	return errors.Join(err, x.e.images.Discard(ctx, x.c.ID))
+}
+
+// strip takes from a container what it has beside its writable layer and record.
+func (x removal) strip(ctx context.Context, r hull.RemoveRequest) error {
+	e, c := x.e, x.c
 	e.runs.forget(c.ID)
 	if !c.Spec.AutoRemove { // those with --rm are removed by recovery anyway
 		if err := e.store.UpdateStatus(c.ID, func(s *hull.Status) error { s.Phase = hull.Removing; return nil }); err != nil {
 			return err
 		}
 	}
-	fail := func(what string, err error) error {
-		_ = e.store.UpdateStatus(c.ID, func(s *hull.Status) error { s.Phase, s.Error = hull.Dead, err.Error(); return nil })
-		return fmt.Errorf("%s of %s: %w", what, c.Name, err)
-	}
 	if err := e.volumes.Drop(ctx, c.ID, c.Mounts, r.Volumes); err != nil {
-		return fail("remove volumes", err)
+		return x.failed("remove volumes", err)
 	}
 	if err := e.logs.Remove(c); err != nil {
-		return fail("remove log", err)
+		return x.failed("remove log", err)
 	}
 	if err := e.letImagesGo(ctx, c); err != nil {
-		return fail("let mounted images go", err)
+		return x.failed("let mounted images go", err)
 	}
-	if err := e.images.Discard(ctx, c.ID); err != nil {
-		return fail("remove writable layer", err)
-	}
-	if err := e.store.DeleteContainer(c.ID); err != nil {
-		return fail("remove record", err)
-	}
-	e.publish("destroy", c, nil)
-	e.runs.notify(c.ID, true, hull.Exit{Code: c.Status.ExitCode, OOMKilled: c.Status.OOMKilled, At: c.Status.FinishedAt})
 	return nil
+}
+
+// strike deletes the record and tells of it.
+func (x removal) strike() error {
+	if err := x.e.store.DeleteContainer(x.c.ID); err != nil {
+		return x.failed("remove record", err)
+	}
+	x.e.publish("destroy", x.c, nil)
+	s := x.c.Status
+	x.e.runs.notify(x.c.ID, true, hull.Exit{Code: s.ExitCode, OOMKilled: s.OOMKilled, At: s.FinishedAt})
+	return nil
+}
+
+// failed keeps a container whose removal failed for another try.
+func (x removal) failed(what string, err error) error {
+	_ = x.e.store.UpdateStatus(x.c.ID, func(s *hull.Status) error { s.Phase, s.Error = hull.Dead, err.Error(); return nil })
+	return fmt.Errorf("%s of %s: %w", what, x.c.Name, err)
 }
 
 // stateText is the state as Docker's messages have it.

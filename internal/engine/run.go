@@ -186,6 +186,7 @@ func (e *runner) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver) (
 	if err != nil {
 		return nil, endpoint, fmt.Errorf("attach %s to network %s: %w", pod.Name, pod.Network.Mode, err)
 	}
+	p.detach = detach
 	p.release.Add("detach networks", detach)
 
 	box, err := drv.Create(ctx, driver.SandboxSpec{ID: pod.ID, RunDir: dir, NetNS: endpoint.NetNS, Resources: pod.Resources})

@@ -18,6 +18,7 @@ import (
 // podRun is a pod's boundary while it exists.
 type podRun struct {
 	box     driver.Sandbox
+	detach  hull.Release // of its networks; part of release, may be called before it
 	release undo.Stack
 }
 

@@ -45,17 +45,49 @@ func newClient(c *conn, pid int, child *os.Process) *Client {
 	return &Client{c: c, pid: pid, child: child, gone: make(chan struct{}), calls: map[uint32]chan<- frame{}}
 }
 
-// Spawn starts a monitor from the binary at path: in a session of its own, in /,
-// with no descriptor but its socket. It waits for a pod, and exits when the
-// client is closed before it has one. Call Listen once.
-func Spawn(path string) (*Client, error) {
-	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// Program is the monitor's binary, opened once: all monitors of an engine are of
+// the same build, also when the file is replaced meanwhile.
+type Program struct {
+	path string
+	exe  *os.File // on a read-only mount; nil = run by path
+}
+
+// Open opens the binary at path. A process of a container that executes
+// /proc/self/exe before its program does (a script "#!/proc/self/exe") gets this
+// file: it must not be writable through it (CVE-2019-5736). The mount is made here
+// and not for each monitor because the kernel waits for a grace period, and
+// interrupts every processor, when one goes.
+func Open(path string) (*Program, error) {
+	exe, err := linux.OpenReadOnlyExe(path)
+	// Without the right to mount, containers have none to our files either.
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("open monitor: %w", err)
+	}
+	return &Program{path: path, exe: exe}, nil
+}
+
+// Close gives the file up; monitors that run from it go on.
+func (p *Program) Close() error {
+	if p.exe == nil {
+		return nil
+	}
+	if err := p.exe.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// Spawn starts a monitor: in a session of its own, in /, with no descriptor but
+// its socket. It waits for a pod, and exits when the client is closed before it
+// has one. Call Listen once.
+func (p *Program) Spawn() (*Client, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	theirs := os.NewFile(uintptr(p[1]), "monitor's end")
+	theirs := os.NewFile(uintptr(pair[1]), "monitor's end")
 	defer theirs.Close()
-	c, err := newConn(p[0])
+	c, err := newConn(pair[0])
 	if err != nil {
 		return nil, err
 	}
@@ -65,17 +97,9 @@ func Spawn(path string) (*Client, error) {
 		return nil, err
 	}
 	defer null.Close()
-	// A process of a container that executes /proc/self/exe before its program does
-	// (a script "#!/proc/self/exe") gets this file: it must not be writable through
-	// it (CVE-2019-5736).
-	exe, err := linux.OpenReadOnlyExe(path)
-	switch {
-	case err == nil:
-		defer exe.Close()
-		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), linux.FD(exe))
-	case !errors.Is(err, unix.EPERM): // without the right to mount, containers have none to our files either
-		c.close()
-		return nil, fmt.Errorf("start monitor: %w", err)
+	path := p.path
+	if p.exe != nil {
+		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), linux.FD(p.exe))
 	}
 	child, err := os.StartProcess(path, []string{"hull-monitor"}, &os.ProcAttr{
 		Dir: "/",
@@ -90,6 +114,16 @@ func Spawn(path string) (*Client, error) {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
 	return newClient(c, child.Pid, child), nil
+}
+
+// Spawn is Program.Spawn for whoever starts monitors seldom.
+func Spawn(path string) (*Client, error) {
+	p, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.Spawn()
+	return c, errors.Join(err, p.Close())
 }
 
 // Dial connects to the monitor of the pod whose run directory is dir. Call

@@ -20,10 +20,8 @@ func Main(backends map[string]NewBackend) int {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1
 	}
-	// What start-up allocated is not needed again.
-	debug.FreeOSMemory()
 	if err := Serve(socketFd, Config{
-		Create: Launch, Seat: runtime.NewSeat, Backends: backends, OpenLog: openLog, OnIdle: debug.FreeOSMemory, Names: serveNames,
+		Create: Launch, Seat: runtime.NewSeat, Backends: backends, OpenLog: openLog, WarmUp: runtime.WarmUp, OnIdle: debug.FreeOSMemory, Names: serveNames,
 	}); err != nil {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1

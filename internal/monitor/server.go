@@ -74,6 +74,8 @@ type Config struct {
 	// Names serves the pod's names, as the files in its run directory say, and
 	// returns what ends that. nil = they are never served.
 	Names func(dir string) (end func(), err error)
+	// WarmUp is called in the pool, when there is nothing to do; may be nil.
+	WarmUp func()
 	// OnIdle is called when output has stopped flowing; may be nil.
 	OnIdle func()
 }
@@ -182,6 +184,9 @@ func (s *server) waitPod(c *conn) (frame, error) {
 		}
 		if err := c.send(kind, 0, body); err != nil {
 			return f, err
+		}
+		if s.cfg.WarmUp != nil {
+			s.cfg.WarmUp()
 		}
 	}
 }

@@ -569,7 +569,10 @@ func (s *Service) release(a *attachment) error {
 	for _, e := range a.ends {
 		s.publish(e.network, "disconnect", "container", a.podID)
 	}
-	if dead == "" {
+	if dead == "" { // the host's namespace, or one that an earlier engine gave back before it died
+		for _, e := range a.ends {
+			e.release()
+		}
 		s.host.giveIDs(a.ids)
 		return nil
 	}

@@ -180,6 +180,11 @@ func (c *Conn) Do(method, target string, body []byte) (*Response, []byte, error)
 	if err := c.Send(method, target, body, false); err != nil {
 		return nil, nil, err
 	}
+	return c.Answer()
+}
+
+// Answer reads the whole answer to what was sent.
+func (c *Conn) Answer() (*Response, []byte, error) {
 	r, err := c.Receive()
 	if err != nil {
 		return nil, nil, err

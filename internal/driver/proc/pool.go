@@ -114,7 +114,7 @@ func (d *Driver) spawnSeated() ready {
 
 // spawn starts a monitor.
 func (d *Driver) spawn() ready {
-	c, err := monitor.Spawn(d.cfg.MonitorPath)
+	c, err := d.program.Spawn()
 	if err != nil {
 		return ready{err: err}
 	}

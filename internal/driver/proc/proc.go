@@ -27,6 +27,7 @@ import (
 	"hull/internal/driver"
 	"hull/internal/hull"
 	"hull/internal/linux/cgroup"
+	"hull/internal/monitor"
 )
 
 const (
@@ -48,11 +49,12 @@ type Config struct {
 
 // Driver isolates with namespaces and cgroups.
 type Driver struct {
-	cfg   Config
-	cg    *cgroup.System
-	pool  *pool
-	late  sync.WaitGroup // cgroups being removed
-	users users
+	cfg     Config
+	cg      *cgroup.System
+	program *monitor.Program
+	pool    *pool
+	late    sync.WaitGroup // cgroups being removed
+	users   users
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -68,6 +70,18 @@ func New(cfg Config) (*Driver, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	program, err := monitor.Open(cfg.MonitorPath)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDriver(cfg, program)
+	if err != nil {
+		return nil, errors.Join(err, program.Close())
+	}
+	return d, nil
+}
+
+func newDriver(cfg Config, program *monitor.Program) (*Driver, error) {
 	sys, err := cgroup.Detect()
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)
@@ -77,7 +91,7 @@ func New(cfg Config) (*Driver, error) {
 	if _, err := sys.Group(cfg.CgroupParent).Create(nil); err != nil && !errdefs.IsAlreadyExists(err) {
 		return nil, fmt.Errorf("create cgroup parent: %w", err)
 	}
-	d := &Driver{cfg: cfg, cg: sys}
+	d := &Driver{cfg: cfg, cg: sys, program: program}
 	// An engine that was killed left some behind. Those with anything in them stay.
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -100,7 +114,7 @@ func (d *Driver) Close() error {
 	if err := d.cg.Group(d.cfg.CgroupParent).Destroy(ctx); err != nil {
 		d.cfg.Log.Debug("cgroup parent in use", "cgroup", d.cfg.CgroupParent, "error", err)
 	}
-	return nil
+	return d.program.Close()
 }
 
 // Info implements driver.Driver.
