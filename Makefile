@@ -15,6 +15,9 @@ export HULL_CACHE ?= $(HOME)/.cache/hull
 TOOLS   := $(HULL_CACHE)/tools
 GOLANGCI_VERSION := v2.12.2
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+# gVisor's runtime is a program of its own: its module is not one of ours.
+RUNSC_VERSION := v0.0.0-20260905035102-160fafc42237
+RUNSC   := $(TOOLS)/runsc-$(RUNSC_VERSION)
 # One cache for each checkout: its findings carry paths, and a finding kept from
 # another checkout escapes the exclusions, which go by path.
 LINTCACHE = $(HULL_CACHE)/lint/$(shell echo $(CURDIR) | sha256sum | cut -c1-12)
@@ -32,7 +35,7 @@ UNIT    := ./api/... ./cmd/... ./internal/...
 # What the machine of `make test` must be able to do: a test whose need is named
 # here fails instead of skipping. Empty for a developer without root.
 ifeq ($(shell id -u),0)
-REQUIRE := root,overlay,userns,netns,nft,mmdebstrap,psql,docker,bin
+REQUIRE := root,overlay,userns,netns,nft,mmdebstrap,psql,docker,bin,runsc,runc
 endif
 
 .PHONY: help
@@ -42,12 +45,23 @@ help: ## Show this help
 .PHONY: build
 build: $(addprefix bin/,$(BINS)) ## Build the binaries into bin/
 
+.PHONY: runsc
+runsc: bin/runsc ## gVisor's runtime for --isolation sandbox (a minute and a half, once)
+
+bin/runsc: $(RUNSC)
+	@mkdir -p bin && ln -sfn $(RUNSC) $@
+
+$(RUNSC):
+	@mkdir -p $(TOOLS)
+	cd / && GOBIN=$(TOOLS)/build-runsc $(GO) install -trimpath -ldflags "-s -w" gvisor.dev/gvisor/runsc@$(RUNSC_VERSION)
+	mv $(TOOLS)/build-runsc/runsc $@
+
 .PHONY: $(addprefix bin/,$(BINS))
 $(addprefix bin/,$(BINS)): bin/%:
 	@$(GOBUILD) -ldflags "$(LDFLAGS)" -o $@ ./cmd/$*
 
 .PHONY: test
-test: setup build testbin ## Everything of tiers 0 to 2: installs what is missing, builds, runs
+test: setup build runsc testbin ## Everything of tiers 0 to 2: installs what is missing, builds, runs
 	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -timeout 20m ./...
 
 .PHONY: unit
@@ -55,11 +69,11 @@ unit: ## Tier 0: no root, no network, with the race detector
 	CGO_ENABLED=1 $(GO) test -race -short $(UNIT)
 
 .PHONY: test-root
-test-root: setup ## Tier 1: tests that need root, in namespaces of their own
+test-root: setup runsc ## Tier 1: tests that need root, in namespaces of their own
 	HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -timeout 15m -run Root $(UNIT)
 
 .PHONY: e2e
-e2e: setup build testbin ## Tier 2: the built binaries, the real docker client, real services
+e2e: setup build runsc testbin ## Tier 2: the built binaries, the real docker client, real services
 	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -count=1 -timeout 20m ./test/e2e/... ./test/compat/...
 
 .PHONY: conformance
@@ -71,7 +85,7 @@ crash: build testbin ## Tier 4: kill -9 of the engine and of monitors, in full
 	HULL_BIN=$(CURDIR)/bin HULL_CRASH=full $(GO) test -count=1 -timeout 60m -v ./test/crash/...
 
 .PHONY: bench
-bench: build testbin ## Tier 5: the numbers of SPECIFICATION.md (needs a quiet machine)
+bench: build runsc testbin ## Tier 5: the numbers of SPECIFICATION.md (needs a quiet machine)
 	HULL_BENCH=$${HULL_BENCH-1} HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 60m -v -run Numbers ./test/perf
 
 PEERS := github.com/containerd/containerd/v2/cmd/containerd@v2.4.2 \
@@ -129,9 +143,9 @@ setup: ## Install the Debian packages that tests and demo need
 	@test/setup
 
 .PHONY: install
-install: build ## Install binaries, systemd units and completions (DESTDIR, PREFIX)
+install: build runsc ## Install binaries, systemd units and completions (DESTDIR, PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install -m 755 $(addprefix bin/,$(BINS)) $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(addprefix bin/,$(BINS)) bin/runsc $(DESTDIR)$(PREFIX)/bin/
 	for u in packaging/hull.service packaging/hull.socket; do \
 	  sed 's|@bindir@|$(PREFIX)/bin|' $$u > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$u); done
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d

@@ -4,8 +4,15 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"hull/internal/monitor"
+	"hull/internal/monitor/oci"
 )
 
-func main() { os.Exit(monitor.Main(nil)) }
+func main() {
+	if filepath.Base(os.Args[0]) == oci.PauseMode { // in a sandbox, as its first process
+		os.Exit(oci.PauseMain(os.Args[1:]))
+	}
+	os.Exit(monitor.Main(map[string]monitor.NewBackend{oci.Backend: oci.New}))
+}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"hull/internal/driver/oci"
 	"hull/internal/event"
 	"hull/internal/hull"
 	"hull/internal/monitor"
@@ -162,4 +163,30 @@ func osName() string {
 		}
 	}
 	return "Linux"
+}
+
+// ociRuntimes are the programs that "--runtime" may name, and the driver of
+// isolation sandbox.
+func ociRuntimes(o options, inst instance, log *slog.Logger) (*oci.Set, *oci.Driver, error) {
+	named := map[string]oci.Runtime{}
+	for _, r := range o.runtimes {
+		name, line, ok := strings.Cut(r, "=")
+		words := strings.Fields(line)
+		if !ok || len(words) == 0 {
+			return nil, nil, fmt.Errorf("--add-runtime %q: say NAME=PATH", r)
+		}
+		named[name] = oci.Runtime{Path: words[0], Args: words[1:]}
+	}
+	dir := filepath.Dir(o.monitor)
+	set, err := oci.NewSet(oci.Config{
+		MonitorPath: o.monitor, CgroupParent: inst.cgroup, RunDir: o.run, CacheDir: o.root, Log: log,
+	}, named, dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--add-runtime: %w", err)
+	}
+	sandboxes, err := set.Sandbox(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("isolation sandbox: %w", err)
+	}
+	return set, sandboxes, nil
 }

@@ -59,6 +59,7 @@ type options struct {
 	userns      string
 	tls         tlsFiles
 	stopAfter   time.Duration
+	runtimes    []string
 	showVersion bool
 }
 
@@ -112,6 +113,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.tls.cert, "tlscert", "", "server certificate (tcp:// only)")
 	f.StringVar(&o.tls.key, "tlskey", "", "server key (tcp:// only)")
 	f.DurationVar(&o.stopAfter, "stop-timeout", 10*time.Second, "time between the stop signal and SIGKILL")
+	f.StringArrayVar(&o.runtimes, "add-runtime", nil, "OCI runtime for --runtime NAME, as NAME=PATH[ ARGUMENT...]")
 	f.BoolVarP(&o.showVersion, "version", "v", false, "print the version and quit")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -210,6 +212,12 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	closers.add(box.Close)
 
+	runtimes, sandboxes, err := ociRuntimes(o, inst, log)
+	if err != nil {
+		return err
+	}
+	closers.add(runtimes.Close)
+
 	logService, err := logs.New(logs.Config{Root: o.root, DefaultDriver: o.logDriver, Log: log})
 	if err != nil {
 		return err
@@ -221,8 +229,8 @@ func serve(ctx context.Context, o options) (err error) {
 		RunDir: o.run, DefaultIsolation: hull.IsolationContainer, DefaultLogDriver: o.logDriver, CgroupParent: inst.cgroup,
 		StopTimeout: o.stopAfter, Host: host, UserNS: users,
 	}, engine.Parts{
-		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box},
-		Images:  images, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,
+		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes}, Runtimes: runtimes,
+		Images: images, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,
 		Files: files.Files{}, Log: log,
 	})
 	if err := eng.Recover(ctx); err != nil {

@@ -53,14 +53,18 @@ func Rules() []Rule {
 			May:     []string{"internal/driver", "internal/driver/pod/...", "internal/hull", "internal/linux/...", "internal/monitor"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/oci/...", "internal/driver/vm/..."},
 		},
+		{ // what the drivers over a cgroup have in common
+			Package: "internal/driver/group",
+			May:     []string{"internal/hull", "internal/linux/...", "internal/runtime"},
+		},
 		{
 			Package: "internal/driver/proc/...",
-			May:     []string{"internal/driver", "internal/driver/proc/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/runtime/...", "internal/undo"},
+			May:     []string{"internal/driver", "internal/driver/group", "internal/driver/proc/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/runtime/...", "internal/undo"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/oci/...", "internal/driver/vm/..."},
 		},
 		{
 			Package: "internal/driver/oci/...",
-			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/oci/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/undo"},
+			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/group", "internal/driver/oci/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/undo"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/vm/..."},
 		},
 		{

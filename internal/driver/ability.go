@@ -27,6 +27,9 @@ type (
 	pidser interface {
 		Pids(ctx context.Context, containerID string) ([]int, error)
 	}
+	lister interface {
+		Processes(ctx context.Context, containerID string) (titles []string, rows [][]string, ok bool, err error)
+	}
 	rooter interface {
 		Root(ctx context.Context, containerID string) (*os.File, error)
 	}
@@ -84,6 +87,15 @@ func Pids(ctx context.Context, s Sandbox, containerID string) ([]int, error) {
 		return p.Pids(ctx, containerID)
 	}
 	return nil, unsupported("top")
+}
+
+// Processes is a table of a container's processes where they are none of this
+// host's. ok is false where Pids tells more.
+func Processes(ctx context.Context, s Sandbox, containerID string) (titles []string, rows [][]string, ok bool, err error) {
+	if p, ok := s.(lister); ok {
+		return p.Processes(ctx, containerID)
+	}
+	return nil, nil, false, nil
 }
 
 // Root opens a running container's root directory, with all its mounts, for

@@ -65,10 +65,14 @@ const AbilityUserNS = "userns"
 // Info is data the engine may branch on, so that it never branches on a
 // driver's name.
 type Info struct {
-	Name      hull.Isolation
-	Rootfs    []hull.RootfsKind // in order of preference
-	Abilities []string          // "pause", "resize", "attach", "stats", "update", "pids", "root", "exec"
-	Details   map[string]string // for hull info: versions, why something is off
+	Name hull.Isolation
+	// Unavailable is why it cannot be used on this host, and what to do about it; "" =
+	// it can.
+	Unavailable string
+	Rootfs      []hull.RootfsKind // in order of preference
+	Abilities   []string          // "pause", "resize", "attach", "stats", "update", "pids", "root", "exec"
+	MinMemory   int64             // smallest memory limit of a container, bytes; 0 = any
+	Details     map[string]string // for hull info: versions, why something is off
 }
 
 // SandboxSpec is a boundary to make.

@@ -34,11 +34,14 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 		}
 		s.Isolation, s.Runtime, s.Network = pod.Isolation, pod.Runtime, pod.Network
 	}
+	if s, err = e.withRuntime(s); err != nil {
+		return hull.Container{}, nil, err
+	}
 	s = withDefaults(s, e.cfg)
 	if err := validate(s); err != nil {
 		return hull.Container{}, nil, err
 	}
-	drv, err := e.driver(s.Isolation)
+	drv, err := e.driver(s.Isolation, s.Runtime)
 	if err != nil {
 		return hull.Container{}, nil, err
 	}

@@ -150,6 +150,15 @@ type Files interface {
 	Unpack(ctx context.Context, root *os.File, r hull.CopyToRequest, tar io.Reader) error
 }
 
+// Runtimes are the OCI runtimes of this host that a container may ask for.
+type Runtimes interface {
+	// Find gives the driver of a runtime, by its name or its absolute path.
+	// errdefs.ErrInvalidArgument.
+	Find(name string) (driver.Driver, error)
+	// Paths are the runtimes that have a name.
+	Paths() map[string]string
+}
+
 // Config is the engine's own configuration.
 type Config struct {
 	RunDir           string // pods live in RunDir/pods/<id>
@@ -187,6 +196,7 @@ type (
 type base struct {
 	cfg      Config
 	drivers  map[hull.Isolation]driver.Driver
+	runtimes Runtimes
 	images   Images
 	volumes  Volumes
 	networks Networks
@@ -203,6 +213,7 @@ type base struct {
 // Parts are the services an Engine is built from.
 type Parts struct {
 	Drivers  map[hull.Isolation]driver.Driver
+	Runtimes Runtimes // nil = there are none
 	Images   Images
 	Volumes  Volumes
 	Networks Networks
@@ -216,19 +227,59 @@ type Parts struct {
 // New builds an engine. Recover must be called before it serves anyone.
 func New(cfg Config, p Parts) *Engine {
 	b := &base{
-		cfg: cfg, drivers: p.Drivers, images: p.Images, volumes: p.Volumes, networks: p.Networks,
+		cfg: cfg, drivers: p.Drivers, runtimes: p.Runtimes, images: p.Images, volumes: p.Volumes, networks: p.Networks,
 		logs: p.Logs, store: p.Store, events: p.Events, files: p.Files, log: p.Log, runs: newRuns(),
 	}
 	return &Engine{&recovery{&copies{&runner{&creation{&execs{&views{b}}}}}}}
 }
 
-// driver finds the driver of an isolation.
-func (e *base) driver(i hull.Isolation) (driver.Driver, error) {
+// driver finds the driver of an isolation, or of the OCI runtime if one is named,
+// for something new to be started.
+func (e *base) driver(i hull.Isolation, runtime string) (driver.Driver, error) {
+	d, err := e.driverOf(i, runtime)
+	if err != nil {
+		return nil, err
+	}
+	if why := d.Info().Unavailable; why != "" {
+		return nil, fmt.Errorf("isolation %s is not available on this host: %s: %w", i, why, errdefs.ErrFailedPrecondition)
+	}
+	return d, nil
+}
+
+// driverOf is driver for what runs already.
+func (e *base) driverOf(i hull.Isolation, runtime string) (driver.Driver, error) {
+	if runtime != "" && e.runtimes != nil {
+		return e.runtimes.Find(runtime)
+	}
 	d, ok := e.drivers[i]
 	if !ok {
 		return nil, fmt.Errorf("isolation %q is not available on this host (see hull info): %w", i, errdefs.ErrInvalidArgument)
 	}
 	return d, nil
+}
+
+// withRuntime fills in the isolation that a runtime gives.
+func (e *base) withRuntime(s hull.Spec) (hull.Spec, error) {
+	if s.Runtime == "" {
+		return s, nil
+	}
+	if e.runtimes == nil {
+		return s, fmt.Errorf("unknown or invalid runtime name: %s: %w", s.Runtime, errdefs.ErrInvalidArgument)
+	}
+	d, err := e.runtimes.Find(s.Runtime)
+	if err != nil {
+		return s, err
+	}
+	i := d.Info()
+	if i.Unavailable != "" {
+		return s, fmt.Errorf("runtime %s: %s: %w", s.Runtime, i.Unavailable, errdefs.ErrFailedPrecondition)
+	}
+	if s.Isolation != "" && s.Isolation != i.Name {
+		return s, fmt.Errorf("isolation %s and runtime %s, whose isolation is %s, exclude each other; leave one out: %w",
+			s.Isolation, s.Runtime, i.Name, errdefs.ErrInvalidArgument)
+	}
+	s.Isolation = i.Name
+	return s, nil
 }
 
 // publish announces what happened to a container.

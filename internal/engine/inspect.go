@@ -119,6 +119,14 @@ func (e *views) Top(ctx context.Context, ref, psArgs string) (titles []string, r
 	case pod == nil || !c.Status.Phase.Live():
 		return nil, nil, fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrConflict)
 	}
+	titles, rows, ok, err := driver.Processes(ctx, pod.box, c.ID)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list processes of %s: %w", c.Name, err)
+	}
+	if ok {
+		e.publish("top", c, nil)
+		return titles, rows, nil
+	}
 	pids, err := driver.Pids(ctx, pod.box, c.ID)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list processes of %s: %w", c.Name, err)
@@ -170,7 +178,10 @@ func (e *views) Info(context.Context) (hull.EngineInfo, error) {
 	info.DefaultIsolation, info.Isolations = e.cfg.DefaultIsolation, map[hull.Isolation]hull.IsolationInfo{}
 	for name, d := range e.drivers {
 		i := d.Info()
-		info.Isolations[name] = hull.IsolationInfo{Available: true, Abilities: i.Abilities, Details: i.Details}
+		info.Isolations[name] = hull.IsolationInfo{Available: i.Unavailable == "", Reason: i.Unavailable, Abilities: i.Abilities, Details: i.Details}
+	}
+	if e.runtimes != nil {
+		info.Runtimes = e.runtimes.Paths()
 	}
 	for _, c := range e.store.Containers() {
 		info.Containers++

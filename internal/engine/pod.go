@@ -122,7 +122,7 @@ func (e *creation) CreatePod(_ context.Context, p hull.Pod) (hull.Pod, error) {
 	if p.Isolation == "" {
 		p.Isolation = e.cfg.DefaultIsolation
 	}
-	if _, err := e.driver(p.Isolation); err != nil {
+	if _, err := e.driver(p.Isolation, p.Runtime); err != nil {
 		return p, err
 	}
 	return p, e.store.PutPod(p, true)
@@ -143,7 +143,7 @@ func (e *runner) StartPod(ctx context.Context, id string) error {
 	if e.runs.pod(id) != nil {
 		return fmt.Errorf("pod %s is already running: %w", p.Name, hull.ErrNotModified)
 	}
-	drv, err := e.driver(p.Isolation)
+	drv, err := e.driver(p.Isolation, p.Runtime)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (e *recovery) recoverPod(ctx context.Context, p hull.Pod) error {
 	if !p.Status.Running {
 		return nil
 	}
-	drv, err := e.driver(p.Isolation)
+	drv, err := e.driverOf(p.Isolation, p.Runtime)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (e *runner) start(ctx context.Context, id string) (err error) {
 	if err := c.CanStart(); err != nil {
 		return err
 	}
-	drv, err := e.driver(c.Spec.Isolation)
+	drv, err := e.driver(c.Spec.Isolation, c.Spec.Runtime)
 	if err != nil {
 		return err
 	}

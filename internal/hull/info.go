@@ -14,6 +14,7 @@ type EngineInfo struct {
 	Containers, Running, Paused, Stopped, Images int
 	Isolations                                   map[Isolation]IsolationInfo
 	DefaultIsolation                             Isolation
+	Runtimes                                     map[string]string // OCI runtimes that have a name, and their paths
 	LogDrivers                                   []string
 	SecurityOptions                              []string
 	Warnings                                     []string

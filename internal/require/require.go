@@ -6,6 +6,7 @@ package require
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -36,4 +37,27 @@ func Program(t testing.TB, name string) string {
 	p, err := exec.LookPath(name)
 	Must(t, name, err == nil, "not installed")
 	return p
+}
+
+// Runsc needs gVisor's runtime, as "make runsc" builds it: in HULL_BIN, or kept
+// outside the tree. It returns its path.
+func Runsc(t testing.TB) string {
+	t.Helper()
+	if dir := os.Getenv("HULL_BIN"); dir != "" {
+		if p := filepath.Join(dir, "runsc"); exists(p) {
+			return p
+		}
+	}
+	cache := os.Getenv("HULL_CACHE")
+	if home, err := os.UserHomeDir(); err == nil && cache == "" {
+		cache = filepath.Join(home, ".cache/hull")
+	}
+	found, err := filepath.Glob(filepath.Join(cache, "tools/runsc-v*"))
+	Must(t, "runsc", err == nil && len(found) > 0, "not built; run make runsc")
+	return found[len(found)-1]
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

@@ -180,7 +180,7 @@ func twoContainers(r *run) {
 func outOfMemory(r *run) {
 	b := r.box()
 	s := Spec("/bin/tail", "/dev/zero")
-	limit := int64(16 << 20)
+	limit := max(16<<20, r.d.Info().MinMemory)
 	s.Linux.Resources = memoryLimit(limit)
 	p := r.add(b, podID, s, hull.IO{})
 	r.start(p)

@@ -136,10 +136,10 @@ func execs(r *run) {
 		Attach: &hull.Attach{Conn: theirs, Stdout: true, Stderr: true, Mux: true},
 	})
 	r.ok(theirs.Close())
-	if e.Pid() <= 0 {
-		r.Errorf("pid %d", e.Pid())
-	}
 	r.start(e)
+	if p.Pid() <= 0 {
+		r.Errorf("pid %d", p.Pid())
+	}
 	r.exits(e, 11)
 	out, errs := r.demux(r.readAll(ours))
 	if out != "out\n" || errs != "err\n" {

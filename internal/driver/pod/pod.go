@@ -250,6 +250,9 @@ func (p *Pod) Running(id string) (*Process, error) {
 	return q, nil
 }
 
+// Has says whether the pod has, or had, a process of that id.
+func (p *Pod) Has(id string) bool { return p.find(id) != nil }
+
 func (p *Pod) find(id string) *Process {
 	p.mu.Lock()
 	defer p.mu.Unlock()

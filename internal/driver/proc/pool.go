@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"hull/internal/driver/group"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
 	"hull/internal/runtime"
@@ -131,7 +132,7 @@ const sparePrefix = "spare-"
 
 func (d *Driver) seat(c *monitor.Client) (*cgroup.Group, error) {
 	g := d.cg.Group(filepath.Join(d.cfg.CgroupParent, sparePrefix+strconv.Itoa(c.Pid())))
-	if !runtime.CanSeat(cgroupOf(g)) {
+	if !runtime.CanSeat(group.Of(g)) {
 		return nil, nil //nolint:nilnil // there is none, and that is all right
 	}
 	err := g.CreateSpare()
@@ -143,7 +144,7 @@ func (d *Driver) seat(c *monitor.Client) (*cgroup.Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make spare cgroup: %w", err)
 	}
-	if err := c.Seat(cgroupOf(g)); err != nil {
+	if err := c.Seat(group.Of(g)); err != nil {
 		return g, fmt.Errorf("take a seat in the spare cgroup: %w", err)
 	}
 	return g, nil

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hull/internal/driver"
+	"hull/internal/driver/group"
 	"hull/internal/hull"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
@@ -181,7 +182,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	// The record is written while the monitor works.
 	recorded := make(chan error, 1)
 	go func() { recorded <- writeMeta(b.dir, c.ID, meta{Cgroup: bx.group.Path(), Spec: spec}) }()
-	p, err := b.add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, Seated: bx.seated, Cgroup: cgroupOf(bx.group), IO: hio})
+	p, err := b.add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, Seated: bx.seated, Cgroup: group.Of(bx.group), IO: hio})
 	if e := <-recorded; e != nil && err == nil {
 		err = fmt.Errorf("record container: %w", e)
 		_ = p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
@@ -246,7 +247,7 @@ func (b *sandbox) limit(id string, bx *box, spec *specs.Spec) error {
 	if spec.Linux != nil {
 		res = spec.Linux.Resources
 	}
-	if runtime.CanSeat(cgroupOf(bx.group)) {
+	if runtime.CanSeat(group.Of(bx.group)) {
 		res = withSeat(res)
 	}
 	warnings, err := b.create(bx, res)
@@ -286,7 +287,8 @@ func withSeat(res *specs.LinuxResources) *specs.LinuxResources {
 		return res
 	}
 	r := *res
-	r.Pids = &specs.LinuxPids{Limit: ptr(*res.Pids.Limit + 1)}
+	limit := *res.Pids.Limit + 1
+	r.Pids = &specs.LinuxPids{Limit: &limit}
 	return &r
 }
 
@@ -295,14 +297,6 @@ func (b *sandbox) warn(id string, warnings []string) {
 	for _, w := range warnings {
 		b.d.cfg.Log.Warn(w, "pod", b.id, "container", id)
 	}
-}
-
-func cgroupOf(g *cgroup.Group) runtime.Cgroup {
-	c := runtime.Cgroup{V2: g.V2()}
-	for _, d := range g.Dirs() {
-		c.Dirs = append(c.Dirs, runtime.CgroupDir{Hierarchy: d.Hierarchy, Path: d.Path})
-	}
-	return c
 }
 
 // add sends add or exec. The process is known before the monitor has it, because

@@ -116,6 +116,9 @@ func toInfo(cfg Config, i hull.EngineInfo, now time.Time) system.Info {
 		FirewallBackend: &system.FirewallInfo{Driver: "nftables"}, CDISpecDirs: []string{},
 	}
 	out.Runtimes[defaultRuntime] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "hull-runc"}}
+	for name, path := range i.Runtimes {
+		out.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: path}}
+	}
 	for name, d := range i.Isolations {
 		state := "available"
 		if !d.Available {

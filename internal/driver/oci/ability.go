@@ -1,0 +1,174 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/driver/group"
+	"hull/internal/hull"
+	"hull/internal/linux"
+	"hull/internal/linux/cgroup"
+	wire "hull/internal/monitor/oci"
+)
+
+// groupOf is the cgroup of a container that runs.
+func (b *sandbox) groupOf(id string) (*cgroup.Group, error) {
+	if _, err := b.Running(id); err != nil {
+		return nil, err
+	}
+	path, err := os.ReadFile(groupFile(b.Dir(), id))
+	if err != nil {
+		return nil, fmt.Errorf("cgroup of container %s: %w", id, err)
+	}
+	g := b.d.cg.Group(string(path))
+	if !g.Exists() {
+		return nil, fmt.Errorf("container %s has no cgroup: %w", id, errdefs.ErrNotFound)
+	}
+	return g, nil
+}
+
+// Pause implements the ability driver.Pause. The freezer holds a sandbox as it holds
+// any other process, whatever the runtime is.
+func (b *sandbox) Pause(ctx context.Context, id string) error {
+	g, err := b.groupOf(id)
+	if err != nil {
+		return err
+	}
+	return g.Freeze(ctx)
+}
+
+// Resume implements the ability driver.Resume.
+func (b *sandbox) Resume(ctx context.Context, id string) error {
+	g, err := b.groupOf(id)
+	if err != nil {
+		return err
+	}
+	return g.Thaw(ctx)
+}
+
+// Pids implements the ability driver.Pids: of the host. See Processes.
+func (b *sandbox) Pids(_ context.Context, id string) ([]int, error) {
+	g, err := b.groupOf(id)
+	if err != nil {
+		return nil, err
+	}
+	all, err := g.Pids()
+	if err != nil {
+		return nil, err
+	}
+	pids := all[:0]
+	for _, p := range all {
+		if p != b.MonitorPid() { // its thread in there is not the container's
+			pids = append(pids, p)
+		}
+	}
+	return pids, nil
+}
+
+// Processes implements the ability driver.Processes, where those in the container
+// are none of the host's.
+func (b *sandbox) Processes(ctx context.Context, id string) (titles []string, rows [][]string, ok bool, err error) {
+	if b.f.style != wire.Runsc {
+		return nil, nil, false, nil
+	}
+	if _, err := b.Running(id); err != nil {
+		return nil, nil, true, err
+	}
+	out, _, err := b.Call(ctx, wire.CallProcesses, []byte(id))
+	if err != nil {
+		return nil, nil, true, err
+	}
+	rows, err = parseProcesses(out)
+	return []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, rows, true, err
+}
+
+// parseProcesses reads what "runsc ps --format json" prints.
+func parseProcesses(out []byte) ([][]string, error) {
+	var list []map[string]any
+	d := json.NewDecoder(bytes.NewReader(out))
+	d.UseNumber()
+	if err := d.Decode(&list); err != nil {
+		return nil, fmt.Errorf("read the runtime's list of processes: %w", err)
+	}
+	rows := make([][]string, len(list))
+	for i, p := range list {
+		for _, k := range []string{"uid", "pid", "ppid", "c", "stime", "tty", "time", "cmd"} {
+			v, ok := p[k]
+			if !ok {
+				v = "?"
+			}
+			rows[i] = append(rows[i], fmt.Sprint(v))
+		}
+	}
+	return rows, nil
+}
+
+// Update implements the ability driver.Update.
+func (b *sandbox) Update(_ context.Context, id string, r hull.Resources) error {
+	g, err := b.groupOf(id)
+	if err != nil {
+		return err
+	}
+	res := group.Limits(r)
+	if b.f.style == wire.Runsc {
+		if r.Memory > 0 && r.Memory < minSandboxMemory {
+			return tooSmall(r.Memory)
+		}
+		res = withSandbox(res)
+	}
+	warnings, err := g.Set(res)
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", id, err)
+	}
+	for _, w := range warnings {
+		b.d.cfg.Log.Warn(w, "pod", b.ID(), "container", id)
+	}
+	return nil
+}
+
+// Stats implements the ability driver.Stats.
+func (b *sandbox) Stats(_ context.Context, id string) (hull.Stats, error) {
+	g, err := b.groupOf(id)
+	if err != nil {
+		return hull.Stats{}, err
+	}
+	x, err := group.Sample(g)
+	if err != nil {
+		return hull.Stats{}, fmt.Errorf("sample container %s: %w", id, err)
+	}
+	return x, nil
+}
+
+// Root implements the ability driver.Root.
+func (b *sandbox) Root(ctx context.Context, id string) (*os.File, error) {
+	p, err := b.Running(id)
+	if err != nil {
+		return nil, err
+	}
+	if b.f.style != wire.Runsc {
+		f, err := os.OpenFile("/proc/"+strconv.Itoa(p.Pid())+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open root of container %s: %w", id, err)
+		}
+		if err := p.Signal(ctx, 0); err != nil { // the pid was its all the time
+			return nil, fmt.Errorf("%w; %w", err, f.Close())
+		}
+		return f, nil
+	}
+	_, files, err := b.Call(ctx, wire.CallRoot, []byte(id))
+	if err != nil {
+		return nil, fmt.Errorf("open root of container %s: %w", id, err)
+	}
+	if len(files) != 1 {
+		linux.CloseAll(files)
+		return nil, fmt.Errorf("open root of container %s: the monitor sent %d descriptors", id, len(files))
+	}
+	return files[0], nil
+}

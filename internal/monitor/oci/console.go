@@ -1,0 +1,117 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
+)
+
+// consoleName is the socket's name in the bundle, which is the command's working
+// directory: the whole path may be longer than a socket's address.
+const consoleName = "console.sock"
+
+// consoleSocket is where a runtime sends a terminal's master side.
+type consoleSocket struct {
+	l    *net.UnixListener
+	path string
+}
+
+func listenConsole(dir string) (*consoleSocket, error) {
+	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	path := linux.ProcPath(d) + "/" + consoleName
+	_ = os.Remove(path) // of an earlier one
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen for the terminal: %w", err)
+	}
+	l.SetUnlinkOnClose(false) // the name is another directory's by then
+	return &consoleSocket{l: l, path: filepath.Join(dir, consoleName)}, nil
+}
+
+func (s *consoleSocket) close() {
+	s.l.Close()
+	_ = os.Remove(s.path)
+}
+
+// receive takes the terminal. The runtime has ended: it has sent it, or never will.
+func (s *consoleSocket) receive(ctx context.Context, rows, cols uint16) (*os.File, error) {
+	limit := time.Now().Add(controlLimit)
+	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
+		limit = d
+	}
+	if err := s.l.SetDeadline(limit); err != nil {
+		return nil, err
+	}
+	c, err := s.l.AcceptUnix()
+	if err != nil {
+		return nil, fmt.Errorf("wait for the terminal from the runtime: %w", err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(limit); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, 4096) // runc sends the terminal's name along
+	_, files, err := linux.RecvFds(c, buf, 1)
+	if err == nil && len(files) != 1 {
+		err = errors.New("no descriptor came")
+	}
+	if err != nil {
+		linux.CloseAll(files)
+		return nil, fmt.Errorf("receive the terminal from the runtime: %w", err)
+	}
+	if _, err := unix.IoctlGetTermios(linux.FD(files[0]), unix.TCGETS); err != nil {
+		files[0].Close()
+		return nil, fmt.Errorf("the runtime sent what is no terminal: %w", err)
+	}
+	if rows != 0 || cols != 0 {
+		if err := setSize(files[0], rows, cols); err != nil {
+			files[0].Close()
+			return nil, err
+		}
+	}
+	return files[0], nil
+}
+
+// openConsole makes a terminal of the host for an exec, whose command is between it
+// and the process.
+func (p *process) openConsole(rows, cols uint16) (err error) {
+	master, err := os.OpenFile("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open terminal: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			master.Close()
+		}
+	}()
+	fd := linux.FD(master)
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return fmt.Errorf("unlock terminal: %w", err)
+	}
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return fmt.Errorf("open terminal: %w", errno)
+	}
+	p.tty = os.NewFile(n, "tty "+strconv.Itoa(fd))
+	if rows != 0 || cols != 0 {
+		if err := setSize(master, rows, cols); err != nil {
+			p.closeTTY()
+			return err
+		}
+	}
+	p.console = master
+	return nil
+}

@@ -1,0 +1,120 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
+)
+
+// maxList bounds a runtime's list of processes.
+const maxList = 4 << 20
+
+// root opens the container's root directory as it looks inside, with what of the
+// host is bound there. gVisor's mounts are in no namespace of the host, so they are
+// made again for whoever looks, in a namespace that nobody else is in: first use
+// makes it, and it stays as long as the container. What lies in the sandbox's
+// memory only (tmpfs, /proc) is not in it.
+func (c *container) root() (*os.File, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return nil, fmt.Errorf("container %s has ended: %w", c.id, errdefs.ErrNotFound)
+	}
+	if c.view == nil {
+		if err := c.makeView(); err != nil {
+			return nil, err
+		}
+	}
+	fd, err := unix.FcntlInt(uintptr(linux.FD(c.top)), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), "root"), nil
+}
+
+func (c *container) makeView() (err error) {
+	var tree *os.File
+	if err := c.seat.do(func() (err error) {
+		tree, err = linux.OpenTree(filepath.Join(c.dir, "rootfs"), false)
+		return err
+	}); err != nil {
+		return fmt.Errorf("open root file system: %w", err)
+	}
+	defer tree.Close()
+	v := newSeat()
+	defer func() {
+		if err != nil {
+			v.end()
+		}
+	}()
+	at := filepath.Join(c.dir, "view")
+	if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	var top *os.File
+	err = v.do(func() error {
+		if err := v.leave(); err != nil {
+			return err
+		}
+		if err := unix.MoveMount(linux.FD(tree), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("attach root file system: %w", err)
+		}
+		if top, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return err
+		}
+		for _, b := range c.binds {
+			if err := b.attach(top); err != nil {
+				top.Close()
+				return fmt.Errorf("show %s: %w", b.Target, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	c.view, c.top = v, top
+	return nil
+}
+
+// attach mounts b below root. The mount point is there: the runtime made it. What
+// lies below something that is in the sandbox's memory has none here.
+func (b Bind) attach(root *os.File) error {
+	for _, p := range []string{"/proc", "/dev", "/sys"} {
+		if b.Target == p || strings.HasPrefix(b.Target, p+"/") {
+			return nil
+		}
+	}
+	src, err := linux.OpenTree(b.Source, b.Recursive)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if b.ReadOnly {
+		flags := uint(unix.AT_EMPTY_PATH)
+		if b.Recursive {
+			flags |= unix.AT_RECURSIVE
+		}
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(linux.FD(src), "", flags, &attr); err != nil {
+			return os.NewSyscallError("mount_setattr", err)
+		}
+	}
+	dst, err := linux.OpenInRoot(root, b.Target, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	err = unix.MoveMount(linux.FD(src), "", linux.FD(dst), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
+}
