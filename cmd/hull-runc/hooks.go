@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -147,7 +148,12 @@ func (a *app) hookInside(ctx context.Context, c *container, h *runtime.Container
 	}
 	ws, err := proc.Wait(hctx)
 	if err != nil {
-		return hookError("startContainer", i, errors.Join(err, proc.Signal(9)), nil, nil)
+		// It must be reaped: the container could not end before.
+		if kerr := proc.Signal(syscall.SIGKILL); kerr == nil {
+			_, kerr = proc.Wait(context.WithoutCancel(ctx))
+			err = errors.Join(err, kerr)
+		}
+		return hookError("startContainer", i, err, nil, nil)
 	}
 	if err := describe(ws); err != nil {
 		stdout, stderr := io.output()

@@ -114,6 +114,7 @@ type machine struct {
 // and by CLONE_PARENT ours.
 type joinUser struct {
 	ns             uintptr // descriptor of the user namespace
+	time           uintptr // of a time namespace to join before, which may be the host's own; 0 = none
 	args           cloneArgs
 	stack          []byte
 	report         [2]uint64 // its own: the child's child may report meanwhile
@@ -180,6 +181,11 @@ func childMain(m *machine) {
 //go:nosplit
 //go:norace
 func (m *machine) enterUser(j *joinUser) {
+	if j.time != 0 {
+		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, j.time, unix.CLONE_NEWTIME, 0); e != 0 {
+			m.fail(j.inStep, uintptr(e))
+		}
+	}
 	if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, j.ns, unix.CLONE_NEWUSER, 0); e != 0 {
 		m.fail(j.inStep, uintptr(e))
 	}

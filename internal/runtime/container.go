@@ -25,6 +25,7 @@ type Container struct {
 	rootDir *os.File // O_PATH, the root directory with all its mounts
 	pts     *os.File // O_PATH, the root of the container's devpts, nil if it has none
 	self    *os.File // pidfd of this process
+	timeNS  *os.File // to join, while the process is made
 	ids     *idMaps  // of its user namespace; nil = it has the caller's
 
 	sources sources  // while it is made
@@ -108,9 +109,17 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	prog.dieWithParent(c.self)
 	for _, m := range p.Mounts {
 		if m.Kind == "proc" {
-			prog.mountProc(m.Data, int(m.Set))
+			prog.mountProc(m.Source, m.Data, int(m.Set))
 			break
 		}
+	}
+	if c.timeNS, err = p.openTime(); err != nil {
+		conn.close()
+		return err
+	}
+	defer func() { linux.CloseAll([]*os.File{c.timeNS}); c.timeNS = nil }()
+	if c.timeNS != nil && (c.ids == nil || p.Unshare&unix.CLONE_NEWUSER != 0) {
+		prog.do("join the time namespace", unix.SYS_SETNS, linux.FD(c.timeNS), unix.CLONE_NEWTIME)
 	}
 	prog.hello()
 	prog.enterRoot(p.Unshare&unix.CLONE_NEWCGROUP != 0)
@@ -141,6 +150,10 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	c.init = child
 	child.setGate(s)
 	if err := groups.join(child.pid); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			// It has ended already, and said why.
+			_, err = conn.expect(prog, stepHello)
+		}
 		return err
 	}
 	if err := writeOOMScore(child.pid, p.Process.OOMScore); err != nil {
@@ -173,6 +186,17 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	return conn.ready(prog, p.Process.Seccomp, child, s.Hooks)
 }
 
+// openTime opens the time namespace that the container joins, nil = none. Only the
+// child can enter it: the kernel allows that to processes of one thread.
+func (p *Plan) openTime() (*os.File, error) {
+	for _, j := range p.Join {
+		if j.Kind == unix.CLONE_NEWTIME {
+			return os.Open(j.Path)
+		}
+	}
+	return nil, nil //nolint:nilnil // most have none
+}
+
 // enter moves the thread into the container's namespaces, except those that only
 // children can be in.
 func (c *Container) enter() error {
@@ -185,8 +209,8 @@ func (c *Container) enter() error {
 	}
 	unix.Umask(0) // this thread's own since the unshare: modes of nodes and directories are exact
 	for _, j := range p.Join {
-		if j.Kind == unix.CLONE_NEWUSER {
-			continue
+		if j.Kind == unix.CLONE_NEWUSER || j.Kind == unix.CLONE_NEWTIME {
+			continue // see openIDs and joinTime
 		}
 		if err := linux.JoinPath(j.Path, int(j.Kind)); err != nil {
 			return err
@@ -274,7 +298,7 @@ func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupF
 	// memory, and our own process 1 lives on and must not hold ours.
 	share := flags&unix.CLONE_NEWPID != 0 && !c.plan.Init && c.plan.Namespaces()&unix.CLONE_NEWTIME == 0
 	if c.init == nil && c.ids != nil && c.plan.Unshare&unix.CLONE_NEWUSER == 0 {
-		prog.joinUser(c.ids.ns, args)
+		prog.joinUser(c.ids.ns, c.timeNS, args)
 	}
 	pid, errno := forkChild(prog.m, args, share)
 	runtime.KeepAlive(prog)

@@ -131,8 +131,15 @@ func (m *mounter) mountRoot() error {
 	if flags == 0 {
 		flags = unix.MS_SLAVE | unix.MS_REC
 	}
-	if err := unix.Mount("", "/", "", flags, ""); err != nil {
-		return fmt.Errorf("set propagation of mounts: %w", err)
+	if flags&unix.MS_UNBINDABLE != 0 { // later: it could not be cloned now
+		flags = flags&^unix.MS_UNBINDABLE | unix.MS_PRIVATE
+	}
+	if m.plan.ownMounts() {
+		if err := unix.Mount("", "/", "", flags, ""); err != nil {
+			return fmt.Errorf("set propagation of mounts: %w", err)
+		}
+	} else {
+		flags = 0
 	}
 	r := m.plan.Rootfs
 	var err error
@@ -171,6 +178,10 @@ func (m *mounter) mountRoot() error {
 	}
 	return nil
 }
+
+// ownMounts says whether the container has a mount namespace that is not its
+// creator's. Without one, what is mounted stays when it has ended.
+func (p *Plan) ownMounts() bool { return p.has(unix.CLONE_NEWNS) }
 
 // privateParent keeps the root file system's mount from spreading to the host
 // where the specification wants shared propagation.
@@ -883,6 +894,10 @@ func (m *mounter) pivot() (err error) {
 	if err := unix.Fchdir(linux.FD(m.root)); err != nil {
 		return err
 	}
+	if !m.plan.ownMounts() {
+		// The host's root stays the host's; the child changes its own, see enterRoot.
+		return unix.Chroot(".")
+	}
 	if m.plan.NoPivot {
 		return m.chroot()
 	}
@@ -893,8 +908,17 @@ func (m *mounter) pivot() (err error) {
 	}()
 	// The old root is stacked on the new one and then detached: no directory for it
 	// is needed.
+	old, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("pivot root: %w", err)
+	}
+	// What is mounted in the new root keeps its propagation.
+	if err := unix.Fchdir(linux.FD(old)); err != nil {
+		return err
 	}
 	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make the old root a slave: %w", err)

@@ -185,7 +185,7 @@ func (p *Plan) namespaces(l *specs.Linux) error {
 		}
 		p.Join = append(p.Join, JoinPlan{Kind: k, Path: n.Path})
 	}
-	if !p.has(unix.CLONE_NEWNS) {
+	if !p.has(unix.CLONE_NEWNS) && (p.Rootfs.Dir == "" || seen&unix.CLONE_NEWUSER != 0 || p.NoPivot) {
 		return invalid("a container needs a mount namespace")
 	}
 	p.UIDMap, p.GIDMap = idMap(l.UIDMappings), idMap(l.GIDMappings)

@@ -133,9 +133,12 @@ func hostProc(x *ProcPlan) (*os.File, error) {
 }
 
 // mountProc makes a procfs of the child's own pid namespace, attached nowhere.
-func (p *program) mountProc(opts []string, attrs int) {
+func (p *program) mountProc(source string, opts []string, attrs int) {
 	const what = "mount proc"
 	p.do(what, unix.SYS_FSOPEN, "proc", unix.FSOPEN_CLOEXEC).to(regTmp)
+	if source != "" { // what mountinfo shows
+		p.do(what, unix.SYS_FSCONFIG, reg(regTmp), unix.FSCONFIG_SET_STRING, "source", source, 0)
+	}
 	for _, o := range opts {
 		k, v := cutOption(o)
 		if v == "" {
@@ -200,8 +203,11 @@ func (p *program) step(name string) uint16 {
 }
 
 // joinUser has the child enter a user namespace and then clone with args' flags.
-func (p *program) joinUser(ns *os.File, args *cloneArgs) {
+func (p *program) joinUser(ns, timeNS *os.File, args *cloneArgs) {
 	j := &joinUser{ns: ns.Fd(), inStep: p.step("join the user namespace"), mkStep: p.step("make namespaces")}
+	if timeNS != nil {
+		j.time = timeNS.Fd()
+	}
 	const first = unix.CLONE_INTO_CGROUP | unix.CLONE_PIDFD | unix.CLONE_FILES // of both
 	j.args = cloneArgs{
 		flags: args.flags&^unix.CLONE_INTO_CGROUP | unix.CLONE_PARENT,

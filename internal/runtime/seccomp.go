@@ -197,6 +197,9 @@ func profileKey(s *specs.LinuxSeccomp) [sha256.Size]byte {
 
 func compileSeccomp(s *specs.LinuxSeccomp) (*Filter, error) {
 	def, err := scAction(s.DefaultAction, s.DefaultErrnoRet)
+	if err == nil {
+		err = mayNotify(s)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -246,6 +249,20 @@ func compileSeccomp(s *specs.LinuxSeccomp) (*Filter, error) {
 		f.Program = binary.NativeEndian.AppendUint32(f.Program, i.k)
 	}
 	return f, nil
+}
+
+// mayNotify refuses questions that nobody could answer: the listener leaves the
+// process by a write.
+func mayNotify(s *specs.LinuxSeccomp) error {
+	if s.DefaultAction == specs.ActNotify {
+		return invalid("SCMP_ACT_NOTIFY cannot be used as default action")
+	}
+	for _, c := range s.Syscalls {
+		if c.Action == specs.ActNotify && slices.Contains(c.Names, "write") {
+			return invalid("SCMP_ACT_NOTIFY cannot be used for the write syscall")
+		}
+	}
+	return nil
 }
 
 // scRules collects the rules of one architecture by call number, and the largest

@@ -219,7 +219,11 @@ func (p *Plan) openSources(ids *idMaps) (s sources, err error) {
 		case mp.Kind == "bind" && p.inRootfs(mp.Source):
 			// Of what earlier mounts have made of it.
 		case mp.Kind == "bind":
-			s.mounts[i], err = mp.open(ids)
+			if s.mounts[i], err = mp.open(ids); err == nil && p.Propagation&unix.MS_SHARED == 0 {
+				// Cloned from the host's mount namespace, it is a peer of the host's mounts:
+				// what the container mounts on it would appear there.
+				err = unix.MountSetattr(linux.FD(s.mounts[i]), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_SLAVE})
+			}
 		case mp.Type == "sysfs" && mp.Kind == "fs":
 			// Of the thread's network namespace. In the container's mount namespace it
 			// would depend on what the host has mounted below its own /sys.

@@ -112,6 +112,12 @@ func (s *System) inheritCpuset(h hierarchy, path string, parent bool) error {
 			continue
 		}
 		v, err := read(filepath.Dir(path), f)
+		if err == nil && v == "" && filepath.Dir(path) != h.mount {
+			// A parent that somebody else made and left empty.
+			if err = s.inheritCpuset(h, filepath.Dir(path), false); err == nil {
+				v, err = read(filepath.Dir(path), f)
+			}
+		}
 		if err != nil {
 			return err
 		}

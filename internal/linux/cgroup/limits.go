@@ -138,6 +138,12 @@ func (l *limiter) memoryLimits1(limit, swap *int64) error {
 		}
 		return l.put("memory", sf, itoa(*swap))
 	case setLimit:
+		if dir := l.g.dir("memory"); *limit < 0 && dir != "" {
+			// No limit of memory needs no limit of memory and swap, where there is one.
+			if err := write(dir, sf, "-1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
 		return l.limit1(*limit)
 	case setSwap:
 		return l.put("memory", sf, itoa(*swap))
@@ -220,7 +226,7 @@ func (l *limiter) cpu(r *specs.LinuxResources) error {
 	}
 	for i, x := range w {
 		err := l.put("cpu", x.file, x.value)
-		if err != nil && x.file == "cpu.cfs_period_us" && i+1 < len(w) && w[i+1].file == "cpu.cfs_quota_us" {
+		if err != nil && i+1 < len(w) && (x.file == "cpu.cfs_period_us" && w[i+1].file == "cpu.cfs_quota_us" || x.file == "cpu.rt_period_us" && w[i+1].file == "cpu.rt_runtime_us") {
 			// The old quota may be too large for the new period: then the new quota first.
 			if err = l.put("cpu", w[i+1].file, w[i+1].value); err == nil {
 				err = l.put("cpu", x.file, x.value)
@@ -515,7 +521,14 @@ func oneRule(d specs.LinuxDeviceCgroup) (deviceRule, error) {
 	if access == "" {
 		access = "rwm"
 	}
-	if strings.Trim(access, "rwm") != "" || !strings.Contains("abc", typ) || len(typ) != 1 {
+	// Letters that mean nothing to a device are ignored, as in runc.
+	access = strings.Map(func(r rune) rune {
+		if strings.ContainsRune("rwm", r) {
+			return r
+		}
+		return -1
+	}, access)
+	if access == "" || !strings.Contains("abc", typ) || len(typ) != 1 {
 		return deviceRule{}, fmt.Errorf("device rule %s %s:%s %s: %w", typ, ma, mi, access, errdefs.ErrInvalidArgument)
 	}
 	return deviceRule{
