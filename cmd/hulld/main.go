@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
+	"hull/internal/build"
 	"hull/internal/driver"
 	"hull/internal/driver/proc"
 	"hull/internal/engine"
@@ -157,7 +158,7 @@ func envOr(name, def string) string {
 // serve builds the engine and answers until ctx is done. Containers go on
 // when it returns.
 func serve(ctx context.Context, o options) (err error) {
-	if err := clog.SetLevel("error"); err != nil { // the libraries log through a global one
+	if err := clog.SetLevel("fatal"); err != nil { // the libraries log through a global one; what they return is logged by us
 		return err
 	}
 	log, err := newLog(o.logLevel)
@@ -239,8 +240,16 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	closers.add(func() error { eng.Close(); return nil })
 
+	builder, err := build.New(build.Config{Root: filepath.Join(o.root, "build"), RunDir: o.run, Version: version}, build.Parts{
+		Images: images, Networks: networks, Driver: box, Spec: eng.Spec, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	closers.add(builder.Close)
+
 	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver}, docker.Parts{
-		Containers: eng, Images: images, Volumes: volumes, Files: eng, Networks: networks, Events: events, Log: log,
+		Containers: eng, Images: images, Volumes: volumes, Files: eng, Networks: networks, Events: events, Builder: builder, Log: log,
 	})
 	listeners, err := listen(o)
 	if err != nil {

@@ -164,8 +164,8 @@ func Confined() []Foreign {
 		},
 		{
 			Prefixes: []string{"go.etcd.io/bbolt"},
-			Only:     []string{"internal/store/...", "internal/image/..."},
-			Why:      "store is the only writer of hull.db; image owns its own database",
+			Only:     []string{"internal/store/...", "internal/image/...", "internal/build/..."},
+			Why:      "store is the only writer of hull.db; image owns its own database, and BuildKit wants options for its",
 		},
 		{
 			Prefixes: []string{"unsafe"},

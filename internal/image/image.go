@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/platforms"
@@ -32,6 +33,7 @@ import (
 	"hull/internal/hull"
 	"hull/internal/image/archive"
 	"hull/internal/image/layers"
+	"hull/internal/image/snaps"
 )
 
 // namespace is the containerd namespace of everything we store.
@@ -67,6 +69,7 @@ type Service struct {
 	bolt    *bolt.DB
 	db      *metadata.DB
 	layers  *layers.Store
+	snaps   *snaps.Store
 	gate    gate
 	flights flights
 }
@@ -116,12 +119,13 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 			err = errors.Join(err, bdb.Close())
 		}
 	}()
-	db := metadata.NewDB(bdb, cs, nil)
+	steps := snaps.New(cfg.Root, ls, cfg.SkipOwner)
+	db := metadata.NewDB(bdb, cs, map[string]snapshots.Snapshotter{snapshotterName: steps})
 	if err := db.Init(ctx); err != nil {
 		return nil, fmt.Errorf("open image database: %w", err)
 	}
 	s := &Service{
-		cfg: cfg, log: cfg.Log, bolt: bdb, db: db, layers: ls,
+		cfg: cfg, log: cfg.Log, bolt: bdb, db: db, layers: ls, snaps: steps,
 		store: &store{
 			content: db.ContentStore(), names: metadata.NewImageStore(db), layers: ls,
 			host: platforms.Normalize(host), log: cfg.Log, parsed: map[digest.Digest]*parsed{},

@@ -185,6 +185,10 @@ func (s *store) hasBlob(ctx context.Context, d digest.Digest) bool {
 	return err == nil
 }
 
+// annotationReferenceType is on manifests in an index that are about another of
+// its manifests (BuildKit's attestations).
+const annotationReferenceType = "vnd.docker.reference.type"
+
 // manifestsOf lists the image manifests that a target stands for, in its order.
 // Nested indexes are followed a little way; those not here are left out.
 func (s *store) manifestsOf(ctx context.Context, target ocispec.Descriptor, depth int) ([]ocispec.Descriptor, error) {
@@ -205,6 +209,8 @@ func (s *store) manifestsOf(ctx context.Context, target ocispec.Descriptor, dept
 	var list []ocispec.Descriptor
 	for _, d := range idx.Manifests {
 		switch {
+		case d.Annotations[annotationReferenceType] != "":
+			// About an image (provenance, SBOM), and none.
 		case isManifest(d.MediaType):
 			list = append(list, d)
 		case isIndex(d.MediaType) && s.hasBlob(ctx, d.Digest):

@@ -5,6 +5,8 @@ package docker
 import (
 	"context"
 	"io"
+	"net"
+	"net/http"
 	"time"
 
 	"hull/internal/hull"
@@ -110,4 +112,17 @@ type Events interface {
 	// until is past (zero = never).
 	Subscribe(ctx context.Context, since, until time.Time) (<-chan hull.Event, error)
 	Publish(e hull.Event)
+}
+
+// Builder is the builder.
+type Builder interface {
+	// Ready opens the builder, which is not open before it is first used.
+	Ready(ctx context.Context) error
+	// Serve answers BuildKit's control API on conn and returns at once.
+	Serve(ctx context.Context, conn net.Conn) error
+	// ServeGRPC answers one call of the control API that came as HTTP/2.
+	ServeGRPC(w http.ResponseWriter, r *http.Request)
+	// Session upgrades the request to a client's build session and serves it until
+	// it ends.
+	Session(ctx context.Context, w http.ResponseWriter, r *http.Request) error
 }

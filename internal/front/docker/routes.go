@@ -13,6 +13,8 @@ func (s *Server) routes() {
 	vol := &volumeAPI{volumes: p.Volumes, files: p.Files, maxBody: s.cfg.MaxBody}
 	net := &networkAPI{networks: p.Networks, engine: p.Containers, maxBody: s.cfg.MaxBody}
 
+	bld := &buildAPI{builder: p.Builder}
+
 	s.handle("/", func(http.ResponseWriter, *http.Request) error { return notFound("page not found") })
 
 	s.handle("GET /_ping", sys.ping) // and HEAD
@@ -97,8 +99,8 @@ func (s *Server) routes() {
 	s.handle("POST /build", noBuild)
 	s.handle("POST /build/prune", noBuild)
 	s.handle("POST /build/cancel", noBuild)
-	s.handle("POST /session", noBuild)
-	s.handle("POST /grpc", noBuild)
+	s.handle("POST /session", s.builds(bld.session))
+	s.handle("POST /grpc", s.builds(bld.grpc))
 
 	s.swarmRoutes()
 }
@@ -129,4 +131,12 @@ func (s *Server) swarmRoutes() {
 	for _, verb := range []string{"enable", "disable", "upgrade", "push", "set"} {
 		s.handle("POST /plugins/{name}/"+verb, noPlugin)
 	}
+}
+
+// builds answers that there is no builder where there is none.
+func (s *Server) builds(h handler) handler {
+	if s.parts.Builder == nil {
+		return noBuild
+	}
+	return h
 }

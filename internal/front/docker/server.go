@@ -34,6 +34,7 @@ type Parts struct {
 	Files      VolumeFiles
 	Networks   Networks
 	Events     Events
+	Builder    Builder // nil = this engine does not build
 	Log        *slog.Logger
 }
 
@@ -73,6 +74,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: time.Minute,
 		IdleTimeout:       10 * time.Minute,
 		MaxHeaderBytes:    1 << 20,
+		Protocols:         protocols(),
 		ErrorLog:          slog.NewLogLogger(s.parts.Log.Handler(), slog.LevelDebug),
 	}
 	g, gctx := errgroup.WithContext(ctx)
@@ -94,8 +96,21 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return g.Wait()
 }
 
+// protocols are HTTP/1 and, for gRPC (buildctl), HTTP/2 without TLS on a socket.
+func protocols() *http.Protocols {
+	p := &http.Protocols{}
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}
+
 // ServeHTTP takes the version prefix off the path, checks it, and routes.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") && s.parts.Builder != nil {
+		s.parts.Builder.ServeGRPC(w, r)
+		return
+	}
 	h := w.Header()
 	h["Server"] = []string{"Hull/" + s.cfg.Version + " (linux)"}
 	h["Api-Version"] = []string{maxVersion.String()}

@@ -40,6 +40,9 @@ type Info struct {
 	Entries int64
 	Created time.Time
 	Boot    string // of the kernel, when it was made: see Sync
+	// Dir is where the files are instead of fs, relative to the root of the store:
+	// those of a build step, taken over with Adopt.
+	Dir string `json:",omitempty"`
 }
 
 // Store is the directory of layers. Its methods may be called concurrently.
@@ -51,6 +54,7 @@ type Store struct {
 	mu      sync.Mutex
 	have    map[digest.Digest]Info
 	inits   map[digest.Digest]bool // which init layers are known to be there
+	dirs    sync.Map               // Info.Dir by chain, of the layers that have one: Path takes no lock
 	added   chan struct{}          // closed when a layer was added, and replaced
 }
 
@@ -79,19 +83,30 @@ func Open(root string) (*Store, error) {
 	}
 	for _, e := range list {
 		i, err := s.read(e.Name())
+		if _, serr := os.Lstat(filepath.Join(root, i.Dir)); err == nil && i.Dir != "" && serr != nil {
+			err = fmt.Errorf("layer %s lost its files: %w", i.Chain, errdefs.ErrDataLoss)
+		}
 		if err == nil && i.Boot != s.boot && !s.durable(i.Chain) {
 			err = fmt.Errorf("layer %s may be torn: %w", i.Chain, errdefs.ErrDataLoss)
 		}
 		if err != nil {
 			// Not one of ours, or torn by a power cut: it cannot be used.
-			if err := s.discard(filepath.Join(root, "layers", e.Name())); err != nil {
+			if err := s.discard(filepath.Join(root, "layers", e.Name()), i.Dir); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		s.have[i.Chain] = i
+		s.put(i)
 	}
 	return s, nil
+}
+
+// put notes a layer. The lock is held, or nobody else has the store yet.
+func (s *Store) put(i Info) {
+	s.have[i.Chain] = i
+	if i.Dir != "" {
+		s.dirs.Store(i.Chain, i.Dir)
+	}
 }
 
 func empty(dir string) error {
@@ -116,8 +131,8 @@ func (s *Store) read(name string) (Info, error) {
 	if err := json.Unmarshal(b, &i); err != nil {
 		return i, err
 	}
-	if i.Chain.Validate() != nil || i.Chain.Encoded() != name {
-		return i, fmt.Errorf("layer %s: %w", name, errdefs.ErrDataLoss)
+	if i.Chain.Validate() != nil || i.Chain.Encoded() != name || (i.Dir != "" && !filepath.IsLocal(i.Dir)) {
+		return Info{}, fmt.Errorf("layer %s: %w", name, errdefs.ErrDataLoss)
 	}
 	return i, nil
 }
@@ -127,7 +142,12 @@ func (s *Store) dir(chain digest.Digest) string {
 }
 
 // Path is the directory of a layer's files.
-func (s *Store) Path(chain digest.Digest) string { return filepath.Join(s.dir(chain), "fs") }
+func (s *Store) Path(chain digest.Digest) string {
+	if dir, ok := s.dirs.Load(chain); ok {
+		return filepath.Join(s.root, dir.(string)) //nolint:forcetypeassert // nothing else is in it
+	}
+	return filepath.Join(s.dir(chain), "fs")
+}
 
 // Info tells about a layer. errdefs.ErrNotFound.
 func (s *Store) Info(chain digest.Digest) (Info, error) {
@@ -256,10 +276,32 @@ func (d *Draft) Commit(i Info) error {
 	if err := os.Rename(d.path, d.s.dir(i.Chain)); err != nil {
 		return errors.Join(fmt.Errorf("name layer %s: %w", i.Chain, err), d.drop())
 	}
-	d.s.have[i.Chain] = i
+	d.s.put(i)
 	close(d.s.added)
 	d.s.added = make(chan struct{})
 	return nil
+}
+
+// Adopt makes a layer of files that are there already: i.Dir, relative to the
+// store's root, which the layer owns from now on. It says whether it did; a layer
+// that is there already stays as it is.
+func (s *Store) Adopt(i Info) (bool, error) {
+	if i.Dir == "" || !filepath.IsLocal(i.Dir) {
+		return false, fmt.Errorf("layer files in %q: %w", i.Dir, errdefs.ErrInvalidArgument)
+	}
+	if s.Has(i.Chain) {
+		return false, nil
+	}
+	d, err := s.New()
+	if err != nil {
+		return false, err
+	}
+	if err := d.Commit(i); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.have[i.Chain].Dir == i.Dir, nil
 }
 
 // Discard drops the draft.
@@ -380,18 +422,26 @@ func (s *Store) Remove(chain digest.Digest) error {
 	if _, ok := s.have[chain]; !ok {
 		return nil
 	}
-	if err := s.discard(s.dir(chain)); err != nil {
+	if err := s.discard(s.dir(chain), s.have[chain].Dir); err != nil {
 		return err
 	}
 	delete(s.have, chain)
+	s.dirs.Delete(chain)
 	delete(s.inits, chain)
 	return nil
 }
 
-func (s *Store) discard(path string) error {
+// discard moves a layer to the trash; files is its Info.Dir.
+func (s *Store) discard(path, files string) error {
 	to, err := os.MkdirTemp(filepath.Join(s.root, "trash"), "")
 	if err != nil {
 		return fmt.Errorf("remove layer: %w", err)
+	}
+	// The files first: a record without files is noticed, files without a record are not.
+	if files != "" {
+		if err := os.Rename(filepath.Join(s.root, files), filepath.Join(to, "files")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove layer: %w", err)
+		}
 	}
 	if err := os.Rename(path, filepath.Join(to, "layer")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove layer: %w", err)
