@@ -44,6 +44,11 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 	if vol, rest, err := root.Find([]string{"volume"}); err == nil && len(rest) == 0 {
 		vol.AddCommand(volumeCommands(cli)...)
 	}
+	for _, path := range [][]string{{"update"}, {"container", "update"}} {
+		if update, rest, err := root.Find(path); err == nil && len(rest) == 0 {
+			withPorts(update, cli)
+		}
+	}
 	if use, rest, err := root.Find([]string{"context", "use"}); err == nil && len(rest) == 0 {
 		use.Short = "Set the context that hull uses"
 		use.RunE = func(_ *cobra.Command, args []string) error { return useContext(cli, args[0]) }
@@ -83,10 +88,15 @@ func withIsolations(info *cobra.Command, cli *command.DockerCli) {
 	}
 }
 
+// engineTransport speaks to the engine outside of Docker's API.
+func engineTransport(cli *command.DockerCli) *http.Transport {
+	dial := cli.Client().Dialer()
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
+}
+
 // engineInfo asks the engine's own route; nil = it is not a hull engine.
 func engineInfo(ctx context.Context, cli *command.DockerCli) (*api.Info, error) {
-	dial := cli.Client().Dialer()
-	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
+	t := engineTransport(cli)
 	defer t.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://hull"+api.InfoPath, http.NoBody)
 	if err != nil {

@@ -63,7 +63,7 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 	if err := e.networks.Check(ctx, s.Network); err != nil {
 		if errdefs.IsNotFound(err) {
 			// Clients take "not found" of a create for the image, and pull it.
-			err = fmt.Errorf("%v: %w", err, errdefs.ErrInvalidArgument) //nolint:errorlint // the kind is to change
+			err = fmt.Errorf("%s: %w", strings.TrimSuffix(err.Error(), ": "+errdefs.ErrNotFound.Error()), errdefs.ErrInvalidArgument)
 		}
 		return hull.Container{}, nil, err
 	}

@@ -85,6 +85,8 @@ type Networks interface {
 	Reattach(ctx context.Context, p hull.Pod, runDir string) (hull.Release, error)
 	// Rename makes a running pod known by another name.
 	Rename(ctx context.Context, podID, name string) error
+	// Publish changes the published ports of a running pod, and returns all of them.
+	Publish(ctx context.Context, podID string, add, remove []hull.PortBinding) ([]hull.PublishedPort, error)
 	// Stats counts the interfaces of a pod's namespace.
 	Stats(ctx context.Context, netns string) (map[string]hull.NetStats, error)
 	// Sweep removes every host object of this instance whose pod keep denies.

@@ -172,6 +172,10 @@ func (f fnetworks) Attach(_ context.Context, p hull.Pod, _ string) (hull.Endpoin
 func (f fnetworks) Reattach(context.Context, hull.Pod, string) (hull.Release, error) {
 	return f.w.release("net"), nil
 }
+func (f fnetworks) Publish(context.Context, string, []hull.PortBinding, []hull.PortBinding) ([]hull.PublishedPort, error) {
+	return nil, nil
+}
+
 func (f fnetworks) Rename(context.Context, string, string) error { return nil }
 
 func (f fnetworks) Stats(context.Context, string) (map[string]hull.NetStats, error) { return nil, nil }

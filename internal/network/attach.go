@@ -40,8 +40,10 @@ type attachment struct {
 	ends     []*end     // first the one with the default route
 	claims   []*claim
 	forwards []firewall.Forward
-	owner    *attachment // container:ID; nil when that pod has no namespace of its own
-	joined   int         // pods that share this one's namespace
+
+	published []hull.PublishedPort
+	owner     *attachment // container:ID; nil when that pod has no namespace of its own
+	joined    int         // pods that share this one's namespace
 }
 
 var podIDForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.]{3,127}$`) //nolint:gochecknoglobals // constant
@@ -143,6 +145,7 @@ func (s *Service) attachNone(a *attachment, p hull.Pod, runDir string) (hull.End
 
 // attachBridges: a namespace with an interface per network.
 func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.Endpoint, error) {
+	s.watching.Do(s.watch)
 	wanted, err := s.wantedEnds(a, p.Network)
 	if err != nil {
 		return hull.Endpoint{}, err
@@ -213,7 +216,7 @@ func (s *Service) attachEach(a *attachment, wanted []wantedEnd, users hull.PodUs
 		}
 		e, err := w.network.newEnd(prefix, i, w.spec, w.mac)
 		if err != nil {
-			return nil, err
+			return nil, s.nameHolder(w.network, w.spec, err)
 		}
 		s.mu.Lock()
 		a.ends = append(a.ends, e)
@@ -246,6 +249,27 @@ func (e *end) connect(sl *slot, defaultRoute bool) error {
 		return fmt.Errorf("connect to network %s: %w", e.network.rec.Name, err)
 	}
 	return nil
+}
+
+// nameHolder says in an error who has the address that was asked for.
+func (s *registry) nameHolder(n *network, spec hull.EndpointSpec, err error) error {
+	if !errdefs.IsConflict(err) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, asked := range []string{spec.IPv4, spec.IPv6} {
+		addr, perr := netip.ParseAddr(asked)
+		if perr != nil {
+			continue
+		}
+		for _, a := range s.pods {
+			if slices.ContainsFunc(a.ends, func(e *end) bool { return e.network == n && (e.v4 == addr || e.v6 == addr) }) {
+				return fmt.Errorf("Address already in use: %s is container %s's: %w", addr, a.name, errdefs.ErrPermissionDenied) //nolint:staticcheck // Docker's words
+			}
+		}
+	}
+	return fmt.Errorf("Address already in use: %w", errors.Join(err, errdefs.ErrPermissionDenied)) //nolint:staticcheck // Docker's words
 }
 
 // unplug takes e out of the namespace at path, if that is still there.

@@ -14,7 +14,7 @@ func TestCheck(t *testing.T) {
 	def.bridge, red.bridge, auto.bridge = "br0", "br1", "br2"
 	red.rec.Name, auto.rec.Name = "red", "auto"
 	auto.rec.IPAM.Driver = ipamAuto
-	s := &Service{&registry{networks: map[string]*network{
+	s := &Service{registry: &registry{networks: map[string]*network{
 		"11": def, "22": red, "55": auto,
 		"33": {rec: hull.Network{Name: Host}}, "44": {rec: hull.Network{Name: None}},
 	}}}

@@ -51,7 +51,7 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	}
 	e, err := n.newEnd("", index, spec, "")
 	if err != nil {
-		return err
+		return s.nameHolder(n, spec, err)
 	}
 	back.Add("give addresses back", func(context.Context) error { e.release(); return nil })
 	first := !a.hasNames()
@@ -321,10 +321,10 @@ func (s *Service) promote(a *attachment, p hull.Pod) error {
 	if err := setDefaultRoute(h, link.Attrs().Index, e); err != nil {
 		return err
 	}
-	a.forwards = forwards(p.Status.Endpoint.Ports, e)
-	if len(a.forwards) == 0 {
+	if len(a.published) == 0 || !e.publishes() {
 		return nil
 	}
+	a.forwards = forwards(a.published, e)
 	_, err = s.host.fw.Apply(firewall.Change{AddForwards: a.forwards})
 	return err
 }

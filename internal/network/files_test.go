@@ -32,7 +32,7 @@ func TestHosts(t *testing.T) {
 		}
 		return hull.Pod{}, errdefs.ErrNotFound
 	}}
-	at := (&Service{&registry{}}).place(&attachment{ends: []*end{{network: testNetwork(t), v4: netip.MustParseAddr("172.17.0.2"), v6: netip.MustParseAddr("fd00::2")}}})
+	at := (&Service{registry: &registry{}}).place(&attachment{ends: []*end{{network: testNetwork(t), v4: netip.MustParseAddr("172.17.0.2"), v6: netip.MustParseAddr("fd00::2")}}})
 	p := hull.Pod{ID: strings.Repeat("a", 64), Name: "web", Hostname: "web1", Domainname: "example.org", Network: hull.NetworkSpec{
 		ExtraHosts: []string{"somehost:10.1.2.3", "six:2001:db8::5", "six2:[2001:db8::6]", "host.docker.internal:host-gateway"},
 		Links:      []string{"/db:/web/database"},

@@ -104,7 +104,10 @@ type Config struct {
 
 // Service is the networks of one engine instance, and the pods on them. It rests on
 // the registry, which may not call it.
-type Service struct{ *registry }
+type Service struct {
+	*registry
+	watching sync.Once
+}
 
 // registry is the networks themselves, and what all else stands on.
 type registry struct {
@@ -133,7 +136,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{&registry{
+	s := &Service{registry: &registry{
 		cfg: cfg, log: cfg.Log, host: h, ports: newPorts(), zones: newZones(filepath.Join(cfg.RunDir, "dns")),
 		networks: map[string]*network{}, pods: map[string]*attachment{},
 	}}

@@ -346,42 +346,70 @@ func as4(a netip.Addr) [4]byte {
 
 // publishPorts claims the ports of a request and translates them, all or none.
 func (s *Service) publishPorts(a *attachment, spec hull.NetworkSpec) ([]hull.PublishedPort, error) {
-	if len(a.ends) == 0 || len(spec.Ports) == 0 && !spec.PublishAll {
-		return nil, nil
-	}
-	e := a.ends[0]
-	if e.network.rec.Internal || e.network.bridge == "" {
-		// As with Docker: nothing enters an internal network, and macvlan's and ipvlan's
-		// members are reached by their own addresses.
+	if len(a.ends) == 0 || len(spec.Ports) == 0 && !spec.PublishAll || !a.ends[0].publishes() {
 		return nil, nil
 	}
 	bindings, err := allBindings(spec)
 	if err != nil {
 		return nil, err
 	}
-	var out []hull.PublishedPort
-	for _, b := range bindings {
-		addrs, err := hostAddrs(b, e)
-		if err != nil {
-			return nil, err
-		}
-		got, err := s.ports.take(b, addrs, a.podID, a.name)
-		if err != nil {
-			return nil, err
-		}
-		a.claims = append(a.claims, got...)
-		for _, c := range got {
-			out = append(out, hull.PublishedPort{ContainerPort: b.container, Proto: b.proto, HostIP: c.addr.String(), HostPort: c.port})
-		}
+	out, claims, err := s.claimPorts(a, bindings)
+	if err != nil {
+		return nil, err
 	}
-	trimSockets(a.claims)
-	a.forwards = forwards(out, e)
+	a.claims = claims // released with the attachment, whatever comes now
+	a.forwards = forwards(out, a.ends[0])
 	if _, err := s.host.fw.Apply(firewall.Change{AddForwards: a.forwards}); err != nil {
 		a.forwards = nil
 		return nil, fmt.Errorf("publish ports: %w", err)
 	}
+	a.published = out
+	trimSockets(claims)
 	s.host.forgetFlows(a)
 	return out, nil
+}
+
+// publishes says whether ports can be published to e. As with Docker, nothing enters
+// an internal network, and macvlan's and ipvlan's members have addresses that are
+// known outside.
+func (e *end) publishes() bool { return e.network.bridge != "" && !e.network.rec.Internal }
+
+// claimPorts takes the host's ports for bindings, all or none. An address that is
+// known outside needs none.
+func (s *Service) claimPorts(a *attachment, bindings []binding) (out []hull.PublishedPort, claims []*claim, err error) {
+	defer func() {
+		if err != nil {
+			s.ports.release(claims)
+			claims = nil
+		}
+	}()
+	e := a.ends[0]
+	for _, b := range bindings {
+		addrs, err := hostAddrs(b, e)
+		if err != nil {
+			return nil, claims, err
+		}
+		var taken []netip.Addr
+		for _, addr := range addrs {
+			if e.network.modeFor(addr) == modeRouted {
+				out = append(out, hull.PublishedPort{ContainerPort: b.container, Proto: b.proto, HostIP: addr.String()})
+				continue
+			}
+			taken = append(taken, addr)
+		}
+		if len(taken) == 0 {
+			continue
+		}
+		got, err := s.ports.take(b, taken, a.podID, a.name)
+		if err != nil {
+			return nil, claims, err
+		}
+		claims = append(claims, got...)
+		for _, c := range got {
+			out = append(out, hull.PublishedPort{ContainerPort: b.container, Proto: b.proto, HostIP: c.addr.String(), HostPort: c.port})
+		}
+	}
+	return out, claims, nil
 }
 
 func trimSockets(claims []*claim) {
@@ -468,6 +496,16 @@ func forwards(published []hull.PublishedPort, e *end) []firewall.Forward {
 		if err != nil {
 			continue // a record of another version; nothing to be had from it
 		}
+		if p.HostPort == 0 {
+			f := firewall.Forward{Proto: p.Proto, First: p.ContainerPort, Last: p.ContainerPort, To: e.v6, Routed: true}
+			if host.Is4() {
+				f.To = e.v4
+			}
+			if f.To.IsValid() {
+				out = append(out, f)
+			}
+			continue
+		}
 		f := firewall.Forward{Proto: p.Proto, Host: netip.PrefixFrom(host, host.BitLen()), First: p.HostPort, Last: p.HostPort, To: e.v6, ToPort: p.ContainerPort}
 		if host.Is4() {
 			f.To = e.v4
@@ -492,7 +530,7 @@ func forwards(published []hull.PublishedPort, e *end) []firewall.Forward {
 	for _, f := range out {
 		if n := len(joined); n > 0 {
 			l := &joined[n-1]
-			if f.Proto == l.Proto && f.Host == l.Host && f.First == f.ToPort && l.First == l.ToPort && int(f.First) == int(l.Last)+1 {
+			if !f.Routed && !l.Routed && f.Proto == l.Proto && f.Host == l.Host && f.First == f.ToPort && l.First == l.ToPort && int(f.First) == int(l.Last)+1 {
 				l.Last = f.Last
 				continue
 			}

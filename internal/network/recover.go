@@ -63,6 +63,9 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, runDir string) (hull.R
 			a.ends[0], a.ends[i] = a.ends[i], a.ends[0]
 		}
 	}
+	if len(networks) > 0 {
+		s.watching.Do(s.watch)
+	}
 	if len(a.ends) > 0 {
 		s.ports.readopt(a, ep.Ports, s.log)
 	}
@@ -95,7 +98,7 @@ func (n *network) revivedEnd(r hull.NetworkEndpoint) *end {
 func (p *ports) readopt(a *attachment, published []hull.PublishedPort, log *slog.Logger) {
 	for _, was := range published {
 		addr, err := netip.ParseAddr(was.HostIP)
-		if err != nil {
+		if err != nil || was.HostPort == 0 {
 			continue
 		}
 		c, err := p.adopt(was.Proto, addr, was.HostPort, a.podID, a.name)
@@ -105,6 +108,7 @@ func (p *ports) readopt(a *attachment, published []hull.PublishedPort, log *slog
 		a.claims = append(a.claims, c)
 	}
 	trimSockets(a.claims)
+	a.published = published
 	a.forwards = forwards(published, a.ends[0])
 }
 

@@ -26,6 +26,8 @@ type Containers interface {
 	Unpause(ctx context.Context, ref string) error
 	Rename(ctx context.Context, ref, name string) error
 	Update(ctx context.Context, ref string, r hull.UpdateRequest) ([]string, error)
+	// Publish changes the published ports, and returns them all.
+	Publish(ctx context.Context, ref string, add, remove []hull.PortBinding) ([]hull.PublishedPort, error)
 	Remove(ctx context.Context, ref string, r hull.RemoveRequest) error
 	// Container and List return records with their present status.
 	Container(ctx context.Context, ref string) (hull.Container, error)

@@ -300,6 +300,15 @@ func (e *fakeEngine) Rename(_ context.Context, ref, name string) error {
 	return nil
 }
 
+func (e *fakeEngine) Publish(_ context.Context, ref string, _, _ []hull.PortBinding) ([]hull.PublishedPort, error) {
+	_, unlock, err := e.get("publish", ref)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return []hull.PublishedPort{{ContainerPort: 80, Proto: "tcp", HostIP: "0.0.0.0", HostPort: 8080}}, nil
+}
+
 func (e *fakeEngine) Update(_ context.Context, ref string, r hull.UpdateRequest) ([]string, error) {
 	_, unlock, err := e.get("update", ref)
 	if err != nil {

@@ -161,9 +161,7 @@ func hostConfig(c hull.Container, q *container.HostConfig) *container.HostConfig
 	if out.ShmSize == 0 {
 		out.ShmSize = 64 << 20
 	}
-	if out.PortBindings == nil {
-		out.PortBindings = network.PortMap{}
-	}
+	out.PortBindings = askedPorts(s.Network.Ports) // may have changed since the create
 	out.DNSOptions, out.DNSSearch = orEmpty(out.DNSOptions), orEmpty(out.DNSSearch)
 	if out.DNS == nil {
 		out.DNS = []netip.Addr{}
@@ -246,6 +244,18 @@ func toPortMap(c hull.Container) network.PortMap {
 		}
 		addr, _ := netip.ParseAddr(b.HostIP)
 		out[p] = append(out[p], network.PortBinding{HostIP: addr, HostPort: portText(b.HostPort)})
+	}
+	return out
+}
+
+// askedPorts are bindings as a create has them.
+func askedPorts(list []hull.PortBinding) network.PortMap {
+	out := network.PortMap{}
+	for _, b := range list {
+		if p, ok := network.PortFrom(b.ContainerPort, network.IPProtocol(b.Proto)); ok {
+			addr, _ := netip.ParseAddr(b.HostIP)
+			out[p] = append(out[p], network.PortBinding{HostIP: addr, HostPort: b.HostPort})
+		}
 	}
 	return out
 }

@@ -32,7 +32,13 @@ func orEmptyMap[V any](m map[string]V) map[string]V {
 	return m
 }
 
-func portText(p uint16) string { return strconv.Itoa(int(p)) }
+// portText is a host's port, "" where the container's own address is the one to use.
+func portText(p uint16) string {
+	if p == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(p))
+}
 
 // parsePlatform reads "os/arch[/variant]"; nil when it is not one.
 func parsePlatform(text string) *ocispec.Platform {

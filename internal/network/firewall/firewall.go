@@ -192,6 +192,17 @@ func (t *Table) Apply(c Change) (repaired bool, err error) {
 	return repaired, nil
 }
 
+// Check repairs the table if somebody has changed it. It makes none that was never
+// made.
+func (t *Table) Check() (repaired bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.made {
+		return false, nil
+	}
+	return t.verify(false)
+}
+
 // Change is a step from one state of the table to the next.
 type Change struct {
 	AddNetworks []Network
