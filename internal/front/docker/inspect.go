@@ -161,7 +161,12 @@ func hostConfig(c hull.Container, q *container.HostConfig) *container.HostConfig
 	if out.ShmSize == 0 {
 		out.ShmSize = 64 << 20
 	}
-	out.PortBindings = askedPorts(s.Network.Ports) // may have changed since the create
+	if was, err := toPorts(out.PortBindings); err != nil || !slices.Equal(was, s.Network.Ports) {
+		out.PortBindings = askedPorts(s.Network.Ports) // changed since the create
+	}
+	if out.PortBindings == nil {
+		out.PortBindings = network.PortMap{}
+	}
 	out.DNSOptions, out.DNSSearch = orEmpty(out.DNSOptions), orEmpty(out.DNSSearch)
 	if out.DNS == nil {
 		out.DNS = []netip.Addr{}
