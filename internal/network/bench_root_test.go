@@ -3,10 +3,14 @@ package network
 import (
 	"context"
 	"fmt"
+	"net"
+	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"hull/internal/dns"
 	"hull/internal/hull"
 	"hull/internal/require"
 )
@@ -52,4 +56,99 @@ func BenchmarkAttach(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// BenchmarkCrowd measures what the five-hundredth member of a network with names
+// costs, beside the first.
+func BenchmarkCrowd(b *testing.B) {
+	require.Root(b)
+	w := newWorld(b)
+	_, _, err := w.s.Create(context.Background(), hull.Network{Name: "red", EnableIPv4: true})
+	must(b, err)
+	const crowd, part = 500, 50
+	for b.Loop() {
+		var took []time.Duration
+		var all []box
+		for i := range crowd {
+			start := time.Now()
+			all = append(all, w.attach(fmt.Sprintf("p%d", i), hull.NetworkSpec{Mode: "red"}))
+			took = append(took, time.Since(start))
+		}
+		for name, d := range map[string][]time.Duration{"first50": took[:part], "last50": took[crowd-part:]} {
+			slices.Sort(d)
+			b.ReportMetric(float64(d[len(d)/2].Microseconds()), name+"-p50-µs")
+		}
+		for _, x := range all {
+			w.detach(x)
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkThousandPorts publishes a thousand ports that have other numbers inside,
+// so that none can share an element.
+func BenchmarkThousandPorts(b *testing.B) {
+	require.Root(b)
+	w := newWorld(b)
+	spec := hull.NetworkSpec{}
+	for i := range uint16(1000) {
+		spec.Ports = append(spec.Ports, port(fmt.Sprint(20000+i), 1+i, ""))
+	}
+	w.detach(w.attach("first", hull.NetworkSpec{}))
+	var took []time.Duration
+	for b.Loop() {
+		start := time.Now()
+		x := w.attach("p", spec)
+		took = append(took, time.Since(start))
+		w.detach(x)
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "attach-p50-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkNames asks a pod's name server for local names, four clients at a time.
+func BenchmarkNames(b *testing.B) {
+	require.Root(b)
+	w := newWorld(b)
+	_, _, err := w.s.Create(context.Background(), hull.Network{Name: "red", EnableIPv4: true})
+	must(b, err)
+	a := w.attach("aa", hull.NetworkSpec{Mode: "red"})
+	s, err := dns.Open(filepath.Join(a.dir, dns.ConfigName))
+	must(b, err)
+	s.Start()
+	query := []byte("\x00\x05\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02aa\x00\x00\x01\x00\x01")
+	const clients, each = 4, 20000
+	for b.Loop() {
+		var wg sync.WaitGroup
+		times := make([][]time.Duration, clients)
+		start := time.Now()
+		for i := range clients {
+			var c net.Conn
+			in(b, a.ns(), func() (err error) { c, err = net.Dial("udp", "127.0.0.11:53"); return err })
+			wg.Go(func() {
+				defer c.Close()
+				buf := make([]byte, 512)
+				for range each {
+					at := time.Now()
+					_, _ = c.Write(query)
+					_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+					if n, err := c.Read(buf); err != nil || n != len(query)+16 {
+						b.Errorf("%d bytes, %v", n, err)
+						return
+					}
+					times[i] = append(times[i], time.Since(at))
+				}
+			})
+		}
+		wg.Wait()
+		all := slices.Concat(times...)
+		slices.Sort(all)
+		b.ReportMetric(float64(len(all))/time.Since(start).Seconds(), "queries/s")
+		b.ReportMetric(float64(all[len(all)/2].Microseconds()), "p50-µs")
+		b.ReportMetric(float64(all[len(all)*99/100].Microseconds()), "p99-µs")
+	}
+	b.ReportMetric(0, "ns/op")
+	s.Close()
+	w.detach(a)
 }

@@ -22,7 +22,7 @@ const (
 // watch repairs what somebody else takes away while the engine runs: the table, a
 // bridge, a bridge's address. The kernel tells; nothing is looked at meanwhile. It
 // starts with the first network that is made, and ends with the service.
-func (s *Service) watch() {
+func (s *registry) watch() {
 	links, err := subscribe(netlinkRoute, groupLink, groupAddr4, groupAddr6)
 	if err != nil {
 		s.log.Warn("interfaces that others remove are repaired only by the next attach", "error", err)
@@ -120,7 +120,7 @@ func tellLink(m syscall.NetlinkMessage, lost chan<- int32) {
 
 // repair works off what listen heard, a moment later: who takes one thing away
 // mostly takes several.
-func (s *Service) repair(changed <-chan struct{}, lost <-chan int32) {
+func (s *registry) repair(changed <-chan struct{}, lost <-chan int32) {
 	const moment = 20 * time.Millisecond
 	for {
 		indexes := map[int32]bool{}
@@ -156,7 +156,7 @@ func (s *Service) repair(changed <-chan struct{}, lost <-chan int32) {
 	}
 }
 
-func (s *Service) isOurs(index int32) bool {
+func (s *registry) isOurs(index int32) bool {
 	s.mu.Lock()
 	all := slices.Collect(maps.Values(s.networks))
 	s.mu.Unlock()
@@ -170,7 +170,7 @@ func (n *network) made() int {
 	return n.index
 }
 
-func (s *Service) repairLinks(indexes map[int32]bool) {
+func (s *registry) repairLinks(indexes map[int32]bool) {
 	s.mu.Lock()
 	all := slices.Collect(maps.Values(s.networks))
 	s.mu.Unlock()
@@ -189,7 +189,7 @@ func (s *Service) repairLinks(indexes map[int32]bool) {
 	}
 }
 
-func (s *Service) repairRules() {
+func (s *registry) repairRules() {
 	repaired, err := s.host.fw.Check()
 	switch {
 	case err != nil:

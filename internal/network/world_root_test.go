@@ -98,7 +98,7 @@ func (w *world) end() {
 	must(t, w.s.Close())
 	if pods == 0 {
 		left := w.leftovers()
-		for range 200 { // the kernel takes namespaces down when it finds the time
+		for range 6000 { // the kernel takes namespaces down when it finds the time
 			if left == "" {
 				break
 			}
