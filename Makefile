@@ -77,7 +77,8 @@ e2e: setup build runsc testbin ## Tier 2: the built binaries, the real docker cl
 	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -count=1 -timeout 20m ./test/e2e/... ./test/compat/...
 
 .PHONY: conformance
-conformance: build testbin ## Tier 3: compat scenarios against hulld and, with HULL_COMPAT_HOST, a reference engine
+conformance: build testbin ## Tier 3: OCI runtime-tools beside runc and crun; compat scenarios against hulld and, with HULL_COMPAT_HOST, a reference engine
+	HULL_CONFORMANCE=1 HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -v -run TestConformance ./test/oci
 	HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -v ./test/compat/...
 
 .PHONY: crash

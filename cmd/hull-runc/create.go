@@ -108,7 +108,7 @@ func (a *app) make(ctx context.Context, id string, f *createFlags, then func(*co
 		back.Add("remove cgroup", c.cg.Destroy)
 	}
 
-	io := runtime.Stdio{Extra: extra, Outlive: true, Hooks: a.hooks(ctx, c)}
+	io := runtime.Stdio{Extra: extra, Outlive: true, Leave: f.detach, Hooks: a.hooks(ctx, c)}
 	if !spec.Process.Terminal {
 		io.In, io.Out, io.Err = os.Stdin, os.Stdout, os.Stderr
 	}

@@ -201,7 +201,7 @@ func (a *app) execIn(ctx context.Context, id string, args []string, f *execFlags
 		a.log.debugf("nsexec-0[%d]: affinity: 0x%s", os.Getpid(), m.Hex())
 	}
 	a.log.debugf("nsexec container setup")
-	io := runtime.Stdio{Extra: extra, Hooks: a.notifier(c), Outlive: true}
+	io := runtime.Stdio{Extra: extra, Hooks: a.notifier(c), Outlive: true, Leave: f.detach}
 	if !p.Terminal {
 		io.In, io.Out, io.Err = os.Stdin, os.Stdout, os.Stderr
 	}

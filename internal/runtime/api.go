@@ -67,6 +67,9 @@ type Stdio struct {
 	Rows, Cols   uint16     // first size of the terminal, 0 = unknown
 	// Outlive makes a process that is not killed with its parent.
 	Outlive bool
+	// Leave leaves the process's end to whoever adopts it when this process has
+	// ended: it is not reaped here, and Wait knows no status.
+	Leave bool
 	// Gate makes a process whose Start comes from whoever uses the same Gate later.
 	// It is not killed with its parent either.
 	Gate *Gate

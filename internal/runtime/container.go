@@ -97,6 +97,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	}
 	defer conn.closeChild()
 	prog := newProgram(conn.child)
+	prog.leave = s.Leave
 	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	proc, err := hostProc(&p.Process)
 	if err != nil {
@@ -565,6 +566,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 		if err == nil {
 			limits = clampRlimits(x.Rlimits, caps)
 			prog = c.execProgram(x, conn, io, proc, caps, env, s.Outlive || s.Gate != nil)
+			prog.leave = s.Leave
 			p, err = c.forkOn(x.FirstCPUs, prog, conn, groups)
 		}
 		if err != nil {

@@ -27,7 +27,8 @@ type Process struct {
 	prog    *program // until started
 	// detached: started through a Gate, by anybody.
 	detached bool
-	resultFd int // the child's number of the Gate's Result
+	leave    bool // see Stdio.Leave
+	resultFd int  // the child's number of the Gate's Result
 
 	mu      sync.Mutex
 	started bool
@@ -38,7 +39,7 @@ type Process struct {
 }
 
 func newProcess(pid, pidfd int, conn *control, prog *program) *Process {
-	p := &Process{pid: pid, pidfd: pidfd, conn: conn, prog: prog, exited: make(chan struct{})}
+	p := &Process{pid: pid, pidfd: pidfd, conn: conn, prog: prog, leave: prog.leave, exited: make(chan struct{})}
 	conn.pidfd = pidfd
 	// Non-blocking, so that waiting costs a parked goroutine and no thread.
 	_ = unix.SetNonblock(pidfd, true) // if refused, the wait below holds a thread
@@ -72,6 +73,9 @@ func (p *Process) reap() {
 
 // tryReap says whether the process has been reaped.
 func (p *Process) tryReap() bool {
+	if p.leave {
+		return linux.PidfdDone(p.pidfd)
+	}
 	for {
 		pid, err := syscall.Wait4(p.pid, &p.status, syscall.WNOHANG, nil)
 		switch {

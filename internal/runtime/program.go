@@ -16,6 +16,7 @@ type program struct {
 	steps []string
 	keep  []any // what the program points to
 	ctl   int   // the control socket's number at this point of the program
+	leave bool  // see Stdio.Leave
 }
 
 func newProgram(ctl int) *program {
