@@ -43,7 +43,7 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	names, peers := []string{"hull-runc"}, map[string]string{"hull-runc": filepath.Join(binDir(t), "hull-runc")}
-	for name, paths := range map[string][]string{"runc": {filepath.Join(cache, "peers/bin/runc"), "/usr/sbin/runc"}, "crun": {"/usr/bin/crun"}} {
+	for name, paths := range map[string][]string{"runc": {filepath.Join(cache, "peers/bin/runc-seccomp"), filepath.Join(cache, "peers/bin/runc"), "/usr/sbin/runc"}, "crun": {"/usr/bin/crun"}} {
 		for _, p := range paths {
 			if _, err := os.Stat(p); err == nil {
 				names, peers[name] = append(names, name), p
