@@ -64,7 +64,7 @@ func Rules() []Rule {
 		},
 		{
 			Package: "internal/driver/oci/...",
-			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/group", "internal/driver/oci/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/undo"},
+			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/group", "internal/driver/oci/...", "internal/dns", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/undo"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/vm/..."},
 		},
 		{

@@ -1,12 +1,11 @@
 package oci
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -85,29 +84,28 @@ func (b *sandbox) Processes(ctx context.Context, id string) (titles []string, ro
 	if err != nil {
 		return nil, nil, true, err
 	}
-	rows, err = parseProcesses(out)
-	return []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, rows, true, err
+	titles, rows, err = parseProcesses(string(out))
+	return titles, rows, true, err
 }
 
-// parseProcesses reads what "runsc ps --format json" prints.
-func parseProcesses(out []byte) ([][]string, error) {
-	var list []map[string]any
-	d := json.NewDecoder(bytes.NewReader(out))
-	d.UseNumber()
-	if err := d.Decode(&list); err != nil {
-		return nil, fmt.Errorf("read the runtime's list of processes: %w", err)
+// parseProcesses reads the table that "runsc ps" prints: titles, then a line for
+// each process, whose last column may hold blanks.
+func parseProcesses(text string) (titles []string, rows [][]string, err error) {
+	lines := strings.Split(strings.TrimRight(strings.ToValidUTF8(text, "?"), "\n"), "\n")
+	titles = strings.Fields(lines[0])
+	if len(titles) < 2 {
+		return nil, nil, fmt.Errorf("the runtime's list of processes begins with %q", clip(lines[0]))
 	}
-	rows := make([][]string, len(list))
-	for i, p := range list {
-		for _, k := range []string{"uid", "pid", "ppid", "c", "stime", "tty", "time", "cmd"} {
-			v, ok := p[k]
-			if !ok {
-				v = "?"
-			}
-			rows[i] = append(rows[i], fmt.Sprint(v))
+	rows = [][]string{}
+	for _, l := range lines[1:] {
+		f := strings.Fields(l)
+		if len(f) < len(titles) {
+			continue
 		}
+		last := len(titles) - 1
+		rows = append(rows, append(f[:last:last], strings.Join(f[last:], " ")))
 	}
-	return rows, nil
+	return titles, rows, nil
 }
 
 // Update implements the ability driver.Update.

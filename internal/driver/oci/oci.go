@@ -91,7 +91,7 @@ func (d *Driver) Info() driver.Info {
 	if f.style == wire.Runsc {
 		i.Name, i.MinMemory = hull.IsolationSandbox, minSandboxMemory
 		i.Details["platform"] = d.platform(f)
-		i.Details["network"] = "gVisor's own stack"
+		i.Details["network"] = "gVisor's own stack; the pod's namespace's on networks with names"
 	}
 	return i
 }
@@ -110,7 +110,7 @@ func (d *Driver) Create(_ context.Context, s driver.SandboxSpec) (driver.Sandbox
 		return nil, f.err
 	}
 	d.probe(f)
-	c := wire.Config{Style: f.style, Runtime: f.path, Args: d.global(f, s.NetNS), NetNS: s.NetNS, MaskControllers: f.mask}
+	c := wire.Config{Style: f.style, Runtime: f.path, Args: d.global(f, s), NetNS: s.NetNS, MaskControllers: f.mask}
 	if f.style == wire.Runsc {
 		c.Pause = d.cfg.MonitorPath
 		c.Cgroup = group.Of(d.cg.Group(d.groupPath(wire.PausePrefix+s.ID, nil)))

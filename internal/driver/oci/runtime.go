@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"hull/internal/dns"
+	"hull/internal/driver"
 	"hull/internal/linux"
 	wire "hull/internal/monitor/oci"
 )
@@ -138,12 +140,15 @@ func clip(s string) string {
 const RunscName = "runsc"
 
 // global are the arguments before the command.
-func (d *Driver) global(f found, netns string) []string {
+func (d *Driver) global(f found, s driver.SandboxSpec) []string {
 	if f.style != wire.Runsc {
 		return d.cfg.Args
 	}
+	// gVisor's own network stack has a loopback of its own: the name server that a pod
+	// has at 127.0.0.11 of its namespace is out of its reach. A pod that has one uses
+	// the namespace's stack (ADR 0013).
 	network := "sandbox"
-	if netns == "" {
+	if _, err := os.Lstat(filepath.Join(s.RunDir, dns.ConfigName)); err == nil || s.NetNS == "" {
 		network = "host"
 	}
 	// Cgroups: the sandbox is born in the container's. The overlay is ours: what the

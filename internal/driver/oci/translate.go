@@ -67,6 +67,7 @@ func (x translation) translate(s *specs.Spec) (*specs.Spec, error) {
 		// What the engine uses of the specification is older than its newest version,
 		// which older runtimes refuse (crun before 1.9).
 		out.Version = "1.0.2"
+		l.Resources = noUnlimited(l.Resources)
 		return &out, nil
 	}
 	// Limits are the cgroup's, in which the sandbox is born. The system calls of the
@@ -77,6 +78,17 @@ func (x translation) translate(s *specs.Spec) (*specs.Spec, error) {
 		wire.Annotate(&out, x.pod)
 	}
 	return &out, nil
+}
+
+// noUnlimited leaves out a limit on tasks that is none: crun before 1.9 cannot write
+// it on v1.
+func noUnlimited(r *specs.LinuxResources) *specs.LinuxResources {
+	if r == nil || r.Pids == nil || r.Pids.Limit != nil && *r.Pids.Limit > 0 {
+		return r
+	}
+	limited := *r
+	limited.Pids = nil
+	return &limited
 }
 
 // refuse names what of a specification gVisor cannot do.

@@ -42,7 +42,7 @@ func listenConsole(dir string) (*consoleSocket, error) {
 }
 
 func (s *consoleSocket) close() {
-	s.l.Close()
+	_ = s.l.Close()
 	_ = os.Remove(s.path)
 }
 
@@ -59,7 +59,7 @@ func (s *consoleSocket) receive(ctx context.Context, rows, cols uint16) (*os.Fil
 	if err != nil {
 		return nil, fmt.Errorf("wait for the terminal from the runtime: %w", err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if err := c.SetDeadline(limit); err != nil {
 		return nil, err
 	}

@@ -169,7 +169,7 @@ func (c *container) processes() ([]byte, error) {
 	}
 	defer os.Remove(out)
 	defer f.Close()
-	cmd := &command{name: "ps", args: []string{"--format", "json", c.id}, dir: c.dir, log: log, stdio: runtime.Stdio{Out: f}}
+	cmd := &command{name: "ps", args: []string{"--format", "table", c.id}, dir: c.dir, log: log, stdio: runtime.Stdio{Out: f}}
 	if err := c.b.run(c.seat, cmd, controlLimit); err != nil {
 		return nil, err
 	}

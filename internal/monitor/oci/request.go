@@ -61,7 +61,7 @@ type Bind struct {
 
 // What Call does. The body is a container's id.
 const (
-	CallProcesses = "processes" // what "ps --format json" prints
+	CallProcesses = "processes" // the table that "ps" prints
 	CallRoot      = "root"      // a descriptor of the root directory with all its binds
 )
 
