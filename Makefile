@@ -131,9 +131,11 @@ demo: setup build ## From nothing to a running Redis, on an engine of its own
 	@$(GOBUILD) -o bin/test/demo ./test/demo && bin/test/demo
 
 .PHONY: testbin
-testbin: ## The docker client that the tests drive, at the version of go.mod
+testbin: ## The docker client and docker compose that the tests drive, at the version of go.mod
 	@$(GOBUILD) -ldflags "-s -w -X github.com/docker/cli/cli/version.Version=$$($(GO) list -m -f '{{.Version}}' github.com/docker/cli | sed 's/^v//;s/+.*//')" \
 	  -o $(HULL_CACHE)/bin/docker github.com/docker/cli/cmd/docker
+	@$(GOBUILD) -ldflags "-s -w -X github.com/docker/compose/v5/internal.Version=$$($(GO) list -m -f '{{.Version}}' github.com/docker/compose/v5)" \
+	  -o $(HULL_CACHE)/bin/docker-compose github.com/docker/compose/v5/cmd
 
 .PHONY: images
 images: setup ## Make all test images now

@@ -6,7 +6,6 @@ package require
 import (
 	_ "github.com/compose-spec/compose-go/v2/loader"
 	_ "github.com/distribution/distribution/v3/registry"
-	_ "github.com/docker/compose/v5/cmd/compose"
 	_ "github.com/docker/compose/v5/pkg/compose"
 	_ "github.com/miekg/dns"
 	_ "github.com/moby/buildkit/cmd/buildctl/build"

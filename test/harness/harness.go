@@ -405,6 +405,25 @@ func (e *Engine) Docker() *Client {
 	return &Client{e: e, Name: "docker", argv: []string{docker}}
 }
 
+// Compose is docker compose, as the standalone program that make builds.
+func (e *Engine) Compose() *Client {
+	e.t.Helper()
+	dir, err := images.CacheDir()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	program := filepath.Join(dir, "bin", "docker-compose")
+	if _, err := os.Stat(program); err != nil {
+		program = require.Program(e.t, "docker-compose")
+	}
+	return &Client{e: e, Name: "docker compose", argv: []string{program}}
+}
+
+// HullCompose is hull compose.
+func (e *Engine) HullCompose() *Client {
+	return &Client{e: e, Name: "hull compose", argv: []string{filepath.Join(e.bin, "hull"), "compose"}}
+}
+
 // Hull is hull's own command line.
 func (e *Engine) Hull() *Client {
 	return &Client{e: e, Name: "hull", argv: []string{filepath.Join(e.bin, "hull")}}

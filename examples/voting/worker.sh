@@ -1,0 +1,33 @@
+#!/bin/bash
+# Takes votes from the list in Redis, counts them in PostgreSQL, and stores the result
+# where the web server reads it. It ends on any error, and is started again.
+set -euo pipefail
+export PGHOST=db PGUSER=postgres PGDATABASE=votes
+PGPASSWORD=$(cat /run/secrets/db_password)
+export PGPASSWORD
+sql() { psql -qtAX -v ON_ERROR_STOP=1 "$@"; }
+
+sql -c 'CREATE TABLE IF NOT EXISTS votes (choice text PRIMARY KEY, n bigint NOT NULL)'
+exec 3<>/dev/tcp/redis/6379
+# answer reads a reply: a line, or the last of an array of strings ("" = none).
+answer() {
+	local line n
+	IFS= read -r line <&3
+	line=${line%$'\r'}
+	case $line in
+	-*) echo "redis: $line" >&2; exit 1 ;;
+	'*-1') REPLY= ;;
+	'*'*) for ((n = ${line#?}; n > 0; n--)); do IFS= read -r _ <&3; IFS= read -r REPLY <&3; done; REPLY=${REPLY%$'\r'} ;;
+	*) REPLY=$line ;;
+	esac
+}
+while true; do
+	printf 'BRPOP votes 5\r\n' >&3
+	answer
+	vote=$REPLY
+	[ -n "$vote" ] || continue
+	result=$(sql -v "c=$vote" <<<"INSERT INTO votes VALUES (:'c', 1) ON CONFLICT (choice) DO UPDATE SET n = votes.n + 1;
+		SELECT string_agg(choice || '=' || n, ' ' ORDER BY choice) FROM votes;")
+	printf '*3\r\n$3\r\nSET\r\n$6\r\nresult\r\n$%d\r\n%s\r\n' "${#result}" "$result" >&3
+	answer
+done
