@@ -5,9 +5,10 @@ set -euo pipefail
 export PGHOST=db PGUSER=postgres PGDATABASE=votes
 PGPASSWORD=$(cat /run/secrets/db_password)
 export PGPASSWORD
-sql() { psql -qtAX -v ON_ERROR_STOP=1 "$@"; }
 
-sql -c 'CREATE TABLE IF NOT EXISTS votes (choice text PRIMARY KEY, n bigint NOT NULL)'
+# One connection to each: psql runs what is written to it and prints the answer.
+coproc DB { exec psql -qtAX -v ON_ERROR_STOP=1; }
+echo 'SET client_min_messages = error; CREATE TABLE IF NOT EXISTS votes (choice text PRIMARY KEY, n bigint NOT NULL);' >&"${DB[1]}"
 exec 3<>/dev/tcp/redis/6379
 # answer reads a reply: a line, or the last of an array of strings ("" = none).
 answer() {
@@ -25,9 +26,10 @@ while true; do
 	printf 'BRPOP votes 5\r\n' >&3
 	answer
 	vote=$REPLY
-	[ -n "$vote" ] || continue
-	result=$(sql -v "c=$vote" <<<"INSERT INTO votes VALUES (:'c', 1) ON CONFLICT (choice) DO UPDATE SET n = votes.n + 1;
-		SELECT string_agg(choice || '=' || n, ' ' ORDER BY choice) FROM votes;")
+	[[ $vote =~ ^[a-z]+$ ]] || continue # nothing came, or nothing that may be in a statement
+	echo "INSERT INTO votes VALUES ('$vote', 1) ON CONFLICT (choice) DO UPDATE SET n = votes.n + 1;
+		SELECT string_agg(choice || '=' || n, ' ' ORDER BY choice) FROM votes;" >&"${DB[1]}"
+	IFS= read -r result <&"${DB[0]}"
 	printf '*3\r\n$3\r\nSET\r\n$6\r\nresult\r\n$%d\r\n%s\r\n' "${#result}" "$result" >&3
 	answer
 done

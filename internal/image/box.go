@@ -34,6 +34,10 @@ type boxStore struct {
 	layers *layers.Store
 	plain  bool // no ids but our own, and no mounts: an engine that is not root
 
+	quotaMu   sync.Mutex
+	quotaOnce sync.Once
+	hasQuota  bool // set by quotaOnce
+
 	boxMu sync.Mutex
 	boxes map[string]box
 }
@@ -101,8 +105,9 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 	if err := validID(id); err != nil {
 		return err
 	}
-	for k := range storageOpt {
-		return fmt.Errorf("storage option %q is not supported on this file system: %w", k, errdefs.ErrNotImplemented)
+	size, err := diskLimit(storageOpt)
+	if err != nil {
+		return err
 	}
 	leave := s.gate.enter()
 	defer leave()
@@ -122,7 +127,11 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 		}
 		return fmt.Errorf("make writable layer: %w", err)
 	}
-	if err := s.makeBox(dir, b); err != nil {
+	err = s.limit(dir, size)
+	if err == nil {
+		err = s.makeBox(dir, b)
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("make writable layer: %w", err), os.RemoveAll(dir))
 	}
 	s.boxMu.Lock()
@@ -177,8 +186,12 @@ func (s *Service) Discard(ctx context.Context, id string) error {
 		return err
 	}
 	dir := s.boxDir(id)
+	free := s.limitOf(dir)
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove writable layer of container %s: %w", id, err)
+	}
+	if err := free(); err != nil {
+		return fmt.Errorf("remove disk limit of container %s: %w", id, err)
 	}
 	s.boxMu.Lock()
 	b, ok := s.boxes[id]

@@ -80,6 +80,13 @@ func LimitTree(dir *os.File, project uint32, size int64) error {
 	return nil
 }
 
+// HasQuota says whether the file system of an open directory has project quota
+// switched on.
+func HasQuota(dir *os.File) bool {
+	_, err := freeProject(dir)
+	return err == nil
+}
+
 // freeProject is a project that has neither limit nor use. Ask with one caller
 // at a time for a file system.
 func freeProject(dir *os.File) (uint32, error) {

@@ -123,7 +123,7 @@ func TestInteractiveShellOnATerminal(t *testing.T) {
 			x.expect("a2b")
 			x.write("ping\r")
 			x.expect("ping\r\nping") // the terminal's echo and cat's answer: it is in the foreground
-			x.write("\x03") // ^C ends cat, not the shell
+			x.write("\x03")          // ^C ends cat, not the shell
 			x.expect("# ")
 			x.write("echo still $((40+2))\r")
 			x.expect("still 42")
