@@ -5,8 +5,8 @@
 // builds nothing pays nothing. What is a build's own:
 //
 //	ROOT/            BuildKit's databases: cache, history, records of snapshots
-//	ROOT/mnt/        one mount point; below it lies everything that is mounted in
-//	                 this mount namespace for a build, so that one unmount ends all
+//	ROOT/mnt/        below it lies everything that is mounted in this mount
+//	                 namespace for a build, so that the next start finds it
 //	ROOT/contexts/   contexts that came as a tar, while their build lasts
 //	RUN/pods/<id>/   steps that run, as with containers: recovery ends them
 package build
@@ -73,6 +73,12 @@ func New(cfg Config, p Parts) (*Service, error) {
 	}
 	if err := unmountAll(filepath.Join(cfg.Root, "mnt")); err != nil {
 		return nil, err
+	}
+	// Contexts and mount points of builds that a crash cut short.
+	for _, d := range []string{"contexts", "steps"} {
+		if err := os.RemoveAll(filepath.Join(cfg.Root, d)); err != nil {
+			return nil, fmt.Errorf("clear builder state: %w", err)
+		}
 	}
 	return &Service{cfg: cfg, parts: p}, nil
 }

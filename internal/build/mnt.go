@@ -7,41 +7,40 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
 var errClosed = fmt.Errorf("the builder is closed: %w", errdefs.ErrUnavailable) //nolint:gochecknoglobals // a sentinel
 
-// mountDir makes dir a mount of its own, private: whatever is mounted below it
-// goes with one unmount, after a crash as well.
-func mountDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make directory for mounts: %w", err)
-	}
-	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", dir, err)
-	}
-	if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
-		return errors.Join(fmt.Errorf("make %s private: %w", dir, err), unmountAll(dir))
+// mountPoints makes the directory below which everything is mounted for a build,
+// so that what a crash leaves is found by its place.
+func mountPoints(dir string) error {
+	if err := unmountAll(dir); err != nil {
+		return err
 	}
 	for _, d := range []string{"tmp", "pool", "bind"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
-			return errors.Join(fmt.Errorf("make directory for mounts: %w", err), unmountAll(dir))
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return fmt.Errorf("make directory for mounts: %w", err)
 		}
 	}
 	return nil
 }
 
-// unmountAll ends what mountDir made, with all that is mounted below, and empties
-// it. Nothing may be deleted through a mount that is still there.
+// unmountAll ends whatever is mounted below dir, and empties it. Nothing may be
+// deleted through a mount that is still there.
 func unmountAll(dir string) error {
-	for {
-		err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) {
-			break // not mounted (any more)
-		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", dir, err)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	list, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return fmt.Errorf("list mounts of builds: %w", err)
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		err := unix.Unmount(list[i].Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", list[i].Mountpoint, err)
 		}
 	}
 	if err := removeTree(dir); err != nil {

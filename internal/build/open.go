@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
@@ -56,6 +57,9 @@ type kit struct {
 	stop       chan struct{}
 	mnt        string
 	root       string
+
+	mu     sync.Mutex
+	builds map[string]context.CancelCauseFunc // by the id the client gave
 }
 
 // openKit opens BuildKit. A cache that cannot be opened is dropped: it can be
@@ -89,7 +93,7 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("make builder state: %w", err)
 	}
-	k := &kit{root: cfg.Root, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), conns: newConnListener()}
+	k := &kit{root: cfg.Root, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
 	var opened []func() error
 	defer func() {
 		if err != nil {
@@ -104,7 +108,7 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 			fresh = false
 		}
 	}
-	if err := mountDir(k.mnt); err != nil {
+	if err := mountPoints(k.mnt); err != nil {
 		return nil, err
 	}
 	opened = append(opened, func() error { return unmountAll(k.mnt) })

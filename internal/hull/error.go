@@ -22,3 +22,13 @@ func (e *ExecError) Unwrap() error { return e.Err }
 
 // Unwrap makes errdefs.IsConflict true.
 func (e *NameTakenError) Unwrap() error { return errdefs.ErrConflict }
+
+// BuildStepError says that a step of a build ended with an exit code.
+type BuildStepError struct {
+	Command string
+	Code    int
+}
+
+func (e *BuildStepError) Error() string {
+	return fmt.Sprintf("The command '%s' returned a non-zero code: %d", e.Command, e.Code)
+}

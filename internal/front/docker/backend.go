@@ -127,4 +127,9 @@ type Builder interface {
 	// Session upgrades the request to a client's build session and serves it until
 	// it ends.
 	Session(ctx context.Context, w http.ResponseWriter, r *http.Request) error
+	// Build builds from the tar in body, or the session that r names.
+	Build(ctx context.Context, r hull.BuildRequest, body io.Reader, event func(hull.BuildEvent)) (imageID string, err error)
+	Cancel(ctx context.Context, id string) error
+	Usage(ctx context.Context) ([]hull.BuildCache, error)
+	Prune(ctx context.Context, p hull.BuildPrune) (ids []string, bytes int64, err error)
 }

@@ -1,8 +1,17 @@
 package docker
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/jsonstream"
+
+	"hull/internal/hull"
 )
 
 // buildAPI is the builder's part of the API. The control API of BuildKit itself
@@ -33,4 +42,146 @@ func (a *buildAPI) grpc(w http.ResponseWriter, r *http.Request) error {
 // session is POST /session.
 func (a *buildAPI) session(w http.ResponseWriter, r *http.Request) error {
 	return a.builder.Session(r.Context(), w, r)
+}
+
+// build is POST /build, of both versions.
+func (a *buildAPI) build(w http.ResponseWriter, r *http.Request) error {
+	req, err := toBuildRequest(r.Form)
+	if err != nil {
+		return err
+	}
+	out := newProgressStream(w, r)
+	quiet := boolQuery(r, "q")
+	id, err := a.builder.Build(r.Context(), req, r.Body, func(e hull.BuildEvent) {
+		if !quiet {
+			out.send(toBuildLine(e))
+		}
+	})
+	if quiet && err == nil {
+		out.text(id + "\n")
+	}
+	return out.end(err)
+}
+
+func toBuildLine(e hull.BuildEvent) progressLine {
+	var aux any
+	l := progressLine{}
+	switch {
+	case e.Trace != nil:
+		l.ID, aux = "moby.buildkit.trace", e.Trace
+	case e.ImageID != "":
+		aux = build.Result{ID: e.ImageID}
+	default:
+		l.Message = jsonstream.Message{Stream: e.Text}
+		return l
+	}
+	if raw, err := json.Marshal(aux); err == nil {
+		msg := json.RawMessage(raw)
+		l.Aux = &msg
+	}
+	return l
+}
+
+// toBuildRequest reads the query of POST /build.
+func toBuildRequest(q url.Values) (hull.BuildRequest, error) {
+	b := hull.BuildRequest{
+		ID: q.Get("buildid"), Session: q.Get("session"), Remote: q.Get("remote"), Dockerfile: q.Get("dockerfile"),
+		Names: q["t"], Target: q.Get("target"), Platform: q.Get("platform"), Network: q.Get("networkmode"),
+		ExtraHosts: q["extrahosts"], Cgroup: q.Get("cgroupparent"),
+	}
+	b.NoCache, b.Pull, b.Squash = truth(q.Get("nocache")), truth(q.Get("pull")), truth(q.Get("squash"))
+	if b.Squash {
+		return b, notImplemented("squashing layers is not supported: use a last stage that copies from the others")
+	}
+	if q.Get("version") != "2" {
+		b.Session = "" // the classic builder's context is in the body
+	}
+	if text := q.Get("shmsize"); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return b, invalid("invalid shmsize %q", text)
+		}
+		b.ShmSize = n
+	}
+	var args map[string]*string
+	for _, f := range []struct {
+		key string
+		to  any
+	}{{"buildargs", &args}, {"labels", &b.Labels}, {"cachefrom", &b.CacheFrom}, {"ulimits", &b.Ulimits}} {
+		if text := q.Get(f.key); text != "" && text != "null" {
+			if err := json.Unmarshal([]byte(text), f.to); err != nil {
+				return b, invalid("invalid %s: %v", f.key, err)
+			}
+		}
+	}
+	for k, v := range args {
+		if v == nil {
+			continue // the Dockerfile's own default
+		}
+		if b.Args == nil {
+			b.Args = map[string]string{}
+		}
+		b.Args[k] = *v
+	}
+	return b, nil
+}
+
+// truth reads a flag as moby does.
+func truth(text string) bool {
+	return text != "" && text != "0" && text != "false" && text != "no" && text != "none"
+}
+
+// cancel is POST /build/cancel.
+func (a *buildAPI) cancel(_ http.ResponseWriter, r *http.Request) error {
+	id := r.Form.Get("id")
+	if id == "" {
+		return invalid("build ID not provided")
+	}
+	return a.builder.Cancel(r.Context(), id)
+}
+
+// prune is POST /build/prune.
+func (a *buildAPI) prune(w http.ResponseWriter, r *http.Request) error {
+	p := hull.BuildPrune{All: boolQuery(r, "all")}
+	for _, f := range []struct {
+		keys []string
+		to   *int64
+	}{{[]string{"reserved-space", "keep-storage"}, &p.Reserved}, {[]string{"max-used-space"}, &p.MaxUsed}, {[]string{"min-free-space"}, &p.MinFree}} {
+		for _, k := range f.keys {
+			text := r.Form.Get(k)
+			if text == "" {
+				continue
+			}
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil {
+				return invalid("%s is in bytes and expects an integer, got %v", k, text)
+			}
+			*f.to = n
+			break
+		}
+	}
+	known := []string{"until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for"}
+	fs, err := parseFilters(r.Form.Get("filters"), known)
+	if err != nil {
+		return err
+	}
+	for k, values := range fs {
+		for v := range values {
+			switch k {
+			case "until", "unused-for":
+				if p.KeepFor, err = time.ParseDuration(v); err != nil {
+					return invalid("filter %q expects a duration (e.g., '24h')", k)
+				}
+			case "inuse", "shared", "private":
+				p.Filters = append(p.Filters, k)
+			default:
+				p.Filters = append(p.Filters, k+"=="+v)
+			}
+		}
+	}
+	ids, bytes, err := a.builder.Prune(r.Context(), p)
+	if err != nil {
+		return err
+	}
+	return reply(w, build.CachePruneReport{CachesDeleted: orEmpty(ids), SpaceReclaimed: uint64(max(0, bytes))}) //nolint:gosec // not negative
 }

@@ -57,7 +57,9 @@ func (a *systemAPI) usage(ctx context.Context, want func(system.DiskUsageObject)
 		}
 	}
 	if want(system.BuildCacheObject) {
-		out.BuildCacheUsage = &build.DiskUsage{Items: []build.CacheRecord{}}
+		if out.BuildCacheUsage, err = a.buildUsage(ctx); err != nil {
+			return out, 0, err
+		}
 	}
 	return out, layers, nil
 }
@@ -136,6 +138,34 @@ func (a *systemAPI) volumeUsage(ctx context.Context) (*volume.DiskUsage, error) 
 			out.ActiveCount++
 		} else {
 			out.Reclaimable += size
+		}
+	}
+	return out, nil
+}
+
+func (a *systemAPI) buildUsage(ctx context.Context) (*build.DiskUsage, error) {
+	out := &build.DiskUsage{Items: []build.CacheRecord{}}
+	if a.parts.Builder == nil {
+		return out, nil
+	}
+	list, err := a.parts.Builder.Usage(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("size of the build cache: %w", err)
+	}
+	for _, c := range list {
+		out.Items = append(out.Items, build.CacheRecord{
+			ID: c.ID, Parents: c.Parents, Type: c.Type, Description: c.Description, InUse: c.InUse, Shared: c.Shared,
+			Size: c.Size, CreatedAt: c.CreatedAt, LastUsedAt: c.LastUsedAt, UsageCount: c.UsageCount,
+		})
+		out.TotalCount++
+		if c.InUse {
+			out.ActiveCount++
+		}
+		if !c.Shared {
+			out.TotalSize += c.Size
+			if !c.InUse {
+				out.Reclaimable += c.Size
+			}
 		}
 	}
 	return out, nil

@@ -113,6 +113,10 @@ func toProgressError(err error) progressLine {
 	if errors.As(err, &se) {
 		e.Code = se.status
 	}
+	var step *hull.BuildStepError
+	if errors.As(err, &step) {
+		e.Code = step.Code // the classic client's own exit code
+	}
 	return progressLine{Message: jsonstream.Message{Error: e}, ErrorText: text}
 }
 

@@ -97,9 +97,9 @@ func (s *Server) routes() {
 	s.handle("POST /networks/{id}/connect", net.connect)
 	s.handle("POST /networks/{id}/disconnect", net.disconnect)
 
-	s.handle("POST /build", noBuild)
-	s.handle("POST /build/prune", noBuild)
-	s.handle("POST /build/cancel", noBuild)
+	s.handle("POST /build", s.builds(bld.build))
+	s.handle("POST /build/prune", s.builds(bld.prune))
+	s.handle("POST /build/cancel", s.builds(bld.cancel))
 	s.handle("POST /session", s.builds(bld.session))
 	s.handle("POST /grpc", s.builds(bld.grpc))
 

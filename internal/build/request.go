@@ -1,0 +1,355 @@
+package build
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/tonistiigi/fsutil"
+	"golang.org/x/sync/errgroup"
+
+	"hull/internal/hull"
+	"hull/internal/image/archive"
+)
+
+// Build builds an image as r says. The context is the tar in body, or the
+// client's session. What happens is told through event, in order. The result is
+// the image's id, "" when it was exported elsewhere.
+func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader, event func(hull.BuildEvent)) (id string, err error) {
+	k, err := s.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	ctx, done, err := k.cancellable(ctx, r.ID)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	c, err := client.New(ctx, "", client.WithContextDialer(k.dial))
+	if err != nil {
+		return "", fmt.Errorf("reach the builder: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if r.Session != "" {
+		return k.traced(ctx, c, r, event)
+	}
+	if r.Remote != "" {
+		return k.told(ctx, c, r, nil, event)
+	}
+	dir, err := s.context(ctx, body)
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	files, err := fsutil.NewFS(dir)
+	if err != nil {
+		return "", fmt.Errorf("build context: %w", err)
+	}
+	return k.told(ctx, c, r, map[string]fsutil.FS{"context": files, "dockerfile": files}, event)
+}
+
+// context unpacks a context that came as a tar, compressed or not. Nothing in it
+// leads outside of the directory.
+func (s *Service) context(ctx context.Context, body io.Reader) (string, error) {
+	top := filepath.Join(s.cfg.Root, "contexts")
+	if err := os.MkdirAll(top, 0o700); err != nil {
+		return "", fmt.Errorf("make build context: %w", err)
+	}
+	dir, err := os.MkdirTemp(top, "")
+	if err != nil {
+		return "", fmt.Errorf("make build context: %w", err)
+	}
+	root, err := os.Open(dir)
+	if err == nil {
+		var plain io.ReadCloser
+		if plain, _, err = archive.Decompress(body); err == nil {
+			_, err = archive.Unpack(ctx, bufio.NewReaderSize(plain, 128<<10), root, archive.Options{})
+			err = errors.Join(err, plain.Close())
+		}
+		root.Close()
+	}
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("unpack build context: %w", err), os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// attrs are the Dockerfile frontend's.
+func attrs(r hull.BuildRequest) map[string]string {
+	a := map[string]string{"image-resolve-mode": "local"}
+	set := func(k, v string) {
+		if v != "" {
+			a[k] = v
+		}
+	}
+	set("filename", r.Dockerfile)
+	set("target", r.Target)
+	set("platform", r.Platform)
+	set("context", r.Remote)
+	set("cgroup-parent", r.Cgroup)
+	set("cache-from", strings.Join(r.CacheFrom, ","))
+	set("add-hosts", strings.Join(hosts(r.ExtraHosts), ","))
+	if r.Network != "" && r.Network != "default" && r.Network != "bridge" {
+		a["force-network-mode"] = r.Network
+	}
+	if r.Pull {
+		a["image-resolve-mode"] = "pull"
+	}
+	if r.NoCache {
+		a["no-cache"] = ""
+	}
+	if r.ShmSize > 0 {
+		a["shm-size"] = strconv.FormatInt(r.ShmSize, 10)
+	}
+	var limits []string
+	for _, u := range r.Ulimits {
+		limits = append(limits, fmt.Sprintf("%s=%d:%d", u.Name, u.Soft, u.Hard))
+	}
+	set("ulimit", strings.Join(limits, ","))
+	for k, v := range r.Args {
+		a["build-arg:"+k] = v
+	}
+	for k, v := range r.Labels {
+		a["label:"+k] = v
+	}
+	return a
+}
+
+// hosts turns "name:ip" into the frontend's "name=ip".
+func hosts(list []string) []string {
+	var out []string
+	for _, h := range list {
+		name, ip, _ := strings.Cut(h, ":")
+		out = append(out, name+"="+ip)
+	}
+	return out
+}
+
+func entitled(r hull.BuildRequest) []string {
+	if r.Network == "host" {
+		return []string{"network.host"} // who may use the socket may run with the host's network
+	}
+	return nil
+}
+
+// traced builds from a client's session; the client draws the progress itself.
+func (k *kit) traced(ctx context.Context, c *client.Client, r hull.BuildRequest, event func(hull.BuildEvent)) (string, error) {
+	ref := r.ID
+	if ref == "" {
+		ref = newID()
+	}
+	if r.Remote == "client-session" {
+		r.Remote = ""
+	}
+	var out *controlapi.SolveResponse
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		out, err = c.ControlClient().Solve(gctx, &controlapi.SolveRequest{
+			Ref: ref, Session: r.Session, Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), Entitlements: entitled(r),
+			Exporters: []*controlapi.Exporter{{Type: "moby", Attrs: map[string]string{"name": strings.Join(r.Names, ",")}}},
+			Cache:     &controlapi.CacheOptions{},
+		})
+		return err
+	})
+	g.Go(func() error {
+		st, err := c.ControlClient().Status(gctx, &controlapi.StatusRequest{Ref: ref})
+		if err != nil {
+			return err
+		}
+		for {
+			m, err := st.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			b, err := m.MarshalVT()
+			if err != nil {
+				return err
+			}
+			event(hull.BuildEvent{Trace: b})
+		}
+	})
+	if err := g.Wait(); err != nil {
+		return "", buildError(err)
+	}
+	return finish(out.ExporterResponse, r, event)
+}
+
+// told builds and tells in words, as the classic builder does.
+func (k *kit) told(ctx context.Context, c *client.Client, r hull.BuildRequest, local map[string]fsutil.FS, event func(hull.BuildEvent)) (string, error) {
+	status := make(chan *client.SolveStatus)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		t := teller{event: event, seen: map[string]bool{}}
+		for st := range status {
+			t.tell(st)
+		}
+	})
+	out, err := c.Solve(ctx, nil, client.SolveOpt{
+		Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: local, AllowedEntitlements: entitled(r),
+		Exports: []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": strings.Join(r.Names, ",")}}},
+	}, status)
+	watch.Wait()
+	if err != nil {
+		return "", buildError(err)
+	}
+	return finish(out.ExporterResponse, r, event)
+}
+
+func finish(resp map[string]string, r hull.BuildRequest, event func(hull.BuildEvent)) (string, error) {
+	id := resp[exptypes.ExporterImageConfigDigestKey]
+	if id == "" {
+		return "", nil
+	}
+	event(hull.BuildEvent{ImageID: id})
+	if r.Session == "" {
+		_, hex, _ := strings.Cut(id, ":")
+		event(hull.BuildEvent{Text: "Successfully built " + hex[:min(12, len(hex))] + "\n"})
+		for _, n := range r.Names {
+			event(hull.BuildEvent{Text: "Successfully tagged " + strings.TrimPrefix(strings.TrimPrefix(n, "docker.io/"), "library/") + "\n"})
+		}
+	}
+	return id, nil
+}
+
+// failedStep is how BuildKit words a step that failed.
+var failedStep = regexp.MustCompile(`process "(.*)" did not complete successfully: exit code: (\d+)`) //nolint:gochecknoglobals // constant
+
+// buildError words a failed build as the classic builder does, where it has words.
+func buildError(err error) error {
+	if m := failedStep.FindStringSubmatch(err.Error()); m != nil {
+		code, _ := strconv.Atoi(m[2]) //nolint:errcheck // digits
+		return &hull.BuildStepError{Command: m[1], Code: code}
+	}
+	return fmt.Errorf("build: %w", err)
+}
+
+// step names a vertex of a Dockerfile: "[stage 2/4] RUN true".
+var stepName = regexp.MustCompile(`^\[(?:.* )?(\d+)/(\d+)\] (.*)$`) //nolint:gochecknoglobals // constant
+
+// teller turns BuildKit's status into the classic builder's lines.
+type teller struct {
+	event func(hull.BuildEvent)
+	seen  map[string]bool // vertices that were told
+}
+
+func (t *teller) tell(st *client.SolveStatus) {
+	for _, v := range st.Vertexes {
+		m := stepName.FindStringSubmatch(v.Name)
+		if m == nil || v.Started == nil && !v.Cached || t.seen[v.Digest.String()] {
+			continue
+		}
+		t.seen[v.Digest.String()] = true
+		text := fmt.Sprintf("Step %s/%s : %s\n", m[1], m[2], m[3])
+		if v.Cached {
+			text += " ---> Using cache\n"
+		}
+		t.event(hull.BuildEvent{Text: text})
+	}
+	for _, l := range st.Logs {
+		t.event(hull.BuildEvent{Text: string(l.Data)})
+	}
+}
+
+// cancellable makes a build one that Cancel finds.
+func (k *kit) cancellable(ctx context.Context, id string) (context.Context, func(), error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if id == "" {
+		return ctx, func() { cancel(nil) }, nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.builds[id] != nil {
+		cancel(nil)
+		return nil, nil, fmt.Errorf("build %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	k.builds[id] = cancel
+	return ctx, func() {
+		k.mu.Lock()
+		delete(k.builds, id)
+		k.mu.Unlock()
+		cancel(nil)
+	}, nil
+}
+
+// Cancel ends a build. An unknown one is no error: it may just have ended.
+func (s *Service) Cancel(_ context.Context, id string) error {
+	s.mu.Lock()
+	k := s.kit
+	s.mu.Unlock()
+	if k == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if cancel := k.builds[id]; cancel != nil {
+		cancel(context.Canceled)
+	}
+	return nil
+}
+
+// Usage lists the build cache; nothing when there was no build yet.
+func (s *Service) Usage(ctx context.Context) ([]hull.BuildCache, error) {
+	if !s.used() {
+		return nil, nil
+	}
+	k, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := k.worker.DiskUsage(ctx, client.DiskUsageInfo{})
+	if err != nil {
+		return nil, fmt.Errorf("size of the build cache: %w", err)
+	}
+	out := make([]hull.BuildCache, 0, len(list))
+	for _, u := range list {
+		out = append(out, hull.BuildCache{
+			ID: u.ID, Parents: u.Parents, Type: string(u.RecordType), Description: u.Description, InUse: u.InUse, Shared: u.Shared,
+			Size: u.Size, CreatedAt: u.CreatedAt, LastUsedAt: u.LastUsedAt, UsageCount: u.UsageCount,
+		})
+	}
+	return out, nil
+}
+
+// Prune removes build cache, least recently used first, and returns what went.
+func (s *Service) Prune(ctx context.Context, p hull.BuildPrune) (ids []string, bytes int64, err error) {
+	if !s.used() {
+		return nil, 0, nil
+	}
+	k, err := s.open(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	gone := make(chan client.UsageInfo)
+	var count sync.WaitGroup
+	count.Go(func() {
+		for u := range gone {
+			ids, bytes = append(ids, u.ID), bytes+u.Size
+		}
+	})
+	err = k.worker.Prune(ctx, gone, client.PruneInfo{
+		All: p.All, Filter: slices.Clone(p.Filters), KeepDuration: p.KeepFor,
+		ReservedSpace: p.Reserved, MaxUsedSpace: p.MaxUsed, MinFreeSpace: p.MinFree,
+	})
+	close(gone)
+	count.Wait()
+	if err != nil {
+		return ids, bytes, fmt.Errorf("prune build cache: %w", err)
+	}
+	return ids, bytes, nil
+}

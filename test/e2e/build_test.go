@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"hull/test/harness"
+)
+
+// writeContext makes a build context of files.
+func writeContext(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestBuild(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Docker()
+	dir := writeContext(t, map[string]string{
+		"Dockerfile": `FROM busybox AS one
+ARG WHO=nobody
+RUN <<EOF
+echo "$WHO" > /who
+mkdir -p /kept && rm -r /home
+EOF
+RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/scratch echo x > /cache/x && touch /scratch/y
+RUN --mount=type=cache,target=/cache cat /cache/x > /from-cache
+
+FROM one
+COPY --chmod=600 data/ /data/
+WORKDIR /work
+HEALTHCHECK CMD true
+CMD ["cat", "/who", "/from-cache", "/data/a"]
+`,
+		"data/a": "A\n", "data/secret": "no\n", ".dockerignore": "data/secret\n",
+	})
+	out := c.Run("build", "--build-arg", "WHO=me", "-t", "built", dir)
+	if !strings.Contains(out, "Successfully tagged built") {
+		t.Errorf("build says: %s", out)
+	}
+	// The image is there, and runs, without a step in between.
+	if got := c.Run("run", "--rm", "built"); got != "me\nx\nA" {
+		t.Errorf("the built image says %q", got)
+	}
+	if got := c.Run("run", "--rm", "built", "sh", "-c", "pwd; ls /data; ls -d /cache /scratch /home 2>&1 | grep -c 'No such'"); got != "/work\na\n3" {
+		t.Errorf("the built image holds %q", got)
+	}
+	// A container of it has changed nothing: mount points of steps are not in it.
+	c.Run("create", "--name", "fresh", "built")
+	if got := c.Run("diff", "fresh"); got != "" {
+		t.Errorf("a fresh container differs: %s", got)
+	}
+	c.Run("rm", "fresh")
+
+	if out := c.Run("build", "--build-arg", "WHO=me", "-t", "built", dir); strings.Count(out, "Using cache") < 4 {
+		t.Errorf("the second build did work again: %s", out)
+	}
+	e.KillDaemon()
+	e.StartDaemon()
+	if out := c.Run("build", "--build-arg", "WHO=me", "-t", "again", dir); strings.Count(out, "Using cache") < 4 {
+		t.Errorf("the cache did not outlive the engine: %s", out)
+	}
+	if got := c.Run("run", "--rm", "again"); got != "me\nx\nA" {
+		t.Errorf("the image built again says %q", got)
+	}
+	// What it was built with may go; the image stays whole.
+	c.Run("builder", "prune", "-af")
+	if got := c.Run("run", "--rm", "built"); got != "me\nx\nA" {
+		t.Errorf("after the cache was pruned the image says %q", got)
+	}
+	c.Run("rmi", "built", "again")
+}
+
+func TestBuildFailures(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Docker()
+	for name, x := range map[string]struct {
+		dockerfile string
+		code       int
+		want       string
+	}{
+		"step":    {"FROM busybox\nRUN echo last words; exit 7\n", 7, "returned a non-zero code: 7"},
+		"syntax":  {"FROM busybox\nRUNN true\n", 1, "unknown instruction: RUNN"},
+		"stage":   {"FROM busybox\nCOPY --from=nowhere /a /b\n", 1, "nowhere"},
+		"file":    {"FROM busybox\nCOPY nothing /\n", 1, "not found"},
+		"outside": {"FROM busybox\nCOPY ../../../etc/passwd /\n", 1, "not found"},
+		"secret":  {"FROM busybox\nRUN --mount=type=secret,id=s,required=true cat /run/secrets/s\n", 1, "secret s: not found"},
+	} {
+		dir := writeContext(t, map[string]string{"Dockerfile": x.dockerfile})
+		r := c.Try("build", dir)
+		if r.Code != x.code || !strings.Contains(r.Stdout+r.Stderr, x.want) {
+			t.Errorf("%s: code %d, want %d with %q: %s%s", name, r.Code, x.code, x.want, r.Stdout, r.Stderr)
+		}
+	}
+}
