@@ -71,6 +71,7 @@ func (c *command) ps(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	conn.Minimal = true
 	resp, body, err := conn.Do("GET", apiVersion+"/containers/json"+query, nil)
 	if err != nil {
 		return 1, lost(err)

@@ -27,7 +27,10 @@ var ErrProtocol = errors.New("malformed answer of the engine")
 // Conn is one connection; one request at a time.
 type Conn struct {
 	net.Conn
-	r *bufio.Reader
+	// Minimal asks for answers with no more in them than a table shows ("Prefer:
+	// return=minimal", RFC 7240); engines that do not know it send all.
+	Minimal bool
+	r       *bufio.Reader
 }
 
 // Response is an answer without its body's bytes.
@@ -67,6 +70,9 @@ func (c *Conn) Send(method, target string, body []byte, upgrade bool) error {
 	}
 	if body != nil {
 		b = append(b, "Content-Type: application/json\r\n"...)
+	}
+	if c.Minimal {
+		b = append(b, "Prefer: return=minimal\r\n"...)
 	}
 	if body != nil || method != "GET" {
 		b = append(b, "Content-Length: "...)

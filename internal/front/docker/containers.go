@@ -83,6 +83,14 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	now := time.Now()
+	if minimal(r) && !boolQuery(r, "size") {
+		w.Header().Set("Preference-Applied", "return=minimal")
+		rows := []tableRow{}
+		for _, c := range pick(all) {
+			rows = append(rows, toTableRow(*c, now))
+		}
+		return reply(w, rows)
+	}
 	out := []container.Summary{}
 	for _, c := range pick(all) {
 		s := toSummary(*c, now)
