@@ -85,8 +85,7 @@ func (s *layerMaker) unpackInto(ctx context.Context, d *layers.Draft, t layerTas
 	return info, nil
 }
 
-// openLower waits for the layers below and opens them. The files are closed when
-// they are collected; there are few calls.
+// openLower waits for the layers below and opens them, for the caller to close.
 func (s *layerMaker) openLower(ctx context.Context, t layerTask) ([]*os.File, error) {
 	if err := s.layers.Wait(ctx, t.below[0]); err != nil {
 		return nil, err
@@ -95,6 +94,9 @@ func (s *layerMaker) openLower(ctx context.Context, t layerTask) ([]*os.File, er
 	for _, c := range t.below {
 		f, err := os.Open(s.layers.Path(c))
 		if err != nil {
+			for _, l := range list {
+				l.Close()
+			}
 			return nil, fmt.Errorf("open layer %s: %w", c, err)
 		}
 		list = append(list, f)

@@ -21,7 +21,8 @@ type Options struct {
 	// Lower gives the directories of the layers below, topmost first, when they
 	// are complete; it may wait for that. It is called at most once, after the
 	// last entry, and only for a layer that needs it: one with a file whose parent
-	// it does not describe, or with a hard link to a file it does not hold.
+	// it does not describe, or with a hard link to a file it does not hold. The files
+	// are Unpack's to close.
 	Lower func(context.Context) ([]*os.File, error)
 	// User makes whiteouts of the form that an overlay in a user namespace reads.
 	User bool
@@ -523,6 +524,11 @@ func (u *unpacker) fromLower() error {
 	if err != nil {
 		return fmt.Errorf("wait for the layers below: %w", err)
 	}
+	defer func() {
+		for _, l := range lower {
+			l.Close()
+		}
+	}()
 	dirs := make([]string, 0, len(u.implied))
 	for d := range u.implied {
 		dirs = append(dirs, d)

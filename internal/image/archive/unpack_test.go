@@ -332,6 +332,9 @@ func TestLower(t *testing.T) {
 	if asked != 1 {
 		t.Errorf("asked %d times", asked)
 	}
+	if _, err := below.Stat(); !errors.Is(err, os.ErrClosed) { // else they stay open until the collector comes by
+		t.Errorf("the layer below is still open: %v", err)
+	}
 }
 
 func TestCancel(t *testing.T) {

@@ -1,0 +1,66 @@
+package perf
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"hull/test/harness"
+)
+
+// TestCounts holds the run path to counts, which are the same on a quiet machine
+// and on a busy one: a regression shows before the machine is quiet enough for
+// TestNumbers. The limits are twice what was measured, so that neither another
+// kernel nor a pool's refilling at another moment trips them.
+func TestCounts(t *testing.T) {
+	e := harness.Start(t, []string{"busybox"})
+	hull := e.Hull().Direct()
+
+	t.Run("run", func(t *testing.T) {
+		const runs = 20
+		hull.Run("run", "--rm", "busybox", "true") // pools are made
+		before := counters(t, e.Pid())
+		for range runs {
+			hull.Run("run", "--rm", "busybox", "true")
+		}
+		after := counters(t, e.Pid())
+		// Reads and writes of hulld for one container: requests, messages to monitors,
+		// limits, records, the namespaces and monitors that take the place of the used.
+		for name, limit := range map[string]float64{"syscr": 160, "syscw": 110} {
+			if n := (after[name] - before[name]) / runs; n > limit {
+				t.Errorf("%s of hulld: %.0f for a run, at most %.0f", name, n, limit)
+			}
+		}
+	})
+
+	// What a container writes goes from its monitor to the log: not through hulld.
+	t.Run("output", func(t *testing.T) {
+		before := counters(t, e.Pid())
+		hull.Run("run", "--name", "loud", "-d", "busybox", "sh", "-c", "head -c 16777216 /dev/zero | tr '\\0' 'x' | fold -w 100")
+		e.Docker().Direct().Run("wait", "loud")
+		after := counters(t, e.Pid())
+		for _, name := range []string{"rchar", "wchar"} {
+			if n := after[name] - before[name]; n > 4<<20 {
+				t.Errorf("%s of hulld: %.0f bytes while a container wrote 16 MiB", name, n)
+			}
+		}
+		hull.Run("rm", "loud")
+	})
+}
+
+// counters are /proc/PID/io.
+func counters(t *testing.T, pid int) map[string]float64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, name := range []string{"rchar", "wchar", "syscr", "syscw"} {
+		out[name] = field(string(b), name)
+	}
+	if out["syscr"] == 0 {
+		t.Fatalf("no counts in %s", b)
+	}
+	return out
+}
