@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -143,107 +140,6 @@ func WriteIDMaps(pid int, uid, gid []IDMap) error {
 		}
 	}
 	return nil
-}
-
-// holder is a process that does nothing but be in new namespaces, until they are
-// pinned otherwise. It is a copy of this process that never returns to Go: a
-// thread of a Go program can neither make nor join a user namespace.
-type holder struct {
-	flags   uintptr // CLONE_NEW* to be born in
-	join    uintptr // descriptor of a user namespace to join, 0 = none
-	unshare uintptr // CLONE_NEW* to make after that
-
-	ready, hold [2]int // pipes: it says that it is there; it ends when the other is closed
-	result      byte   // errno
-}
-
-// withHolder runs fn while a holder lives. pid is the holder's.
-func withHolder(h *holder, fn func(pid int) error) (err error) {
-	if err := unix.Pipe2(h.ready[:], unix.O_CLOEXEC); err != nil {
-		return os.NewSyscallError("pipe2", err)
-	}
-	if err := unix.Pipe2(h.hold[:], unix.O_CLOEXEC); err != nil {
-		unix.Close(h.ready[0])
-		unix.Close(h.ready[1])
-		return os.NewSyscallError("pipe2", err)
-	}
-	runtime.LockOSThread()
-	pid, errno := forkHolder(h)
-	runtime.UnlockOSThread()
-	unix.Close(h.ready[1])
-	unix.Close(h.hold[0])
-	defer unix.Close(h.ready[0])
-	if errno != 0 {
-		unix.Close(h.hold[1])
-		return os.NewSyscallError("clone", errno)
-	}
-	defer func() {
-		unix.Close(h.hold[1])
-		var ws syscall.WaitStatus
-		for {
-			if _, werr := syscall.Wait4(int(pid), &ws, 0, nil); !errors.Is(werr, syscall.EINTR) {
-				break
-			}
-		}
-	}()
-	var b [1]byte
-	n, err := readFull(h.ready[0], b[:])
-	if err != nil {
-		return err
-	}
-	if n != 1 || b[0] != 0 {
-		return os.NewSyscallError("enter namespaces", syscall.Errno(b[0]))
-	}
-	return fn(int(pid))
-}
-
-func readFull(fd int, b []byte) (int, error) {
-	for {
-		n, err := unix.Read(fd, b)
-		if !errors.Is(err, unix.EINTR) {
-			return n, os.NewSyscallError("read", err)
-		}
-	}
-}
-
-//go:linkname beforeFork syscall.runtime_BeforeFork
-func beforeFork()
-
-//go:linkname afterFork syscall.runtime_AfterFork
-func afterFork()
-
-//go:noinline
-//go:norace
-func forkHolder(h *holder) (uintptr, syscall.Errno) {
-	beforeFork()
-	pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)|h.flags, 0, 0, 0, 0, 0)
-	if e == 0 && pid == 0 {
-		h.main()
-	}
-	afterFork()
-	return pid, e
-}
-
-// main is the holder. Signals stay blocked in it, so that no handler of Go runs.
-//
-//go:nosplit
-//go:norace
-func (h *holder) main() {
-	// Else its own copy would keep it alive when this program dies.
-	syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(h.hold[1]), 0, 0)
-	var e syscall.Errno
-	if h.join != 0 {
-		_, _, e = syscall.RawSyscall(unix.SYS_SETNS, h.join, unix.CLONE_NEWUSER, 0)
-	}
-	if e == 0 && h.unshare != 0 {
-		_, _, e = syscall.RawSyscall(syscall.SYS_UNSHARE, h.unshare, 0, 0)
-	}
-	h.result = byte(e)
-	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(h.ready[1]), uintptr(unsafe.Pointer(&h.result)), 1)
-	syscall.RawSyscall(syscall.SYS_READ, uintptr(h.hold[0]), uintptr(unsafe.Pointer(&h.result)), 1)
-	for {
-		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
-	}
 }
 
 // ProbeIDMapped reports why containers in user namespaces cannot have their files
