@@ -109,7 +109,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.bridge, "bridge", "", "interface name of the default bridge")
 	f.StringVar(&o.subnet, "subnet", "", "IPv4 subnet of the default bridge (default: a free one)")
 	f.StringVar(&o.subnet6, "subnet6", "", "IPv6 subnet of the default bridge (default: a free one)")
-	f.StringVar(&o.userns, "userns", "host", "user namespace of containers that do not say: private or host")
+	f.StringVar(&o.userns, "userns", "private", "user namespace of containers that do not say: private or host")
 	f.StringVar(&o.tls.ca, "tlscacert", "", "CA that signs clients' certificates (tcp:// only)")
 	f.StringVar(&o.tls.cert, "tlscert", "", "server certificate (tcp:// only)")
 	f.StringVar(&o.tls.key, "tlskey", "", "server key (tcp:// only)")

@@ -135,7 +135,11 @@ func (e *views) Top(ctx context.Context, ref, psArgs string) (titles []string, r
 		psArgs = "-ef"
 	}
 	e.publish("top", c, nil)
-	return psTable(ctx, psArgs, pids)
+	titles, rows, err = psTable(ctx, psArgs, pids)
+	if err == nil && c.Status.Endpoint.IDs.Size > 0 {
+		containerUsers(titles, rows, c.Status.Endpoint.IDs)
+	}
+	return titles, rows, err
 }
 
 // psTable runs the host's ps and keeps the lines of pids. ps is the field's own
@@ -148,7 +152,13 @@ func psTable(ctx context.Context, args string, pids []int) ([]string, [][]string
 	if strings.ContainsAny(args, "\n\x00") {
 		return nil, nil, fmt.Errorf("ps arguments %q: %w", args, errdefs.ErrInvalidArgument)
 	}
-	out, err := exec.CommandContext(ctx, "ps", strings.Fields(args)...).Output() //nolint:gosec // no shell; ps options only
+	// By pid first: of itself ps selects its own user's processes. It refuses that
+	// beside some of the user's options.
+	fields := strings.Fields(args)
+	out, err := exec.CommandContext(ctx, "ps", append(slices.Clip(fields), "-q"+strings.Join(list, ","))...).Output() //nolint:gosec // no shell; ps options only
+	if err != nil {
+		out, err = exec.CommandContext(ctx, "ps", fields...).Output() //nolint:gosec // no shell; ps options only
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("running ps %s: %w", args, errdefs.ErrInvalidArgument.WithMessage(err.Error()))
 	}

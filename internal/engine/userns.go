@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/user"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -199,4 +202,41 @@ func (e *base) addUsers(s *specs.Spec, ep hull.Endpoint) error {
 		m.Options = append(slices.Clip(m.Options), opt)
 	}
 	return nil
+}
+
+// containerUsers puts the container's users into a table of ps, named as on the host
+// where it has the same number, as Docker's is.
+func containerUsers(titles []string, rows [][]string, ids hull.IDRange) {
+	pid := slices.Index(titles, "PID")
+	for i, title := range titles {
+		named := slices.Contains([]string{"UID", "USER", "EUSER", "RUSER"}, title)
+		if !named && title != "EUID" && title != "RUID" || pid < 0 {
+			continue
+		}
+		for _, row := range rows {
+			if len(row) <= max(i, pid) {
+				continue
+			}
+			if uid, ok := userOf(row[pid], ids); ok {
+				row[i] = strconv.Itoa(uid)
+				if u, err := user.LookupId(row[i]); named && err == nil {
+					row[i] = u.Username
+				}
+			}
+		}
+	}
+}
+
+// userOf is the container's id of a process's user.
+func userOf(pid string, ids hull.IDRange) (int, bool) {
+	st, err := os.Stat("/proc/" + pid)
+	if err != nil {
+		return 0, false
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	uid, _ := ids.Container(int(sys.Uid), int(sys.Gid))
+	return uid, true
 }

@@ -16,8 +16,9 @@ import (
 // than all else, and never returns to Go.
 type holder struct {
 	flags   uintptr // CLONE_NEW* to be born in
+	owner   uintptr // user to become, 0 = stay who we are
 	join    uintptr // descriptor of a user namespace to join, 0 = none
-	unshare uintptr // CLONE_NEW* to make after that
+	unshare uintptr // CLONE_NEW* to make then
 
 	ready, hold [2]int // pipes: it says that it is there; it ends when the other is closed
 	result      byte   // errno
@@ -115,6 +116,9 @@ func (h *holder) main() {
 	var e syscall.Errno
 	if h.join != 0 {
 		_, _, e = syscall.RawSyscall(unix.SYS_SETNS, h.join, unix.CLONE_NEWUSER, 0)
+	}
+	if e == 0 && h.owner != 0 {
+		_, _, e = syscall.RawSyscall(unix.SYS_SETRESUID, h.owner, h.owner, h.owner)
 	}
 	if e == 0 && h.unshare != 0 {
 		_, _, e = syscall.RawSyscall(syscall.SYS_UNSHARE, h.unshare, 0, 0)

@@ -89,8 +89,15 @@ func NewUserNS(uid, gid []IDMap) (f *os.File, err error) {
 // NewOwnedNetNS is NewNetNS of a network namespace that belongs to a user
 // namespace of its own, with the given mappings: root there has the rights over
 // the network that its capabilities say. OpenUserNS(path) finds that namespace.
+//
+// It is owned by its own root, not by the host's: an owner has all rights over a
+// namespace (user_namespaces(7)), and the host's root may be a container's.
 func NewOwnedNetNS(path string, uid, gid []IDMap) error {
-	return newNetNS(path, &holder{flags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET}, func(pid int) error {
+	h := &holder{unshare: unix.CLONE_NEWUSER | unix.CLONE_NEWNET}
+	if len(uid) > 0 {
+		h.owner = uintptr(uid[0].Host)
+	}
+	return newNetNS(path, h, func(pid int) error {
 		return WriteIDMaps(pid, uid, gid)
 	})
 }

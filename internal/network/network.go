@@ -146,7 +146,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	s.pool = newPool(h, cfg.Pool, nil)
 	if s.owned = s.pool; cfg.IDs != nil {
+		const few = 2 // of what only privileged containers take
 		h.ids, s.owned = cfg.IDs, newPool(h, cfg.Pool, cfg.IDs)
+		s.pool.want = min(s.pool.want, few)
 	}
 	return s, nil
 }

@@ -28,10 +28,9 @@ type Container struct {
 	timeNS  *os.File // to join, while the process is made
 	ids     *idMaps  // of its user namespace; nil = it has the caller's
 
-	sources sources  // while it is made
-	limits  []Rlimit // to be set from outside
-	foreign bool     // attached to, not created
-	seated  Cgroup   // of a seat: the thread's children are born in it
+	sources sources // while it is made
+	foreign bool    // attached to, not created
+	seated  Cgroup  // of a seat: the thread's children are born in it
 
 	mu     sync.Mutex
 	joined bool // the thread has joined the pid and cgroup namespaces of init; t only
@@ -60,11 +59,6 @@ func createOn(ctx context.Context, seat *thread, plan *Plan, s Stdio, cg Cgroup)
 	}
 	if err := c.t.do(func() error { return c.build(s, cg) }); err != nil {
 		return nil, err
-	}
-	if c.ids != nil {
-		if err := limitFromOutside(c.init.pid, &plan.Process, c.limits); err != nil {
-			return nil, err
-		}
 	}
 	return c, nil
 }
@@ -131,10 +125,11 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	}
 	defer io.close()
 	x := p.Process.clamped(caps)
-	cfg := childConfig{rlimits: clampRlimits(p.Process.Rlimits, caps), chown: io.chown, tty: p.Process.Terminal, init: p.Init, dieWithParent: bound}
+	limits := clampRlimits(p.Process.Rlimits, caps)
+	cfg := childConfig{rlimits: limits, chown: io.chown, tty: p.Process.Terminal, init: p.Init, dieWithParent: bound}
 	if c.ids != nil {
 		prog.becomeRoot()
-		c.limits, cfg.rlimits, x = cfg.rlimits, nil, x.withoutScheduling()
+		cfg.rlimits, x = nil, x.withoutScheduling()
 	}
 	prog.stdio(io, p.Process.Terminal)
 	prog.rights(x, cfg)
@@ -142,6 +137,11 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	env, needHome := withHome(p.Process.Env)
 	prog.finish(&p.Process, env)
 
+	// From here on: a new user namespace belongs to its own root, not to the host's.
+	if err := c.ids.become(); err != nil {
+		conn.close()
+		return err
+	}
 	child, err := c.fork(prog, conn, c.cloneFlags(), groups)
 	if err != nil {
 		conn.close()
@@ -184,7 +184,10 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	if err := conn.sendGo(msg); err != nil {
 		return err
 	}
-	return conn.ready(prog, p.Process.Seccomp, child, s.Hooks)
+	if err := conn.ready(prog, p.Process.Seccomp, child, s.Hooks); err != nil || c.ids == nil {
+		return err
+	}
+	return limitFromOutside(child.pid, &p.Process, limits)
 }
 
 // openTime opens the time namespace that the container joins, nil = none. Only the
@@ -603,7 +606,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 		return nil, err
 	}
 	if c.ids != nil {
-		return p, limitFromOutside(p.pid, x, limits)
+		return p, c.t.do(func() error { return limitFromOutside(p.pid, x, limits) })
 	}
 	return p, nil
 }

@@ -243,6 +243,9 @@ func (m *mounter) mount(i int) error {
 		}
 		return m.propagate(m.proc, mp)
 	}
+	if mp.Dest == "/proc" {
+		return fmt.Errorf("only a proc file system may be mounted on /proc: %w", unix.EPERM)
+	}
 	typ := mp.Type
 	if mp.Kind == "tmpfs" {
 		typ = "tmpfs"

@@ -136,6 +136,9 @@ func (c *Container) follow(proc *Process) error {
 		}
 		m.ns.Close()
 		c.ids.uid, c.ids.gid = m.uid, m.gid
+		if err := c.ids.become(); err != nil {
+			return err
+		}
 	}
 	if p.Unshare&unix.CLONE_NEWNET != 0 {
 		if err := unix.Setns(proc.pidfd, unix.CLONE_NEWNET); err != nil {
@@ -152,16 +155,14 @@ func (c *Container) follow(proc *Process) error {
 		}
 		unix.Umask(0)
 	}
-	if err := p.setNames(); err != nil {
-		return err
-	}
-	return c.ids.become()
+	return p.setNames()
 }
 
 // become makes the calling thread act on files as the container's root, with all
-// its rights: what it makes is that root's.
+// its rights: what it makes is that root's. A user namespace without mappings of the
+// plan's has them only when somebody is in it.
 func (m *idMaps) become() error {
-	if m == nil {
+	if m == nil || len(m.uid) == 0 {
 		return nil
 	}
 	return linux.ActAs(m.user(0), m.group(0))
@@ -376,8 +377,8 @@ func (x *ProcPlan) withoutScheduling() *ProcPlan {
 }
 
 // limitFromOutside sets what a process in a user namespace may not: to raise a
-// limit or a priority takes a capability over the host. The calling thread must be
-// the host's root, whom the kernel knows as the namespace's owner.
+// limit or a priority takes a capability over the host. It runs on the container's
+// thread, which the kernel knows as the namespace's owner.
 func limitFromOutside(pid int, x *ProcPlan, limits []Rlimit) error {
 	for _, r := range limits {
 		if err := unix.Prlimit(pid, r.Resource, &unix.Rlimit{Cur: r.Soft, Max: r.Hard}, nil); err != nil {

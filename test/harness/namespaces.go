@@ -237,7 +237,7 @@ func (e *Engine) CheckLeaks() {
 
 // Slack: a pool of ready monitors and namespaces, and connections that come and go.
 const (
-	poolMax = 9
+	poolMax = 13
 	fdSlack = 24
 )
 
