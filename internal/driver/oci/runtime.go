@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +28,9 @@ const (
 	undoLimit = 15 * time.Second
 	// askLimit is how long a runtime may take to say its version.
 	askLimit = 20 * time.Second
+	// kvmLimit is how long a sandbox with KVM may take to run nothing. Where KVM does
+	// not serve it spins.
+	kvmLimit = 8 * time.Second
 )
 
 // found is a runtime as it was found.
@@ -200,7 +204,7 @@ func (d *Driver) probe(f found) {
 		d.late.Go(func() {
 			a := platformAnswer{Version: f.version, Kernel: kernel(), Platform: "systrap"}
 			if _, err := os.Stat("/dev/kvm"); err == nil {
-				ctx, cancel := context.WithTimeout(d.life, askLimit)
+				ctx, cancel := context.WithTimeout(d.life, kvmLimit)
 				defer cancel()
 				if err := d.tryKVM(ctx, f); err == nil {
 					a.Platform = "kvm"
@@ -242,7 +246,11 @@ func (d *Driver) tryKVM(ctx context.Context, f found) error {
 	}
 	cmd := exec.CommandContext(ctx, f.path, "--root", filepath.Join(dir, "state"), //nolint:gosec // our own arguments
 		"--platform=kvm", "--network=none", "--ignore-cgroups", "--overlay2=none", "run", "--bundle", dir, filepath.Base(dir))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS}
+	// runsc takes its sandbox with it when it dies, and dies with this process: the
+	// signal is tied to the thread that starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	return cmd.Run()
