@@ -83,7 +83,7 @@ func afterFork()
 
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
-	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+	flags, _, _, _, exitSignal, stack, stackSize, _, _, _, _ uint64 // pidfd, child_tid, parent_tid; tls, set_tid, set_tid_size, cgroup
 }
 
 //go:noescape
@@ -92,6 +92,8 @@ func cloneHolder(a *cloneArgs, h *holder) (pid, errno uintptr)
 //go:nosplit
 //go:norace
 func holderMain(h *holder) { h.main() }
+
+var _ = holderMain // the child of cloneHolder begins in it
 
 //go:noinline
 //go:norace

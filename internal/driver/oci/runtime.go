@@ -110,9 +110,9 @@ func ask(path string) found {
 	switch {
 	case ctx.Err() != nil:
 		f.err = fmt.Errorf("OCI runtime %s did not say its version within %v and was killed; is it one?: %w", path, askLimit, errdefs.ErrUnavailable)
-	case err != nil:
+	case err != nil && n < len(out): // one that says more is cut short by us
 		f.err = fmt.Errorf("OCI runtime %s --version: %w: %q", path, err, first)
-	case !strings.Contains(first, " version "):
+	case err != nil || !strings.Contains(first, " version "):
 		f.err = fmt.Errorf("%s does not answer --version as an OCI runtime does but with %q; give the path of runc, crun, runsc or the like: %w",
 			path, clip(first), errdefs.ErrInvalidArgument)
 	}
