@@ -3,6 +3,7 @@ package perf
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"hull/test/harness"
@@ -48,19 +49,27 @@ func TestCounts(t *testing.T) {
 	})
 }
 
-// counters are /proc/PID/io.
+// counters are the sums of /proc/PID/task/*/io: of the threads alone, for the
+// process's own counts take in those of every child that it has waited for, and a
+// monitor is one.
 func counters(t *testing.T, pid int) map[string]float64 {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/io", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := map[string]float64{}
-	for _, name := range []string{"rchar", "wchar", "syscr", "syscw"} {
-		out[name] = field(string(b), name)
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, name := range []string{"rchar", "wchar", "syscr", "syscw"} {
+			out[name] += field(string(b), name)
+		}
 	}
 	if out["syscr"] == 0 {
-		t.Fatalf("no counts in %s", b)
+		t.Fatalf("no counts in %s", files)
 	}
 	return out
 }
