@@ -28,7 +28,10 @@ func StartPeer(e *Engine) *Peer {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	path := filepath.Join(cache, "peers", "bin") + ":" + os.Getenv("PATH")
+	path := os.Getenv("PATH")
+	if own := filepath.Join(cache, "peers", "bin"); lookPath(own, "dockerd") != "" { // with its own containerd and runc
+		path = own + ":" + path
+	}
 	dockerd := lookPath(path, "dockerd")
 	if dockerd == "" {
 		return nil
