@@ -105,16 +105,19 @@ func (b *backend) run(s *seat, c *command, limit time.Duration) error {
 	return b.failed(c, p.status)
 }
 
+// errCommandKilled is of a command that a signal ended.
+var errCommandKilled = errors.New("killed")
+
 // failed is the error of a command that did not succeed: what it wrote to its log.
 func (b *backend) failed(c *command, st syscall.WaitStatus) error {
 	text := lastError(c.log)
 	if text == "" {
 		text = "no message"
 	}
-	end := fmt.Sprintf("exit code %d", st.ExitStatus())
 	if st.Signaled() {
-		end = "killed by " + st.Signal().String()
+		return fmt.Errorf("%s %s: %s (%w by %s)", filepath.Base(b.cfg.Runtime), c.name, text, errCommandKilled, st.Signal())
 	}
+	end := fmt.Sprintf("exit code %d", st.ExitStatus())
 	return fmt.Errorf("%s %s: %s (%s)", filepath.Base(b.cfg.Runtime), c.name, text, end)
 }
 

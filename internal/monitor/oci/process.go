@@ -74,6 +74,9 @@ func (p *process) Start(ctx context.Context) error {
 	}
 	log := filepath.Join(c.dir, "start.log")
 	err := c.b.run(c.seat, &command{name: "start", args: []string{c.id}, dir: c.dir, log: log}, createLimit)
+	if errors.Is(err, errCommandKilled) && p.child.ended() {
+		return nil // the program was quicker than the command that started it, which ends with its container
+	}
 	if err != nil {
 		_ = p.Signal(syscall.SIGKILL)
 		return asExecError(err, c.args0)
