@@ -5,7 +5,6 @@ import (
 	"math"
 	"os"
 	"runtime/debug"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -40,12 +39,9 @@ func isolate() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("become non-dumpable: %w", err)
 	}
-	// Executed by descriptor, it would be called by the descriptor's number.
-	name, err := unix.BytePtrFromString("hull-monitor")
-	if err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0); err != nil {
+	// Executed by descriptor, it would be called by the descriptor's number. Not by
+	// prctl(2), which names the calling thread: that need not be the first one.
+	if err := os.WriteFile("/proc/self/comm", []byte("hull-monitor"), 0); err != nil {
 		return fmt.Errorf("set process name: %w", err)
 	}
 	unix.Umask(0o077)

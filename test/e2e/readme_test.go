@@ -38,7 +38,7 @@ func TestReadme(t *testing.T) {
 	for _, c := range commands {
 		script.WriteString("echo '$' " + quote(c) + "\n")
 		if strings.HasPrefix(c, "hull exec ") { // a person is slower than a service's start
-			c = "for try in 1 2 3 4 5 6 7 8; do " + c + " && break || sleep 0.3; [ $try != 8 ]; done"
+			c = "for try in $(seq 200); do " + c + " && break || sleep 0.3; [ $try != 200 ]; done"
 		}
 		script.WriteString(c + "\n")
 	}
@@ -49,7 +49,7 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"hello\n", "from the host", "note\n", "uid=65534"} {
+	for _, want := range []string{"hello\n", "from the host", "note\n", "uid=65534", "built\n", "gVisor"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the tour does not show %q:\n%s", want, out)
 		}
