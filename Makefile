@@ -122,6 +122,14 @@ $(GOLANGCI):
 fmt: $(GOLANGCI) ## Format the tree
 	$(GOLANGCI) fmt ./...
 
+.PHONY: kernel
+kernel: ## A guest kernel for --isolation vm, from Debian's source (long, once); prints its path
+	@packaging/kernel/build
+
+.PHONY: kernel-debian
+kernel-debian: ## Debian's cloud kernel for --isolation vm; prints its path
+	@packaging/kernel/debian
+
 .PHONY: generate
 generate: ## Write the generated files again (dependency lists, import table)
 	HULL_GENERATE=1 $(GO) test -count=1 -run Generated ./internal/arch

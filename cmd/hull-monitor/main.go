@@ -8,11 +8,12 @@ import (
 
 	"hull/internal/monitor"
 	"hull/internal/monitor/oci"
+	"hull/internal/monitor/vm"
 )
 
 func main() {
 	if filepath.Base(os.Args[0]) == oci.PauseMode { // in a sandbox, as its first process
 		os.Exit(oci.PauseMain(os.Args[1:]))
 	}
-	os.Exit(monitor.Main(map[string]monitor.NewBackend{oci.Backend: oci.New}))
+	os.Exit(monitor.Main(map[string]monitor.NewBackend{oci.Backend: oci.New, vm.Name: vm.New}))
 }

@@ -23,6 +23,7 @@ import (
 	"hull/internal/build"
 	"hull/internal/driver"
 	"hull/internal/driver/proc"
+	"hull/internal/driver/vm"
 	"hull/internal/engine"
 	"hull/internal/event"
 	"hull/internal/files"
@@ -48,6 +49,8 @@ type options struct {
 	hosts       []string
 	readyFD     int
 	monitor     string
+	vmKernel    string
+	vmQEMU      string
 	logDriver   string
 	logLevel    string
 	insecure    []string
@@ -100,6 +103,8 @@ func parse(args []string) (options, error) {
 	f.StringArrayVarP(&o.hosts, "host", "H", nil, "more addresses to listen on (unix://PATH, tcp://HOST:PORT with TLS)")
 	f.IntVar(&o.readyFD, "ready-fd", -1, "descriptor that gets one byte when the engine serves")
 	f.StringVar(&o.monitor, "monitor", "", "path of hull-monitor (default: beside hulld)")
+	f.StringVar(&o.vmKernel, "vm-kernel", envOr("HULL_VM_KERNEL", ""), "guest kernel of --isolation vm (default: the installed one, else vmlinux beside hulld)")
+	f.StringVar(&o.vmQEMU, "vm-qemu", "", "QEMU of --isolation vm (default: qemu-system-x86_64)")
 	f.StringVar(&o.logDriver, "log-driver", "json-file", "default log driver of containers")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringArrayVar(&o.insecure, "insecure-registry", nil, "registry (HOST[:PORT] or CIDR) to reach without TLS")
@@ -212,6 +217,11 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	closers.add(box.Close)
+	machines, err := vm.New(vmConfig(o, inst, log))
+	if err != nil {
+		return err
+	}
+	closers.add(machines.Close)
 
 	runtimes, sandboxes, err := ociRuntimes(o, inst, log)
 	if err != nil {
@@ -230,7 +240,7 @@ func serve(ctx context.Context, o options) (err error) {
 		RunDir: o.run, DefaultIsolation: hull.IsolationContainer, DefaultLogDriver: o.logDriver, CgroupParent: inst.cgroup,
 		StopTimeout: o.stopAfter, Host: host, UserNS: users,
 	}, engine.Parts{
-		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes}, Runtimes: runtimes,
+		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes, hull.IsolationVM: machines}, Runtimes: runtimes,
 		Images: images, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,
 		Files: files.Files{}, Log: log,
 	})

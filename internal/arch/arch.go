@@ -69,7 +69,7 @@ func Rules() []Rule {
 		},
 		{
 			Package: "internal/driver/vm/...",
-			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/vm/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/vmm/...", "internal/guest/...", "internal/undo"},
+			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/group", "internal/driver/vm/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/runtime/...", "internal/vmm/...", "internal/guest", "internal/undo"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/oci/..."},
 		},
 		{
@@ -79,8 +79,11 @@ func Rules() []Rule {
 		},
 
 		{Package: "internal/vmm/...", May: []string{"internal/vmm/...", "internal/linux/..."}, Never: []string{"internal/hull", "internal/driver/...", "internal/guest/..."}},
+		// The guest's own side packs and unpacks files as the host does.
+		{Package: "internal/guest/agent/...", May: []string{"internal/guest/...", "internal/runtime/...", "internal/linux/...", "internal/hull", "internal/files", "internal/image/archive"}, Never: []string{"internal/driver/...", "internal/engine/..."}},
 		{Package: "internal/guest/...", May: []string{"internal/guest/...", "internal/runtime/...", "internal/linux/...", "internal/hull"}, Never: []string{"internal/driver/...", "internal/engine/..."}},
 		{Package: "internal/runtime/...", May: []string{"internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/driver/...", "internal/engine/..."}},
+		{Package: "internal/monitor/vm/...", May: []string{"internal/monitor", "internal/runtime/...", "internal/linux/...", "internal/vmm", "internal/guest", "internal/dns"}, Never: []string{"internal/driver/...", "internal/engine/...", "internal/store/..."}},
 		{Package: "internal/monitor/...", May: []string{"internal/monitor/...", "internal/runtime/...", "internal/linux/...", "internal/logs/...", "internal/dns", "internal/hull", "internal/undo"}, Never: []string{"internal/driver/...", "internal/engine/...", "internal/store/..."}},
 
 		service("image"),

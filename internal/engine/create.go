@@ -60,6 +60,9 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 	if s, err = e.resolveShared(s); err != nil {
 		return hull.Container{}, nil, err
 	}
+	if err := e.checkMachine(s, podID, drv); err != nil {
+		return hull.Container{}, nil, err
+	}
 	if err := e.networks.Check(ctx, s.Network); err != nil {
 		if errdefs.IsNotFound(err) {
 			// Clients take "not found" of a create for the image, and pull it.

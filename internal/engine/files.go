@@ -72,6 +72,9 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 			return place{}, fmt.Errorf("open mount at %s: %w", best.Target, err)
 		}
 	}
+	if err := e.hostFiles(c, "cp"); err != nil {
+		return place{}, err
+	}
 	root, ids, err := e.rootOf(ctx, c)
 	if err != nil {
 		return place{}, fmt.Errorf("open root of %s: %w", c.Name, err)
@@ -165,6 +168,9 @@ func (e *copies) Changes(ctx context.Context, ref string) ([]hull.Change, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := e.hostFiles(c, "diff"); err != nil {
+		return nil, err
+	}
 	return e.images.Changes(ctx, c.ID)
 }
 
@@ -172,6 +178,9 @@ func (e *copies) Changes(ctx context.Context, ref string) ([]hull.Change, error)
 func (e *copies) Export(ctx context.Context, ref string, w io.Writer) error {
 	c, err := e.store.Container(ref)
 	if err != nil {
+		return err
+	}
+	if err := e.hostFiles(c, "export"); err != nil {
 		return err
 	}
 	root, err := e.images.Open(ctx, c.ID)
@@ -191,6 +200,9 @@ func (e *copies) Export(ctx context.Context, ref string, w io.Writer) error {
 func (e *copies) Commit(ctx context.Context, ref string, r hull.CommitRequest) (_ string, err error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
+		return "", err
+	}
+	if err := e.hostFiles(c, "commit"); err != nil {
 		return "", err
 	}
 	if r.Pause && c.Status.Phase == hull.Running {

@@ -66,6 +66,7 @@ type Pod struct {
 	Network    NetworkSpec
 	Namespaces Namespaces
 	Users      PodUsers `json:"-"` // decided anew at each start
+	FixedLinks bool     // while it runs it keeps the network interfaces it started with
 	Resources  Resources
 	Sysctls    map[string]string
 	Status     PodStatus

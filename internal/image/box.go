@@ -40,6 +40,8 @@ type boxStore struct {
 
 	boxMu sync.Mutex
 	boxes map[string]box
+
+	blocks blocks
 }
 
 const boxPrefix = "base,"
@@ -206,12 +208,17 @@ func (s *Service) Discard(ctx context.Context, id string) error {
 // Mount describes the root file system of container id. Nothing is mounted; the
 // layers are held by the writable layer's existence.
 func (s *Service) Mount(ctx context.Context, id string, want []hull.RootfsKind) (hull.Rootfs, hull.Release, error) {
-	if !slices.Contains(want, hull.RootfsOverlay) {
+	kind := slices.IndexFunc(want, func(k hull.RootfsKind) bool { return k == hull.RootfsOverlay || k == hull.RootfsBlock })
+	if kind < 0 {
 		return hull.Rootfs{}, nil, fmt.Errorf("root file system of kind %v: %w", want, errdefs.ErrNotImplemented)
 	}
 	b, err := s.mounted(ctx, id)
 	if err != nil {
 		return hull.Rootfs{}, nil, err
+	}
+	if want[kind] == hull.RootfsBlock {
+		root, err := s.mountBlock(ctx, id, b)
+		return root, func(context.Context) error { return nil }, err
 	}
 	lower, err := s.lower(b)
 	if err != nil {

@@ -121,6 +121,9 @@ func (s *Service) purge() {
 	if err := s.layers.Purge(context.Background()); err != nil {
 		s.log.Error("delete removed layers", "error", err)
 	}
+	if err := s.sweepBlocks(s.layers.Has); err != nil {
+		s.log.Error("delete block images of removed layers", "error", err)
+	}
 }
 
 // collector shows layers and containers to containerd's garbage collection.

@@ -130,7 +130,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 			content: db.ContentStore(), names: metadata.NewImageStore(db), layers: ls,
 			host: platforms.Normalize(host), log: cfg.Log, parsed: map[digest.Digest]*parsed{},
 		},
-		boxStore:   &boxStore{root: cfg.Root, layers: ls, plain: cfg.SkipOwner, boxes: map[string]box{}},
+		boxStore:   &boxStore{root: cfg.Root, layers: ls, plain: cfg.SkipOwner, boxes: map[string]box{}, blocks: blocks{dir: filepath.Join(cfg.Root, "block")}},
 		layerMaker: &layerMaker{cfg: cfg, layers: ls, blobs: db.ContentStore()},
 		registries: &registries{cfg: cfg, log: cfg.Log},
 	}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"hull/internal/hull"
 	"hull/internal/image/archive"
@@ -114,6 +115,10 @@ func (s *Service) Size(_ context.Context, id string) (rw, root int64, err error)
 	rw, err = archive.Size(upper)
 	if err != nil {
 		return 0, 0, fmt.Errorf("size of container %s: %w", id, err)
+	}
+	var disk unix.Stat_t // a machine's writable layer: what it occupies
+	if unix.Lstat(filepath.Join(s.boxDir(id), diskName), &disk) == nil {
+		rw += disk.Blocks * 512
 	}
 	root = rw
 	for _, c := range s.layers.Chain(b.chain) {

@@ -1,0 +1,163 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// KernelInfo is the file beside a kernel that says how to boot it. A kernel
+// without one is one of ours: everything built in, devices on the command line.
+const KernelInfo = "hull-kernel.json"
+
+// Kernel is a guest kernel and what belongs to it.
+type Kernel struct {
+	Path    string   `json:"-"`
+	Name    string   // version, for people
+	ACPI    bool     // finds its devices in ACPI tables only
+	Args    []string // of its command line, beside ours
+	Modules []string // file names below modules/, in the order to load
+	No9P    bool     // it cannot show host directories
+}
+
+const nextKernel = "make one with packaging/kernel/build (hull's own) or packaging/kernel/debian (the distribution's), and put it beside hulld as vmlinux or give hulld --vm-kernel FILE"
+
+// findKernel looks in the places of Config, in order.
+func findKernel(places []string) (Kernel, error) {
+	for _, p := range places {
+		if p == "" {
+			continue
+		}
+		if _, err := os.Stat(p); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			return Kernel{}, fmt.Errorf("guest kernel: %w", err)
+		}
+		k := Kernel{Path: p, Name: "hull"}
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(p), KernelInfo))
+		if errors.Is(err, fs.ErrNotExist) {
+			return k, nil
+		}
+		if err == nil {
+			err = json.Unmarshal(b, &k)
+		}
+		if err != nil {
+			return Kernel{}, fmt.Errorf("description of guest kernel %s: %w", p, err)
+		}
+		return k, nil
+	}
+	return Kernel{}, fmt.Errorf("no guest kernel: %s: %w", nextKernel, errdefs.ErrFailedPrecondition)
+}
+
+// cmdline is the kernel's command line. What costs time and gives a guest of one
+// tenant nothing is off.
+func (k Kernel) cmdline(cpus int) string {
+	a := []string{"console=ttyS0", "quiet", "loglevel=4", "panic=-1", "oops=panic", "reboot=t", "mitigations=off", "random.trust_cpu=on", "page_reporting.page_reporting_order=5"}
+	if k.ACPI {
+		// A machine without HPET and PM timer: the kernel cannot find out how fast its
+		// clock is, so it is told.
+		if khz := hostKHz(); khz > 0 {
+			a = append(a, "tsc=reliable", "tsc_early_khz="+strconv.Itoa(khz))
+		}
+	} else {
+		a = append(a, "nolapic_timer")
+		if cpus == 1 {
+			a = append(a, "nosmp", "noreplace-smp")
+		}
+	}
+	return strings.Join(append(a, k.Args...), " ")
+}
+
+// hostKHz is the host's clock rate, 0 = unknown.
+func hostKHz() int {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if name, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "cpu MHz" {
+			mhz, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+			if err != nil {
+				return 0
+			}
+			return int(mhz * 1000)
+		}
+	}
+	return 0
+}
+
+// initrd makes the initramfs of this kernel and guest, unless it lies there, and
+// returns its path, which names its content.
+func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
+	g, err := os.ReadFile(d.cfg.GuestPath)
+	if err != nil {
+		return "", fmt.Errorf("read hull-guest, which belongs beside hulld: %w", err)
+	}
+	if err := static(g); err != nil {
+		return "", err
+	}
+	var mods []module
+	h := sha256.New()
+	h.Write(g)
+	for _, name := range k.Modules {
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(k.Path), "modules", filepath.Base(name)))
+		if err != nil {
+			return "", fmt.Errorf("read module of guest kernel; install it again: %w", err)
+		}
+		h.Write(b)
+		mods = append(mods, module{filepath.Base(name), b})
+	}
+	path := filepath.Join(d.cfg.Dir, "initrd-"+hex.EncodeToString(h.Sum(nil)[:12]))
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	return path, writeFile(path, func(w io.Writer) error { return initramfs(w, g, mods) })
+}
+
+// static refuses a hull-guest that wants a dynamic linker: there is none in the
+// machine, and the kernel would only say that there is no init.
+func static(b []byte) error {
+	f, err := elf.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return fmt.Errorf("hull-guest is no program: %w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("hull-guest is linked dynamically; build it with CGO_ENABLED=0, as make does: %w", errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
+}
+
+// writeFile makes a file that is whole or not there.
+func writeFile(path string, fill func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new*")
+	if err != nil {
+		return err
+	}
+	err = errors.Join(fill(f), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}

@@ -1,0 +1,336 @@
+// Package vm is the driver for isolation "vm": each pod is a machine of its own,
+// QEMU's microvm, with a kernel of its own; the container in it is run by
+// hull-guest with the runtime that runs it on a host.
+//
+// The pod's monitor starts QEMU (internal/monitor/vm) and keeps it when hulld
+// dies. Machines are restored from a template where there is one (template.go).
+//
+// What a pod has on the host, and how it is found again by name:
+//
+//	<cgroup parent>/<pod>     QEMU; kill by name
+//	<run dir>/monitor.sock    the monitor, QEMU's parent: QEMU dies with it
+//	<run dir>/share           where QEMU, and nobody else, sees the container's volumes
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"hull/internal/driver"
+	"hull/internal/driver/pod"
+	"hull/internal/hull"
+	"hull/internal/linux/cgroup"
+	monitorvm "hull/internal/monitor/vm"
+	"hull/internal/undo"
+	"hull/internal/vmm"
+)
+
+const (
+	undoLimit = 15 * time.Second
+	// bootSeconds is how long a guest may take until its container is ready. A
+	// machine under load, without hardware help, is slow; one that hangs, hangs.
+	bootSeconds = 120
+	mib         = 1 << 20
+	// defaultMemory is a machine's without --memory, and guestOverhead what its
+	// kernel needs beside the container's limit.
+	defaultMemory = 512 * mib
+	guestOverhead = 64 * mib
+	minMemory     = 16 * mib // of a container
+	memoryStep    = 64 * mib // so that limits that are near to each other share a template
+	maxNets       = 2        // what the machine has room for
+	maxCPUs       = 32
+)
+
+// Config is what a Driver needs.
+type Config struct {
+	MonitorPath  string
+	GuestPath    string   // the hull-guest binary
+	QEMU         string   // the program; "" = qemu-system-x86_64 of the usual places
+	Kernels      []string // where a guest kernel may be, in order; the first that exists
+	Dir          string   // for initramfs and templates
+	CgroupParent string
+	RunDir       string
+	NoTemplates  bool
+	Log          *slog.Logger
+}
+
+// Driver isolates with machines.
+type Driver struct {
+	cfg       Config
+	cg        *cgroup.System
+	pods      pod.Config
+	templates *templates
+
+	mu    sync.Mutex
+	accel vmm.Accel // "" = not probed yet
+}
+
+var _ driver.Driver = (*Driver)(nil)
+
+// New makes a driver. Without QEMU or a kernel it is one that says so when asked
+// for a machine.
+func New(cfg Config) (*Driver, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	sys, err := cgroup.Detect()
+	if err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	d := &Driver{cfg: cfg, cg: sys, templates: newTemplates(filepath.Join(cfg.Dir, "templates"))}
+	d.pods = pod.Config{Backend: monitorvm.Name, MonitorPath: cfg.MonitorPath, RunDir: cfg.RunDir, Log: cfg.Log, Release: d.release}
+	return d, nil
+}
+
+// Close ends what is made in the background. Pods live on.
+func (d *Driver) Close() error {
+	d.templates.close()
+	return nil
+}
+
+// Info implements driver.Driver. It looks, and runs nothing: what is installed
+// while hulld runs can be used.
+func (d *Driver) Info() driver.Info {
+	details := map[string]string{"accelerator": string(d.accelerator())}
+	q, err := d.qemu()
+	if err == nil {
+		details["qemu"] = q
+	}
+	k, kerr := findKernel(d.cfg.Kernels)
+	if kerr == nil {
+		kerr = checkKernel(k.Path)
+	}
+	if kerr == nil {
+		details["kernel"] = k.Path
+	}
+	why := ""
+	if err := errors.Join(err, kerr, d.guest()); err != nil {
+		why = strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	return driver.Info{
+		Name: hull.IsolationVM, Unavailable: why, Rootfs: []hull.RootfsKind{hull.RootfsBlock},
+		Abilities: []string{"attach", "exec", "pause", "resize", "stats", "update"},
+		Details:   details,
+	}
+}
+
+// guest says whether the program that runs in the machine is there.
+func (d *Driver) guest() error {
+	if _, err := os.Stat(d.cfg.GuestPath); err != nil {
+		return fmt.Errorf("hull-guest belongs beside hulld: %w", err)
+	}
+	return nil
+}
+
+// qemu finds the program.
+func (d *Driver) qemu() (string, error) {
+	for _, p := range []string{d.cfg.QEMU, "/usr/bin/qemu-system-x86_64", "/usr/local/bin/qemu-system-x86_64"} {
+		if p == "" {
+			continue
+		}
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+		if p == d.cfg.QEMU {
+			return "", fmt.Errorf("qemu %s is not there: %w", p, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return "", fmt.Errorf("qemu is not installed; install Debian's package qemu-system-x86: %w", errdefs.ErrFailedPrecondition)
+}
+
+// accelerator says how machines run here.
+func (d *Driver) accelerator() vmm.Accel {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.accel == "" {
+		return vmm.TCG
+	}
+	return d.accel
+}
+
+// Create implements driver.Driver. The machine starts with its container.
+func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.Sandbox, err error) {
+	var back undo.Stack
+	defer back.OnError(ctx, undoLimit, &err)
+	c, k, err := d.machine(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	conf := monitorvm.Config{Machine: c, Slots: 1, NetNS: s.NetNS, BootSeconds: bootSeconds}
+	nets, taps, err := wire(s.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	defer taps.close()
+	if len(nets) > maxNets {
+		return nil, fmt.Errorf("a virtual machine has room for %d networks, not %d; use --isolation container: %w", maxNets, len(nets), errdefs.ErrInvalidArgument)
+	}
+	conf.Nets, conf.Slots = nets, max(1, len(nets))
+	if !d.cfg.NoTemplates {
+		if err := d.useTemplate(&conf); err != nil {
+			return nil, err
+		}
+	}
+	g := d.cg.Group(filepath.Join(d.cfg.CgroupParent, s.ID))
+	if _, err := g.Create(hostLimits(s.Resources)); err != nil {
+		return nil, fmt.Errorf("create cgroup: %w", err)
+	}
+	back.Add("remove cgroup", func(ctx context.Context) error { return d.release(ctx, s.ID, s.RunDir) })
+	for _, x := range g.Dirs() {
+		conf.Cgroups = append(conf.Cgroups, x.Path)
+	}
+	raw, err := json.Marshal(conf)
+	if err != nil {
+		return nil, err
+	}
+	p, err := pod.Start(d.pods, s, raw)
+	if err != nil {
+		return nil, err
+	}
+	back.Add("end monitor", p.Destroy)
+	if len(taps) > 0 {
+		if _, _, err := p.Call(ctx, monitorvm.OpTaps, nil, taps...); err != nil {
+			return nil, fmt.Errorf("connect the machine: %w", err)
+		}
+	}
+	return &sandbox{Pod: p, d: d, kernel: k, group: g}, nil
+}
+
+// machine is the machine for a pod, without what belongs to its container.
+func (d *Driver) machine(ctx context.Context, s driver.SandboxSpec) (vmm.Config, Kernel, error) {
+	if s.NetNS == "" {
+		return vmm.Config{}, Kernel{}, fmt.Errorf("a virtual machine cannot use the host's network; use --network bridge or --isolation container: %w", errdefs.ErrInvalidArgument)
+	}
+	q, err := d.qemu()
+	if err != nil {
+		return vmm.Config{}, Kernel{}, err
+	}
+	k, err := findKernel(d.cfg.Kernels)
+	if err != nil {
+		return vmm.Config{}, Kernel{}, err
+	}
+	if err := checkKernel(k.Path); err != nil {
+		return vmm.Config{}, Kernel{}, err
+	}
+	initrd, err := d.initrd(ctx, k)
+	if err != nil {
+		return vmm.Config{}, Kernel{}, fmt.Errorf("make initramfs: %w", err)
+	}
+	memory, err := memoryOf(s.Resources.Memory)
+	if err != nil {
+		return vmm.Config{}, Kernel{}, err
+	}
+	cpus := cpusOf(s.Resources)
+	return vmm.Config{
+		QEMU: q, Accel: d.accelerator(), CPUs: cpus, Memory: memory, Kernel: k.Path, Initrd: initrd,
+		Cmdline: k.cmdline(cpus), ACPI: k.ACPI, Name: "hull-" + s.ID[:min(12, len(s.ID))],
+	}, k, nil
+}
+
+// memoryOf is the machine's memory for a container's limit: that and what the
+// kernel needs, in steps.
+func memoryOf(limit int64) (int64, error) {
+	switch {
+	case limit <= 0:
+		return defaultMemory, nil
+	case limit < minMemory:
+		return 0, fmt.Errorf("--memory %d MiB is too little for a virtual machine; give %d MiB or more: %w", limit/mib, int64(minMemory)/mib, errdefs.ErrInvalidArgument)
+	}
+	return (limit + guestOverhead + memoryStep - 1) / memoryStep * memoryStep, nil
+}
+
+// cpusOf is how many processors a machine has: what --cpus asks for, rounded up.
+func cpusOf(r hull.Resources) int {
+	n := int64(1)
+	switch {
+	case r.NanoCPUs > 0:
+		n = (r.NanoCPUs + 1e9 - 1) / 1e9
+	case r.CPUQuota > 0:
+		period := max(r.CPUPeriod, 0)
+		if period == 0 {
+			period = 100000
+		}
+		n = (r.CPUQuota + period - 1) / period
+	case r.CpusetCpus != "":
+		n = int64(len(strings.Split(r.CpusetCpus, ",")))
+	}
+	return int(min(max(n, 1), maxCPUs))
+}
+
+// checkKernel refuses a file that is no kernel for this machine before QEMU
+// wonders about it.
+func checkKernel(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("guest kernel: %w", err)
+	}
+	defer f.Close()
+	h := make([]byte, 0x206)
+	if n, _ := f.ReadAt(h, 0); n < len(h) {
+		return fmt.Errorf("guest kernel %s is no kernel (%d bytes): %s: %w", path, n, nextKernel, errdefs.ErrInvalidArgument)
+	}
+	elf := string(h[:4]) == "\x7fELF" && h[18] == 62 && h[19] == 0 // x86-64
+	if !elf && string(h[0x202:0x206]) != "HdrS" {
+		return fmt.Errorf("guest kernel %s is not for x86-64: %s: %w", path, nextKernel, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// useTemplate has the machine restored from its template, or has one made.
+func (d *Driver) useTemplate(c *monitorvm.Config) error {
+	k, err := key(c.Machine, c.Slots)
+	if err != nil {
+		return fmt.Errorf("find template: %w", err)
+	}
+	c.State, c.Memory = d.templates.find(k)
+	if c.State == "" {
+		d.templates.begin(k, c.Machine, c.Slots, func(err error) {
+			d.cfg.Log.Warn("machines boot, because their template cannot be made", "error", err)
+		})
+	}
+	return nil
+}
+
+// Recover implements driver.Driver.
+func (d *Driver) Recover(ctx context.Context, id string, h hull.Handle) (driver.Sandbox, error) {
+	p, err := pod.Recover(ctx, d.pods, id, h)
+	if err != nil {
+		return nil, err
+	}
+	k, err := findKernel(d.cfg.Kernels)
+	if err != nil {
+		d.cfg.Log.Warn("pod runs a kernel that is not there any more", "pod", id)
+	}
+	b := &sandbox{Pod: p, d: d, kernel: k, group: d.cg.Group(filepath.Join(d.cfg.CgroupParent, id))}
+	return b, b.readSpec()
+}
+
+// release ends QEMU and removes the pod's cgroup.
+func (d *Driver) release(ctx context.Context, id, _ string) error {
+	g := d.cg.Group(filepath.Join(d.cfg.CgroupParent, id))
+	if !g.Exists() {
+		return nil
+	}
+	if err := g.Kill(ctx); err != nil {
+		return fmt.Errorf("kill cgroup of %s: %w", id, err)
+	}
+	return g.Destroy(ctx)
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func itoa(v int64) string { return strconv.FormatInt(v, 10) }

@@ -1,0 +1,591 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/guest"
+	"hull/internal/linux"
+	"hull/internal/runtime"
+)
+
+// CgroupDir is where containers' cgroups are, in the guest.
+const CgroupDir = "/sys/fs/cgroup/hull"
+
+// Main is hull-guest: it never returns while the machine lives.
+func Main(port string) {
+	err := serve(port)
+	fmt.Fprintln(os.Stderr, "hull-guest:", err)
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) // with -no-reboot the machine ends
+}
+
+func serve(port string) error {
+	debug.SetGCPercent(200)
+	if err := mountBase(); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	if err := loadModules(); err != nil {
+		return err
+	}
+	if err := delegate(); err != nil {
+		return fmt.Errorf("set up cgroups: %w", err)
+	}
+	if err := moveLinks(); err != nil {
+		return fmt.Errorf("set up network: %w", err)
+	}
+	f, err := openPort(port)
+	if err != nil {
+		return err
+	}
+	s := &server{boxes: map[string]*box{}, procs: map[string]*proc{}}
+	s.session = guest.NewSession(f, guest.MaxFrame, s.request)
+	go func() { _ = s.session.Send(guest.KindReady, 0, nil) }() // a broken line ends Run
+	return s.session.Run()
+}
+
+// server is the guest's side.
+type server struct {
+	session *guest.Session
+
+	mu       sync.Mutex
+	booted   bool
+	boxes    map[string]*box
+	procs    map[string]*proc
+	dnsNext  uint32
+	shutdown sync.Once
+}
+
+// box is a container.
+type box struct {
+	run    *runtime.Container
+	cgroup string
+}
+
+// proc is a process.
+type proc struct {
+	id      string
+	run     *runtime.Process
+	box     *box // of a main process
+	outputs sync.WaitGroup
+	files   []*os.File // pipes' read ends, to bound the wait for them
+	ended   chan struct{}
+}
+
+func (s *server) request(f guest.Frame) error {
+	if f.Kind != guest.KindRequest {
+		return fmt.Errorf("frame kind %d: %w", f.Kind, guest.ErrProtocol)
+	}
+	var r guest.Request
+	if err := json.Unmarshal(f.Payload, &r); err != nil {
+		return err
+	}
+	// Streams exist before anything is sent on them: the next frame may be.
+	var io3 [3]*guest.Stream
+	for i, id := range []uint32{r.In, r.Out, r.Err} {
+		if id == 0 || i > 0 && id == r.In {
+			continue
+		}
+		st, err := s.session.Open(id)
+		if err != nil {
+			return err
+		}
+		io3[i] = st
+	}
+	id := f.ID
+	go s.answer(id, &r, io3)
+	return nil
+}
+
+func (s *server) answer(id uint32, r *guest.Request, st [3]*guest.Stream) {
+	var rep guest.Reply
+	body, pid, err := s.do(r, st)
+	rep.Pid = pid
+	if err != nil {
+		rep.Error = guest.ToRemote(err)
+		for _, x := range st {
+			if x != nil {
+				_ = x.Close()
+			}
+		}
+	} else if body != nil {
+		rep.Body, err = json.Marshal(body)
+		if err != nil {
+			rep.Error = guest.ToRemote(err)
+		}
+	}
+	b, err := json.Marshal(rep)
+	if err == nil {
+		_ = s.session.Send(guest.KindReply, id, b) // a broken line ends the session
+	}
+	if r.Op == guest.OpOff {
+		s.off()
+	}
+}
+
+func (s *server) do(r *guest.Request, st [3]*guest.Stream) (body any, pid int, err error) {
+	switch r.Op {
+	case guest.OpBoot:
+		return s.boot(r.Boot)
+	case guest.OpAdd, guest.OpExec:
+		pid, err = s.add(r, st)
+		return nil, pid, err
+	case guest.OpUpper, guest.OpFill, guest.OpCopy, guest.OpUnpack:
+		return nil, 0, s.archive(r, st)
+	case guest.OpLimit:
+		b, err := s.box(r.ID)
+		if err != nil {
+			return nil, 0, err
+		}
+		return nil, 0, writeLimits(b.cgroup, *r.Lim)
+	case guest.OpStats:
+		b, err := s.box(r.ID)
+		if err != nil {
+			return nil, 0, err
+		}
+		return readStats(b.cgroup), 0, nil
+	case guest.OpStat:
+		return s.stat(r)
+	case guest.OpPause, guest.OpResume:
+		return nil, 0, s.freeze(r.ID, r.Op == guest.OpPause)
+	case guest.OpOff:
+		return nil, 0, s.stopAll()
+	}
+	p, err := s.proc(r.ID)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch r.Op {
+	case guest.OpStart:
+		return nil, 0, p.run.Start(context.Background())
+	case guest.OpSignal:
+		return nil, 0, p.run.Signal(syscall.Signal(r.Sig))
+	case guest.OpResize:
+		return nil, 0, p.run.Resize(r.Rows, r.Cols)
+	case guest.OpClose:
+		return nil, 0, s.discard(p)
+	}
+	return nil, 0, fmt.Errorf("operation %q: %w", r.Op, errdefs.ErrNotImplemented)
+}
+
+func (s *server) boot(b *guest.Boot) (any, int, error) {
+	if b == nil || b.Version != guest.Version {
+		return nil, 0, fmt.Errorf("guest speaks version %d: %w", guest.Version, errdefs.ErrInvalidArgument)
+	}
+	s.mu.Lock()
+	again := s.booted
+	s.booted = true
+	s.mu.Unlock()
+	if again {
+		return nil, 0, setClock(b.Now)
+	}
+	if err := uniquify(b); err != nil {
+		return nil, 0, err
+	}
+	if err := mountDisks(b); err != nil {
+		return nil, 0, err
+	}
+	if err := configure(b.Nets); err != nil {
+		return nil, 0, err
+	}
+	if b.DNS {
+		if err := s.serveDNS(); err != nil {
+			return nil, 0, fmt.Errorf("serve DNS: %w", err)
+		}
+	}
+	return describeGuest(), 0, nil
+}
+
+func (s *server) box(id string) (*box, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.boxes[id]; b != nil {
+		return b, nil
+	}
+	return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+}
+
+func (s *server) proc(id string) (*proc, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.procs[id]; p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("process %s: %w", id, errdefs.ErrNotFound)
+}
+
+// add makes a container's main process, or an exec, ready.
+func (s *server) add(r *guest.Request, st [3]*guest.Stream) (pid int, err error) {
+	p := &proc{id: r.ID, ended: make(chan struct{})}
+	var std runtime.Stdio
+	std.Rows, std.Cols = r.Rows, r.Cols
+	var theirs []*os.File
+	defer func() {
+		linux.CloseAll(theirs)
+		if err != nil {
+			linux.CloseAll(p.files)
+		}
+	}()
+	tty := r.In != 0 && r.In == r.Out
+	if !tty {
+		var in *os.File
+		if std.In, in, err = pipeFor(st[0], &theirs, false); err != nil {
+			return 0, err
+		}
+		if in != nil {
+			go copyIn(in, st[0])
+		}
+		for i, dst := range []**os.File{&std.Out, &std.Err} {
+			var out *os.File
+			if *dst, out, err = pipeFor(st[1+i], &theirs, true); err != nil {
+				return 0, err
+			}
+			if out != nil {
+				p.files = append(p.files, out)
+				p.outputs.Add(1)
+				go p.copyOut(out, st[1+i])
+			}
+		}
+	}
+	if r.Op == guest.OpAdd {
+		err = s.create(p, r, std)
+	} else {
+		err = s.exec(p, r, std)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if tty {
+		console := p.run.Console()
+		if console == nil {
+			return 0, errors.Join(errors.New("the process has no terminal"), s.kill(p))
+		}
+		p.outputs.Add(1)
+		go p.copyOut(dup(console), st[0])
+		go copyConsole(dup(console), st[0])
+	}
+	s.mu.Lock()
+	s.procs[r.ID] = p
+	if p.box != nil {
+		s.boxes[r.ID] = p.box
+	}
+	s.mu.Unlock()
+	go s.watch(p)
+	return p.run.Pid(), nil
+}
+
+func (s *server) create(p *proc, r *guest.Request, std runtime.Stdio) error {
+	if r.Add == nil {
+		return fmt.Errorf("container without description: %w", errdefs.ErrInvalidArgument)
+	}
+	var plan runtime.Plan
+	if err := plan.UnmarshalBinary(r.Plan); err != nil {
+		return fmt.Errorf("decode plan: %w", err)
+	}
+	for _, f := range r.Add.Files {
+		if err := os.WriteFile(filepath.Join(guest.FilesDir, filepath.Base(f.Name)), f.Data, os.FileMode(f.Mode)&0o777); err != nil {
+			return fmt.Errorf("write file: %w", err)
+		}
+	}
+	if r.Add.Lookup {
+		if err := lookup(&plan.Process, &plan.Rootfs, r.Add); err != nil {
+			return err
+		}
+	}
+	cg := filepath.Join(CgroupDir, filepath.Base(r.ID))
+	if err := os.Mkdir(cg, 0o755); err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	if err := writeLimits(cg, r.Add.Limits); err != nil {
+		return errors.Join(err, os.Remove(cg))
+	}
+	c, err := runtime.Create(context.Background(), &plan, std, runtime.Cgroup{V2: true, Dirs: []runtime.CgroupDir{{Path: cg}}})
+	if err != nil {
+		return errors.Join(err, os.Remove(cg))
+	}
+	p.box, p.run = &box{run: c, cgroup: cg}, c.Init()
+	return nil
+}
+
+func (s *server) exec(p *proc, r *guest.Request, std runtime.Stdio) error {
+	b, err := s.box(r.Box)
+	if err != nil {
+		return err
+	}
+	var plan runtime.ExecPlan
+	if err := plan.UnmarshalBinary(r.Plan); err != nil {
+		return fmt.Errorf("decode plan: %w", err)
+	}
+	if r.Add != nil && r.Add.Lookup {
+		root, err := b.run.Root()
+		if err != nil {
+			return err
+		}
+		err = setUser(root, &plan.Process, r.Add)
+		root.Close()
+		if err != nil {
+			return err
+		}
+	}
+	p.run, err = b.run.Exec(context.Background(), &plan, std, runtime.Cgroup{V2: true, Dirs: []runtime.CgroupDir{{Path: b.cgroup}}})
+	return err
+}
+
+// lookup finds the user in the files of a container that is not mounted yet.
+func lookup(p *runtime.ProcPlan, fs *runtime.Rootfs, c *guest.Container) error {
+	lower := fs.Lower
+	if fs.Upper != "" {
+		lower = append([]string{fs.Upper}, lower...)
+	}
+	root, err := linux.MountOverlay(linux.Overlay{Lower: lower, ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("open root file system: %w", err)
+	}
+	defer root.Close()
+	return setUser(root, p, c)
+}
+
+func setUser(root *os.File, p *runtime.ProcPlan, c *guest.Container) error {
+	u, err := linux.LookupUser(root, c.User, c.Groups)
+	if err != nil {
+		return fmt.Errorf("find user: %w", err)
+	}
+	p.UID, p.GID = u.UID, u.GID
+	p.Groups = []uint32{u.GID} // see CVE-2022-36109
+	for _, g := range u.Groups {
+		if g != u.GID {
+			p.Groups = append(p.Groups, g)
+		}
+	}
+	return nil
+}
+
+// pipeFor makes a pipe for a stream; nil for none. ours is for reading when the
+// process writes.
+func pipeFor(st *guest.Stream, theirs *[]*os.File, processWrites bool) (process, ours *os.File, err error) {
+	if st == nil {
+		return nil, nil, nil
+	}
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe", err)
+	}
+	mine, other := 1, 0
+	if processWrites {
+		mine, other = 0, 1
+	}
+	if err := unix.SetNonblock(fds[mine], true); err != nil {
+		return nil, nil, err
+	}
+	process, ours = os.NewFile(uintptr(fds[other]), "pipe"), os.NewFile(uintptr(fds[mine]), "pipe")
+	*theirs = append(*theirs, process)
+	return process, ours, nil
+}
+
+// dup is another descriptor of a terminal, in the poller.
+func dup(f *os.File) *os.File {
+	fd := -1
+	if rc, err := f.SyscallConn(); err == nil {
+		_ = rc.Control(func(c uintptr) { fd, _ = unix.FcntlInt(c, unix.F_DUPFD_CLOEXEC, 0) })
+	}
+	_ = unix.SetNonblock(fd, true)
+	return os.NewFile(uintptr(fd), "console")
+}
+
+func copyIn(w *os.File, st *guest.Stream) {
+	_, _ = io.Copy(w, st)
+	w.Close()
+	_ = st.Close()
+}
+
+func copyConsole(w *os.File, st *guest.Stream) {
+	_, _ = io.Copy(w, st)
+	w.Close()
+}
+
+// How long output may take after its process has ended; as the monitor's own.
+const (
+	drainIdle  = 200 * time.Millisecond
+	drainLimit = 2 * time.Second
+)
+
+func (p *proc) copyOut(r *os.File, st *guest.Stream) {
+	defer p.outputs.Done()
+	defer func() { _ = st.Close() }() // only says that the other side closed first
+	defer r.Close()
+	buf := make([]byte, guest.MaxData)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, e := st.Write(buf[:n]); e != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+		select {
+		case <-p.ended:
+			_ = r.SetReadDeadline(time.Now().Add(drainIdle))
+		default:
+		}
+	}
+}
+
+// watch waits for the end of a process and tells about it, after its output.
+func (s *server) watch(p *proc) {
+	st, err := p.run.Wait(context.Background())
+	x := guest.Exited{ID: p.id, Status: uint32(st)}
+	if err != nil {
+		x.Error = err.Error()
+	}
+	if p.box != nil {
+		_ = writeFile(filepath.Join(p.box.cgroup, "cgroup.kill"), "1")
+		x.OOM = oomKilled(p.box.cgroup)
+	}
+	close(p.ended)
+	s.drain(p)
+	b, err := json.Marshal(x)
+	if err == nil {
+		_ = s.session.Send(guest.KindExited, 0, b)
+	}
+	if p.box == nil {
+		_ = p.run.Close()
+		s.forget(p.id)
+	}
+}
+
+func (s *server) drain(p *proc) {
+	for _, f := range p.files {
+		_ = f.SetReadDeadline(time.Now().Add(drainIdle))
+	}
+	done := make(chan struct{})
+	go func() { p.outputs.Wait(); close(done) }()
+	<-done
+}
+
+func (s *server) forget(id string) {
+	s.mu.Lock()
+	delete(s.procs, id)
+	s.mu.Unlock()
+}
+
+func (s *server) kill(p *proc) error {
+	_ = p.run.Signal(syscall.SIGKILL)
+	if p.box != nil {
+		return p.box.destroy()
+	}
+	return p.run.Close()
+}
+
+// discard gives back what a process holds.
+func (s *server) discard(p *proc) error {
+	if p.box == nil {
+		return nil
+	}
+	s.mu.Lock()
+	delete(s.boxes, p.id)
+	delete(s.procs, p.id)
+	s.mu.Unlock()
+	return p.box.destroy()
+}
+
+func (b *box) destroy() error {
+	err := b.run.Destroy()
+	_ = writeFile(filepath.Join(b.cgroup, "cgroup.kill"), "1")
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		if e := os.Remove(b.cgroup); e == nil || errors.Is(e, os.ErrNotExist) {
+			return err
+		}
+		time.Sleep(wait)
+	}
+	return err
+}
+
+func (s *server) freeze(id string, on bool) error {
+	b, err := s.box(id)
+	if err != nil {
+		return err
+	}
+	v := "0"
+	if on {
+		v = "1"
+	}
+	return writeFile(filepath.Join(b.cgroup, "cgroup.freeze"), v)
+}
+
+// stopAll ends the containers and writes the disk back.
+func (s *server) stopAll() error {
+	s.mu.Lock()
+	boxes := make([]*box, 0, len(s.boxes))
+	for _, b := range s.boxes {
+		boxes = append(boxes, b)
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, b := range boxes {
+		errs = append(errs, b.destroy())
+	}
+	if err := unix.Unmount(guest.DiskDir, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+		unix.Sync()
+		errs = append(errs, fmt.Errorf("unmount disk: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *server) off() {
+	s.shutdown.Do(func() { _ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) })
+}
+
+func writeLimits(dir string, l guest.Limits) error {
+	for name, v := range l {
+		if err := writeFile(filepath.Join(dir, filepath.Base(name)), v); err != nil {
+			if errors.Is(err, os.ErrNotExist) { // a controller that this kernel lacks
+				continue
+			}
+			return fmt.Errorf("set limit: %w", err)
+		}
+	}
+	return nil
+}
+
+func oomKilled(dir string) bool {
+	b, err := os.ReadFile(filepath.Join(dir, "memory.events"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return n != "0"
+		}
+	}
+	return false
+}
+
+func readStats(dir string) guest.Stats {
+	s := guest.Stats{}
+	for _, n := range []string{"cpu.stat", "memory.current", "memory.peak", "memory.max", "memory.stat", "pids.current", "pids.max", "io.stat", "cgroup.procs"} {
+		if b, err := os.ReadFile(filepath.Join(dir, n)); err == nil {
+			s[n] = string(b)
+		}
+	}
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err == nil {
+		s["machine"] = strconv.FormatUint(si.Totalram*uint64(si.Unit), 10)
+	}
+	return s
+}

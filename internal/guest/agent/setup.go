@@ -1,0 +1,401 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"hull/internal/guest"
+	"hull/internal/linux"
+	"hull/internal/linux/rtnl"
+)
+
+// portWait bounds the wait for the agent's port to appear.
+const portWait = 30 * time.Second
+
+// mountBase makes the guest's own root: a tmpfs, because a container's
+// pivot_root works from any mount but the kernel's first one.
+func mountBase() error {
+	if err := mount("tmpfs", "/root", "tmpfs", 0, "mode=0755,size=16m"); err != nil {
+		return err
+	}
+	for _, d := range []string{"proc", "sys", "dev", "run", "modules", "etc"} {
+		if err := os.Mkdir("/root/"+d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("/modules", "/root/modules", "", unix.MS_BIND, ""); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("bind modules: %w", err)
+	}
+	if err := unix.Chdir("/root"); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	for _, m := range []struct{ fs, dir, data string }{
+		{"proc", "/proc", ""},
+		{"sysfs", "/sys", ""},
+		{"devtmpfs", "/dev", "mode=0755"},
+		{"tmpfs", "/run", "mode=0755,size=16m"},
+		{"cgroup2", "/sys/fs/cgroup", "nsdelegate,memory_recursiveprot"},
+	} {
+		if err := mount(m.fs, m.dir, m.fs, unix.MS_NOSUID|unix.MS_NOEXEC, m.data); err != nil {
+			return err
+		}
+	}
+	for _, d := range []string{"/dev/pts", "/dev/shm", guest.RootDir, guest.DiskDir, guest.ShareDir, guest.FilesDir, filepath.Dir(guest.NetNS)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func mount(source, dir, fs string, flags uintptr, data string) error {
+	if err := unix.Mount(source, dir, fs, flags, data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", fs, dir, err)
+	}
+	return nil
+}
+
+// loadModules loads what the kernel does not have built in, in the order of
+// /modules/order. A module that is not there is in the kernel, or will be missed.
+func loadModules() error {
+	list, err := os.ReadFile("/modules/order")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for name := range strings.FieldsSeq(string(list)) {
+		f, err := os.Open(filepath.Join("/modules", filepath.Base(name)))
+		if err != nil {
+			return err
+		}
+		err = unix.FinitModule(linux.FD(f), "", 0)
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("load kernel module %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// delegate lets children of the root cgroup, and those of /hull, have limits.
+func delegate() error {
+	b, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(CgroupDir, 0o755); err != nil {
+		return err
+	}
+	for c := range strings.FieldsSeq(string(b)) {
+		for _, dir := range []string{"/sys/fs/cgroup", CgroupDir} {
+			if err := writeFile(dir+"/cgroup.subtree_control", "+"+c); err != nil && c != "hugetlb" {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func writeFile(path, value string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: fmt.Errorf("%q: %w", value, err)}
+	}
+	return nil
+}
+
+// openPort finds the port by its name and opens it.
+func openPort(name string) (*os.File, error) {
+	for limit := time.Now().Add(portWait); ; time.Sleep(2 * time.Millisecond) {
+		ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range ports {
+			b, err := os.ReadFile(p)
+			if err == nil && string(bytes.TrimSpace(b)) == name {
+				return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(p)), os.O_RDWR, 0)
+			}
+		}
+		if time.Now().After(limit) {
+			return nil, fmt.Errorf("no virtio-serial port %s: the kernel has no virtio_console, or the machine no such device", name)
+		}
+	}
+}
+
+// moveLinks gives the machine's interfaces a network namespace of their own, so
+// that a container joins one here as it does on a host. They are called
+// hull0, hull1, ... in the order of the devices until they learn their names.
+func moveLinks() error {
+	if err := linux.NewNetNS(guest.NetNS); err != nil {
+		return fmt.Errorf("make network namespace: %w", err)
+	}
+	ns, err := os.Open(guest.NetNS)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	for i, ifc := range devices() {
+		if err := rtnl.SetLink(ifc, rtnl.Link{Name: fmt.Sprintf("hull%d", i), NS: ns}); err != nil {
+			return err
+		}
+	}
+	return linux.InNetNS(guest.NetNS, func() error {
+		lo, err := net.InterfaceByName("lo")
+		if err != nil {
+			return err
+		}
+		return rtnl.SetLink(lo.Index, rtnl.Link{Up: true})
+	})
+}
+
+// devices are the indices of network devices, in the order in which the machine
+// has them: virtio-mmio devices are numbered from the last address down.
+func devices() []int {
+	var out []int
+	for i := range 64 {
+		ifc, err := net.InterfaceByIndex(i + 1)
+		if err != nil || ifc.Flags&net.FlagLoopback != 0 || len(ifc.HardwareAddr) != 6 {
+			continue
+		}
+		out = append(out, ifc.Index)
+	}
+	return out
+}
+
+// configure sets the interfaces up.
+func configure(nets []guest.Interface) error {
+	if len(nets) == 0 {
+		return nil
+	}
+	return linux.InNetNS(guest.NetNS, func() error {
+		for i, n := range nets {
+			if err := configureOne(fmt.Sprintf("hull%d", i), n); err != nil {
+				return fmt.Errorf("interface %s: %w", n.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+func configureOne(device string, n guest.Interface) error {
+	ifc, err := net.InterfaceByName(device)
+	if err != nil {
+		return fmt.Errorf("no such device in the machine (does the kernel have virtio_net?): %w", err)
+	}
+	mac, err := net.ParseMAC(n.Mac)
+	if err != nil {
+		return err
+	}
+	// Without it an IPv6 address could not be used for a second.
+	_ = writeFile("/proc/sys/net/ipv6/conf/"+device+"/accept_dad", "0")
+	if err := rtnl.SetLink(ifc.Index, rtnl.Link{Name: n.Name, Mac: mac, MTU: n.MTU}); err != nil {
+		return err
+	}
+	if err := rtnl.SetLink(ifc.Index, rtnl.Link{Up: true}); err != nil {
+		return err
+	}
+	for _, a := range n.Addrs {
+		p, err := netip.ParsePrefix(a)
+		if err != nil {
+			return err
+		}
+		if err := rtnl.AddAddr(ifc.Index, p); err != nil {
+			return err
+		}
+	}
+	for _, r := range n.Routes {
+		t := rtnl.Route{Index: ifc.Index, OnLink: r.OnLink}
+		if r.Dst != "" {
+			if t.Dst, err = netip.ParsePrefix(r.Dst); err != nil {
+				return err
+			}
+		}
+		if r.Gateway != "" {
+			if t.Gateway, err = netip.ParseAddr(r.Gateway); err != nil {
+				return err
+			}
+		}
+		if err := rtnl.AddRoute(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// uniquify makes this machine differ from every other one of its template, before
+// anything of the workload runs.
+func uniquify(b *guest.Boot) error {
+	if err := setClock(b.Now); err != nil {
+		return err
+	}
+	if len(b.Seed) > 0 {
+		if err := addEntropy(b.Seed); err != nil {
+			return fmt.Errorf("seed random numbers: %w", err)
+		}
+	}
+	if b.Hostname != "" {
+		if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
+			return fmt.Errorf("set host name: %w", err)
+		}
+	}
+	return nil
+}
+
+func setClock(ns int64) error {
+	tv := unix.NsecToTimeval(ns)
+	if err := unix.Settimeofday(&tv); err != nil {
+		return fmt.Errorf("set clock: %w", err)
+	}
+	return nil
+}
+
+// addEntropy credits the kernel with seed and has it draw on it at once: two
+// machines of one template would otherwise continue the same stream.
+func addEntropy(seed []byte) error {
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed))) // struct rand_pool_info
+	b = binary.NativeEndian.AppendUint32(b, uint32(len(seed)))
+	b = append(b, seed...)
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&b[0]))); e != 0 {
+		return e
+	}
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDRESEEDCRNG, 0); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// blkflsbuf drops what the kernel remembers of a disk: when the template was
+// made, it had another's content.
+const blkflsbuf = 0x1261
+
+// mountDisks mounts what the machine has been given.
+func mountDisks(b *guest.Boot) error {
+	if b.Root {
+		if err := mountDisk(guest.RootSerial, guest.RootDir, "erofs", unix.MS_RDONLY, ""); err != nil {
+			return err
+		}
+	}
+	if b.Disk {
+		// Inode tables are left as they are, which is empty: to write them would only
+		// fill a sparse file.
+		if err := mountDisk(guest.DiskSerial, guest.DiskDir, "ext4", 0, "noinit_itable,errors=remount-ro"); err != nil {
+			return err
+		}
+		for _, d := range []string{guest.UpperDir, guest.WorkDir} {
+			if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+				return err
+			}
+		}
+		if err := sameRoot(); err != nil {
+			return err
+		}
+	}
+	if b.Share {
+		if err := mount(guest.ShareTag, guest.ShareDir, "9p", 0, "trans=virtio,version=9p2000.L,msize=262144,cache=mmap,access=client,posixacl"); err != nil {
+			return fmt.Errorf("%w (does the kernel have 9p?)", err)
+		}
+	}
+	return nil
+}
+
+// sameRoot gives the writable layer the owner and mode of the image's root, which
+// are what the container's "/" shows.
+func sameRoot() error {
+	var st unix.Stat_t
+	if err := unix.Stat(guest.RootDir, &st); err != nil {
+		return err
+	}
+	if err := unix.Chown(guest.UpperDir, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	return unix.Chmod(guest.UpperDir, st.Mode&0o7777)
+}
+
+func mountDisk(serial, dir, fs string, flags uintptr, data string) error {
+	dev, err := findDisk(serial)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(dev)
+	if err != nil {
+		return err
+	}
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), blkflsbuf, 0)
+	f.Close()
+	if e != 0 {
+		return fmt.Errorf("flush %s: %w", dev, e)
+	}
+	err = mount(dev, dir, fs, flags, data)
+	if errors.Is(err, unix.ENODEV) {
+		err = fmt.Errorf("%w: the guest's kernel lacks %s", err, fs)
+	}
+	return err
+}
+
+// findDisk finds a virtio disk by the serial it was given.
+func findDisk(serial string) (string, error) {
+	all, err := filepath.Glob("/sys/block/vd*/serial")
+	if err != nil {
+		return "", err
+	}
+	for _, p := range all {
+		b, err := os.ReadFile(p)
+		if err == nil && string(bytes.TrimSpace(b)) == serial {
+			return "/dev/" + filepath.Base(filepath.Dir(p)), nil
+		}
+	}
+	return "", fmt.Errorf("the machine has no disk %s (does the kernel have virtio_blk?)", serial)
+}
+
+// kernelRelease and memory are what the guest says of itself.
+func describeGuest() guest.BootReply {
+	r := guest.BootReply{Version: guest.Version}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err == nil {
+		r.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	if f, err := os.Open("/proc/meminfo"); err == nil {
+		defer f.Close()
+		sc := bufio.NewScanner(f)
+		for sc.Scan() {
+			var kb int64
+			if _, err := fmt.Sscanf(sc.Text(), "MemAvailable: %d kB", &kb); err == nil {
+				r.Memory = kb << 10
+			}
+		}
+	}
+	return r
+}

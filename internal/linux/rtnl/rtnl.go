@@ -1,0 +1,251 @@
+// Package rtnl speaks the few words of rtnetlink that are needed where a whole
+// library is too much: in a microVM's process 1 and in monitors. Every call
+// opens a socket of its own, in the calling thread's network namespace.
+package rtnl
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// request is one message being built.
+type request struct{ b []byte }
+
+func newRequest(kind, flags uint16, body ...byte) *request {
+	r := &request{make([]byte, unix.SizeofNlMsghdr, 256)}
+	binary.NativeEndian.PutUint16(r.b[4:], kind)
+	binary.NativeEndian.PutUint16(r.b[6:], flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	r.b = append(r.b, body...)
+	return r
+}
+
+func (r *request) attr(kind uint16, data []byte) {
+	r.b = binary.NativeEndian.AppendUint16(r.b, uint16(4+len(data)))
+	r.b = binary.NativeEndian.AppendUint16(r.b, kind)
+	r.b = append(r.b, data...)
+	for len(r.b)%4 != 0 {
+		r.b = append(r.b, 0)
+	}
+}
+
+func (r *request) u32(kind uint16, v uint32) { r.attr(kind, binary.NativeEndian.AppendUint32(nil, v)) }
+func (r *request) str(kind uint16, v string) { r.attr(kind, append([]byte(v), 0)) }
+
+// nest adds attributes inside another.
+func (r *request) nest(kind uint16, fill func()) {
+	at := len(r.b)
+	r.attr(kind, nil)
+	fill()
+	binary.NativeEndian.PutUint16(r.b[at:], uint16(len(r.b)-at))
+}
+
+// do sends the message and waits for the kernel's verdict.
+func (r *request) do() error {
+	binary.NativeEndian.PutUint32(r.b, uint32(len(r.b)))
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Sendto(fd, r.b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("sendto", err)
+	}
+	var buf [8192]byte
+	for {
+		n, _, err := unix.Recvfrom(fd, buf[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("recvfrom", err)
+		}
+		if n < unix.SizeofNlMsghdr+4 {
+			return unix.EBADMSG
+		}
+		if binary.NativeEndian.Uint16(buf[4:]) != unix.NLMSG_ERROR {
+			continue
+		}
+		if e := int32(binary.NativeEndian.Uint32(buf[unix.SizeofNlMsghdr:])); e != 0 {
+			return syscall.Errno(-e)
+		}
+		return nil
+	}
+}
+
+func link(index int, flags, change uint32) []byte {
+	b := make([]byte, unix.SizeofIfInfomsg)
+	b[0] = unix.AF_UNSPEC
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	binary.NativeEndian.PutUint32(b[8:], flags)
+	binary.NativeEndian.PutUint32(b[12:], change)
+	return b
+}
+
+// Link is what to change of an interface; zero values stay as they are.
+type Link struct {
+	Name string
+	Mac  []byte
+	MTU  int
+	NS   *os.File // network namespace to move to
+	Up   bool
+}
+
+// SetLink changes an interface.
+func SetLink(index int, l Link) error {
+	var flags uint32
+	if l.Up {
+		flags = unix.IFF_UP
+	}
+	r := newRequest(unix.RTM_NEWLINK, 0, link(index, flags, flags)...)
+	if l.Name != "" {
+		r.str(unix.IFLA_IFNAME, l.Name)
+	}
+	if l.Mac != nil {
+		r.attr(unix.IFLA_ADDRESS, l.Mac)
+	}
+	if l.MTU > 0 {
+		r.u32(unix.IFLA_MTU, uint32(l.MTU))
+	}
+	if l.NS != nil {
+		r.u32(unix.IFLA_NET_NS_FD, uint32(l.NS.Fd()))
+	}
+	if err := r.do(); err != nil {
+		return fmt.Errorf("set interface %d: %w", index, err)
+	}
+	return nil
+}
+
+// AddAddr gives an interface an address. IPv6 ones are used at once, without
+// looking for a duplicate.
+func AddAddr(index int, p netip.Prefix) error {
+	b := make([]byte, unix.SizeofIfAddrmsg)
+	b[0] = family(p.Addr())
+	b[1] = byte(p.Bits())
+	if p.Addr().Is6() {
+		b[2] = unix.IFA_F_NODAD
+		if p.Addr().IsLinkLocalUnicast() {
+			b[3] = unix.RT_SCOPE_LINK
+		}
+	}
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	r := newRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b...)
+	r.attr(unix.IFA_LOCAL, p.Addr().AsSlice())
+	r.attr(unix.IFA_ADDRESS, p.Addr().AsSlice())
+	if err := r.do(); err != nil {
+		return fmt.Errorf("add address %s: %w", p, err)
+	}
+	return nil
+}
+
+// Route leads to Dst (the zero prefix = everything) through Gateway, or without
+// one to who is on the link.
+type Route struct {
+	Index   int
+	Dst     netip.Prefix
+	Gateway netip.Addr
+	OnLink  bool
+}
+
+// AddRoute adds a route to the main table.
+func AddRoute(t Route) error {
+	b := make([]byte, unix.SizeofRtMsg)
+	b[0] = family(t.Gateway)
+	if !t.Gateway.IsValid() {
+		b[0] = family(t.Dst.Addr())
+		b[6] = unix.RT_SCOPE_LINK
+	}
+	b[4], b[5], b[7] = unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RTN_UNICAST
+	if t.OnLink {
+		binary.NativeEndian.PutUint32(b[8:], unix.RTNH_F_ONLINK)
+	}
+	if t.Dst.IsValid() {
+		b[1] = byte(t.Dst.Bits())
+	}
+	r := newRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b...)
+	if t.Dst.IsValid() && t.Dst.Bits() > 0 {
+		r.attr(unix.RTA_DST, t.Dst.Addr().AsSlice())
+	}
+	if t.Gateway.IsValid() {
+		r.attr(unix.RTA_GATEWAY, t.Gateway.AsSlice())
+	}
+	r.u32(unix.RTA_OIF, uint32(t.Index))
+	if err := r.do(); err != nil {
+		return fmt.Errorf("add route to %s through %s: %w", t.Dst, t.Gateway, err)
+	}
+	return nil
+}
+
+func family(a netip.Addr) byte {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func tc(index int, handle, parent, info uint32) []byte {
+	b := make([]byte, 20)
+	b[0] = unix.AF_UNSPEC
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	binary.NativeEndian.PutUint32(b[8:], handle)
+	binary.NativeEndian.PutUint32(b[12:], parent)
+	binary.NativeEndian.PutUint32(b[16:], info)
+	return b
+}
+
+const (
+	tcIngress       = 0xfffffff1 // TC_H_INGRESS
+	ingressHandle   = 0xffff0000
+	mirredRedir     = 1 // TCA_EGRESS_REDIR
+	actStolen       = 4 // TC_ACT_STOLEN
+	tcaKind         = 1
+	tcaOptions      = 2
+	u32Sel          = 5
+	u32Act          = 7
+	actKind         = 1
+	actOptions      = 2
+	mirredParms     = 2
+	selTerminal     = 1 // TC_U32_TERMINAL
+	redirectPrio    = 1
+	mirredParmsSize = 28
+)
+
+// Redirect hands every packet that comes in at interface from to interface to,
+// as if it were sent there: with one in each direction, the two are one wire.
+func Redirect(from, to int) error {
+	q := newRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, tc(from, ingressHandle, tcIngress, 0)...)
+	q.str(tcaKind, "ingress")
+	if err := q.do(); err != nil {
+		return fmt.Errorf("add ingress queue to interface %d: %w", from, err)
+	}
+	info := uint32(redirectPrio)<<16 | uint32(htons(unix.ETH_P_ALL))
+	f := newRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, tc(from, 0, ingressHandle, info)...)
+	f.str(tcaKind, "u32")
+	f.nest(tcaOptions, func() {
+		sel := make([]byte, 16+16) // struct tc_u32_sel with one key that matches all
+		sel[0], sel[2] = selTerminal, 1
+		f.attr(u32Sel, sel)
+		f.nest(u32Act, func() {
+			f.nest(1, func() {
+				f.str(actKind, "mirred")
+				f.nest(actOptions, func() {
+					p := make([]byte, mirredParmsSize) // struct tc_mirred
+					binary.NativeEndian.PutUint32(p[8:], actStolen)
+					binary.NativeEndian.PutUint32(p[20:], mirredRedir)
+					binary.NativeEndian.PutUint32(p[24:], uint32(to))
+					f.attr(mirredParms, p)
+				})
+			})
+		})
+	})
+	if err := f.do(); err != nil {
+		return fmt.Errorf("redirect interface %d to %d: %w", from, to, err)
+	}
+	return nil
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }

@@ -1,0 +1,444 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/guest"
+	"hull/internal/linux"
+	"hull/internal/monitor"
+	"hull/internal/vmm"
+)
+
+const (
+	// offLimit is how long a guest may take to write its disk back and go.
+	offLimit = 8 * time.Second
+	// callLimit bounds a short question to the guest.
+	callLimit = 30 * time.Second
+	// shareName is the directory of a pod that its guest sees.
+	shareName = "share"
+	// maxExits bounds the exits kept of processes that the monitor never asks after.
+	maxExits = 1024
+)
+
+// backend is one pod's machine.
+type backend struct {
+	pod  monitor.BackendPod
+	conf Config
+
+	mu      sync.Mutex
+	taps    []*os.File
+	m       *vmm.Machine
+	c       *guest.Client
+	made    bool
+	closed  bool
+	procs   map[string]*process
+	unasked map[string]guest.Exited // of processes that Add has not told of yet
+}
+
+// New is the backend's monitor.NewBackend.
+func New(p monitor.BackendPod) (monitor.Backend, error) {
+	b := &backend{pod: p, procs: map[string]*process{}, unasked: map[string]guest.Exited{}}
+	if err := json.Unmarshal(p.Config, &b.conf); err != nil {
+		return nil, fmt.Errorf("decode configuration: %w", err)
+	}
+	return b, nil
+}
+
+// Create implements monitor.Backend.
+func (b *backend) Create(ctx context.Context, r monitor.CreateRequest) (_ monitor.Container, err error) {
+	var s Spec
+	if err := json.Unmarshal(r.Spec, &s); err != nil {
+		return nil, fmt.Errorf("decode container: %w", err)
+	}
+	b.mu.Lock()
+	again := b.made
+	b.made = true
+	b.mu.Unlock()
+	if again {
+		return nil, fmt.Errorf("a virtual machine holds one container; use --isolation container for pods of several: %w", errdefs.ErrNotImplemented)
+	}
+	defer func() {
+		if err != nil {
+			b.kill()
+			b.mu.Lock()
+			b.made = false
+			b.mu.Unlock()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(b.conf.BootSeconds)*time.Second)
+	defer cancel()
+	if err := b.boot(ctx, s); err != nil {
+		return nil, err
+	}
+	p, err := b.add(ctx, guest.Start{
+		ID: r.ID, Plan: s.Plan, Container: s.Container, TTY: r.TTY, Stdin: s.Stdin, Rows: r.Stdio.Rows, Cols: r.Stdio.Cols,
+	}, r.Stdio)
+	if err != nil {
+		return nil, err
+	}
+	return &container{b: b, id: r.ID, main: p}, nil
+}
+
+// boot starts the machine, restored where there is a template, and waits until
+// the guest has its disks and its network.
+func (b *backend) boot(ctx context.Context, s Spec) error {
+	m, err := b.start(ctx, s, b.conf.State != "")
+	if err != nil && b.conf.State != "" && ctx.Err() == nil {
+		b.pod.Warn("the machine is booted because its template cannot be restored: " + err.Error())
+		m, err = b.start(ctx, s, false)
+	}
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		m.Kill()
+		return fmt.Errorf("the pod is being destroyed: %w", errdefs.ErrFailedPrecondition)
+	}
+	b.m = m
+	b.c = guest.Dial(m.Agent, b.exited, b.resolve)
+	c := b.c
+	b.mu.Unlock()
+	go func() {
+		// A guest that breaks the protocol, or whose process 1 has ended, is no use.
+		<-c.Gone()
+		m.Kill()
+	}()
+	go func() {
+		<-m.Done()
+		c.Close()
+		b.lost(m)
+	}()
+	if err := b.limit(m.Pid); err != nil {
+		return err
+	}
+	seed := make([]byte, 64)
+	if _, err := unix.Getrandom(seed, 0); err != nil {
+		return fmt.Errorf("seed for the guest: %w", err)
+	}
+	_, err = c.Boot(ctx, guest.Boot{
+		Now: time.Now().UnixNano(), Seed: seed, Hostname: b.conf.Hostname, Nets: b.conf.Nets, DNS: b.conf.NetNS != "",
+		Root: true, Disk: s.Disk != "", Share: len(s.Binds) > 0,
+	})
+	if err == nil && s.Fill != "" {
+		err = b.fill(ctx, s.Fill)
+	}
+	if err != nil {
+		return m.Explain(fmt.Errorf("boot the guest: %w", err))
+	}
+	return nil
+}
+
+// start runs QEMU.
+func (b *backend) start(ctx context.Context, s Spec, template bool) (*vmm.Machine, error) {
+	c := b.conf.Machine
+	f := vmm.Files{Taps: b.taps}
+	if template {
+		st, err := os.Open(b.conf.State)
+		if err != nil {
+			return nil, fmt.Errorf("open template: %w", err)
+		}
+		defer st.Close()
+		f.State, c.Incoming, c.MemoryFile = st, true, b.conf.Memory
+	}
+	// The same devices in the same order as in the template.
+	c.Disks = Disks(s.Root, s.Disk)
+	for i, n := range b.conf.Nets {
+		c.Nets = append(c.Nets, vmm.Net{Mac: n.Mac, Tap: i < len(b.taps)})
+	}
+	for i := len(c.Nets); i < b.conf.Slots; i++ {
+		c.Nets = append(c.Nets, vmm.Net{Mac: SpareMac(i)})
+	}
+	c.Share, c.ShareTag = filepath.Join(b.pod.Dir, shareName), guest.ShareTag
+	if err := b.makeShare(c.Share, s.Binds); err != nil {
+		return nil, err
+	}
+	f.Before = func() error { return mountShare(c.Share, s.Binds) }
+	return vmm.Start(ctx, c, f)
+}
+
+// Disks are a machine's, in order; "" = none there.
+func Disks(root, disk string) []vmm.Disk {
+	return []vmm.Disk{
+		{Path: root, Serial: guest.RootSerial, ReadOnly: true, Absent: root == ""},
+		{Path: disk, Serial: guest.DiskSerial, Absent: disk == ""},
+	}
+}
+
+// SpareMac is the address of network device i as long as it is connected to nothing.
+func SpareMac(i int) string { return fmt.Sprintf("02:68:75:6c:6c:%02x", i) }
+
+// makeShare makes what is mounted over: a directory or a file for each bind.
+func (b *backend) makeShare(dir string, binds []Bind) error {
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make share: %w", err)
+	}
+	for _, x := range binds {
+		st, err := os.Stat(x.Source)
+		if err != nil {
+			return fmt.Errorf("bind: %w", err)
+		}
+		path := filepath.Join(dir, x.Name)
+		if st.IsDir() {
+			err = os.Mkdir(path, 0o755)
+		} else {
+			var f *os.File
+			if f, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o644); err == nil {
+				err = f.Close()
+			}
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("make share: %w", err)
+		}
+	}
+	return nil
+}
+
+// mountShare binds the host's directories below dir, in a mount namespace that
+// only QEMU will have. It runs on QEMU's thread.
+func mountShare(dir string, binds []Bind) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+		return fmt.Errorf("make mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	for _, x := range binds {
+		f, err := linux.OpenTree(x.Source, true)
+		if err != nil {
+			return fmt.Errorf("bind %s: %w", x.Source, err)
+		}
+		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+		if x.ReadOnly {
+			attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+		}
+		err = unix.MountSetattr(linux.FD(f), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr)
+		if err == nil {
+			err = unix.MoveMount(linux.FD(f), "", unix.AT_FDCWD, filepath.Join(dir, x.Name), unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("bind %s: %w", x.Source, err)
+		}
+	}
+	return nil
+}
+
+// limit puts QEMU into the pod's cgroups.
+func (b *backend) limit(pid int) error {
+	for _, dir := range b.conf.Cgroups {
+		fd, err := unix.Open(filepath.Join(dir, "cgroup.procs"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open cgroup %s: %w", dir, err)
+		}
+		_, err = unix.Write(fd, []byte(strconv.Itoa(pid)))
+		_ = unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("join cgroup %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// fill puts what was copied into the container before its first start into its
+// writable layer, as a layer's tar that the driver has made.
+func (b *backend) fill(ctx context.Context, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open what was copied: %w", err)
+	}
+	defer f.Close()
+	return b.c.Fill(ctx, f)
+}
+
+// Call implements monitor.Backend.
+func (b *backend) Call(ctx context.Context, op string, body []byte, files []*os.File) ([]byte, []*os.File, error) {
+	if op == OpTaps {
+		return nil, nil, b.takeTaps(files)
+	}
+	b.mu.Lock()
+	c, m := b.c, b.m
+	b.mu.Unlock()
+	if c == nil {
+		return nil, nil, fmt.Errorf("the machine does not run: %w", errdefs.ErrNotFound)
+	}
+	switch op {
+	case OpCopy, OpUnpack, OpUpper: // as long as it takes
+		if len(files) != 1 {
+			return nil, nil, fmt.Errorf("%s with %d files: %w", op, len(files), errdefs.ErrInvalidArgument)
+		}
+		return nil, nil, archive(ctx, c, op, body, files[0])
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	switch op {
+	case OpPause, OpResume:
+		return nil, nil, c.Freeze(ctx, string(body), op == OpPause)
+	case OpStats:
+		st, err := c.Stats(ctx, string(body))
+		if err != nil {
+			return nil, nil, err
+		}
+		out, err := json.Marshal(Sample{Guest: st, Pid: m.Pid})
+		return out, nil, err
+	case OpLimit:
+		var l Limit
+		if err := json.Unmarshal(body, &l); err != nil {
+			return nil, nil, err
+		}
+		return nil, nil, c.Limit(ctx, l.ID, l.Limits)
+	case OpStat:
+		var p Path
+		if err := json.Unmarshal(body, &p); err != nil {
+			return nil, nil, err
+		}
+		st, err := c.Stat(ctx, p.ID, p.Path)
+		if err != nil {
+			return nil, nil, err
+		}
+		out, err := json.Marshal(st)
+		return out, nil, err
+	}
+	return nil, nil, fmt.Errorf("operation %q: %w", op, errdefs.ErrNotImplemented)
+}
+
+func archive(ctx context.Context, c *guest.Client, op string, body []byte, f *os.File) error {
+	if op == OpUpper {
+		return c.Upper(ctx, f)
+	}
+	var p Path
+	if err := json.Unmarshal(body, &p); err != nil {
+		return err
+	}
+	if op == OpCopy {
+		return c.Copy(ctx, p.ID, p.Path, f)
+	}
+	return c.Unpack(ctx, p.ID, p.Path, p.KeepKinds, p.KeepOwner, f)
+}
+
+// takeTaps keeps duplicates: the monitor closes what it was given.
+func (b *backend) takeTaps(files []*os.File) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, f := range files {
+		fd, err := unix.FcntlInt(uintptr(linux.FD(f)), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		b.taps = append(b.taps, os.NewFile(uintptr(fd), "tap"))
+	}
+	return nil
+}
+
+// Close implements monitor.Backend: the guest writes its disk back and goes, or is
+// ended.
+func (b *backend) Close() error {
+	b.mu.Lock()
+	b.closed = true
+	c, m := b.c, b.m
+	b.mu.Unlock()
+	if m != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), offLimit)
+		err := c.Off(ctx)
+		if err == nil {
+			select {
+			case <-m.Done():
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			}
+		}
+		cancel()
+		select {
+		case <-m.Done():
+		default:
+			b.pod.Warn("the machine is ended because the guest does not end it: " + fmt.Sprint(err))
+		}
+	}
+	b.kill()
+	return nil
+}
+
+// kill ends the machine at once and gives back what it had.
+func (b *backend) kill() {
+	b.mu.Lock()
+	m, taps := b.m, b.taps
+	b.taps = nil
+	b.mu.Unlock()
+	if m != nil {
+		m.Kill()
+		<-m.Done()
+	}
+	linux.CloseAll(taps)
+}
+
+// lost tells every process that the machine has gone.
+func (b *backend) lost(m *vmm.Machine) {
+	err := m.Why()
+	b.mu.Lock()
+	procs := b.procs
+	b.procs = map[string]*process{}
+	b.mu.Unlock()
+	for _, p := range procs {
+		p.end(guest.Exited{}, &monitor.LostError{Text: err.Error()})
+	}
+}
+
+// exited is told by the guest. The process may not be known yet: the frame can
+// overtake the answer's way to us.
+func (b *backend) exited(x guest.Exited) {
+	b.mu.Lock()
+	p := b.procs[x.ID]
+	delete(b.procs, x.ID)
+	if p == nil && len(b.unasked) < maxExits {
+		b.unasked[x.ID] = x
+	}
+	b.mu.Unlock()
+	if p != nil {
+		p.end(x, nil)
+	}
+}
+
+// resolve answers a query of the guest's with the pod's name server, in the pod's
+// network namespace. Both ends frame as DNS over TCP does.
+func (b *backend) resolve(st io.ReadWriter) error {
+	s, err := dialResolver(b.conf.NetNS)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.SetDeadline(time.Now().Add(callLimit)); err != nil {
+		return err
+	}
+	if err := copyMessage(s, st); err != nil {
+		return err
+	}
+	return copyMessage(st, s)
+}
+
+// copyMessage copies one message with its length in front.
+func copyMessage(w io.Writer, r io.Reader) error {
+	b := make([]byte, 2, 514)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return err
+	}
+	n := int(b[0])<<8 | int(b[1])
+	b = append(b, make([]byte, n)...)
+	if _, err := io.ReadFull(r, b[2:]); err != nil {
+		return err
+	}
+	_, err := w.Write(b)
+	return err
+}

@@ -1,0 +1,85 @@
+// Package vm is the monitor's half of isolation "vm": it starts QEMU when the
+// pod's container comes, speaks with hull-guest in it, and presents the processes
+// there to the monitor as if they were here.
+package vm
+
+import (
+	"hull/internal/guest"
+	"hull/internal/vmm"
+)
+
+// Name is the backend's, in the monitor and in handles.
+const Name = "vm"
+
+// Config is what the driver knows of a pod before it has a container.
+type Config struct {
+	Machine vmm.Config // without disks, nets, share and template
+	// State is a template's device state, and Memory its memory; "" = boot.
+	State, Memory string
+	Hostname      string
+	NetNS         string   // where the pod's name server is, "" = none
+	Nets          []Net    // in order; their taps come with Call(OpTaps)
+	Slots         int      // network devices that the template has
+	Cgroups       []string // directories whose cgroup.procs QEMU is written to
+	BootSeconds   int      // how long a guest may take until it answers
+}
+
+// Net is an interface of the pod.
+type Net = guest.Interface
+
+// Spec is a container: CreateRequest.Spec.
+type Spec struct {
+	Plan      []byte // runtime.Plan, for the guest
+	Container guest.Container
+	Root      string // the image's file system, a block image
+	Disk      string // the writable one
+	Fill      string // a directory whose content goes into the writable layer first, "" = none
+	Binds     []Bind
+	Stdin     bool
+}
+
+// Bind is a directory or file of the host, shown to the guest as ShareDir/Name.
+type Bind struct {
+	Name, Source string
+	ReadOnly     bool
+}
+
+// Exec is the plan of another process.
+type Exec struct {
+	ID        string
+	Plan      []byte // runtime.ExecPlan
+	Container guest.Container
+	TTY       bool
+	Stdin     bool
+}
+
+// Operations of Call. The body is JSON where there is one.
+const (
+	OpTaps   = "taps"   // files: one tap for each of Config.Nets
+	OpPause  = "pause"  // body: container id
+	OpResume = "resume" // body: container id
+	OpStats  = "stats"  // body: container id; reply: Sample
+	OpLimit  = "limit"  // body: Limit
+	OpCopy   = "copy"   // body: Path; file: where the tar goes
+	OpUnpack = "unpack" // body: Path; file: where the tar comes from
+	OpStat   = "stat"   // body: Path; reply: guest.FileStat
+	OpUpper  = "upper"  // file: where the layer's tar goes
+)
+
+// Sample is what a container uses, and what the machine does on the host.
+type Sample struct {
+	Guest guest.Stats
+	Pid   int // QEMU's
+}
+
+// Limit changes limits.
+type Limit struct {
+	ID     string
+	Limits guest.Limits
+}
+
+// Path is a path in a container.
+type Path struct {
+	ID, Path             string
+	KeepKinds, KeepOwner bool
+}

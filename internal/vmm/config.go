@@ -1,0 +1,170 @@
+// Package vmm runs virtual machines with QEMU: its argument vector as a pure
+// function of a Config, and a client of its monitor protocol (QMP). It knows
+// nothing of containers.
+package vmm
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Accel is how instructions are executed.
+type Accel string
+
+// The accelerators.
+const (
+	KVM Accel = "kvm" // in hardware
+	TCG Accel = "tcg" // emulated: works everywhere
+)
+
+// CodeBuffer is TCG's buffer of translated code, in MiB. It is most of what an
+// idle machine costs, and 32 hold a small kernel with a database.
+const CodeBuffer = 32
+
+// Layout changes when Args does: a template fits only machines of the same one.
+const Layout = 1
+
+// DiskSize is the size of every disk, whatever it holds: a template's device
+// state holds its disks' sizes, and a machine restored from it has others.
+const DiskSize = 64 << 30
+
+// Config is a machine. It is pure data: Args says all that QEMU is told.
+type Config struct {
+	QEMU     string // the program
+	Accel    Accel
+	CPUs     int
+	Memory   int64  // bytes
+	Kernel   string // uncompressed ELF with a PVH entry
+	Initrd   string
+	Cmdline  string
+	Name     string // shown in process lists
+	Disks    []Disk
+	Nets     []Net
+	Share    string // host directory for the guest (9p), "" = none
+	ShareTag string
+	// ACPI is for kernels that find virtio devices in its tables only. Ours find
+	// them on the command line, which QEMU completes, and start faster without.
+	ACPI bool
+	// MemoryFile backs the guest's memory; "" = anonymous memory. MemoryShared
+	// writes through to it (a template being made), else pages are copied on
+	// write (a machine made from one).
+	MemoryFile   string
+	MemoryShared bool
+	// Incoming waits for a template's device state (QMP migrate-incoming).
+	Incoming bool
+}
+
+// Disk is a raw image on a virtio-blk device, known to the guest by its serial.
+type Disk struct {
+	Path     string
+	Serial   string
+	ReadOnly bool
+	Absent   bool // as large as all, but nothing is there
+}
+
+// Net is a virtio-net device. With Tap it is that descriptor's other end, else
+// it is connected to nothing.
+type Net struct {
+	Mac string
+	Tap bool
+}
+
+// Descriptors are the numbers that a machine's inherited files have in QEMU.
+type Descriptors struct {
+	QMP   int   // connected socket
+	Agent int   // connected socket: the guest's port AgentPort
+	Log   int   // connected socket: what the guest's kernel prints
+	Taps  []int // one per Net with Tap
+}
+
+// AgentPort is the name of the virtio-serial port to the guest's process 1.
+const AgentPort = "hull.agent"
+
+// Args is the argument vector, program first.
+func Args(c Config, fd Descriptors) []string {
+	a := []string{
+		c.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", comma(c.Name),
+		"-sandbox", "on,obsolete=deny,elevateprivileges=allow,spawn=deny,resourcecontrol=deny",
+		"-machine", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=" + onOff(c.ACPI),
+		"-accel", accel(c), "-cpu", cpu(c.Accel), "-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>20, 10) + "M",
+		"-object", memory(c),
+		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.Cmdline,
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fd.QMP), "-mon", "chardev=qmp,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=log,fd=%d", fd.Log), "-serial", "chardev:log",
+		"-device", "virtio-serial-device,max_ports=2",
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", fd.Agent),
+		"-device", "virtserialport,chardev=agent,name=" + AgentPort,
+		"-device", "virtio-rng-device",
+		"-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on",
+	}
+	for i, d := range c.Disks {
+		id := "disk" + strconv.Itoa(i)
+		// No discards: see keepTemplate.
+		drive := fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=ignore,detect-zeroes=off,file.driver=file,file.filename=%s,file.locking=off",
+			id, onOff(d.ReadOnly), comma(d.Path))
+		if d.Absent {
+			drive = fmt.Sprintf("driver=null-co,node-name=%s,size=%d,read-zeroes=on,read-only=%s", id, int64(DiskSize), onOff(d.ReadOnly))
+		}
+		a = append(a, "-blockdev", drive, "-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s,discard=off,write-zeroes=off", id, comma(d.Serial)))
+	}
+	taps := fd.Taps
+	for i, n := range c.Nets {
+		id := "net" + strconv.Itoa(i)
+		// Without a peer the device reports no link; a hub port is one that leads nowhere.
+		back := "hubport,id=" + id + ",hubid=" + strconv.Itoa(i)
+		if n.Tap {
+			back = fmt.Sprintf("tap,id=%s,fd=%d,vhost=off", id, taps[0])
+			taps = taps[1:]
+		}
+		a = append(a, "-netdev", back, "-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, n.Mac))
+	}
+	if c.Share != "" {
+		a = append(
+			a, "-fsdev", "local,id=share,path="+comma(c.Share)+",security_model=passthrough,multidevs=remap",
+			"-device", "virtio-9p-device,fsdev=share,mount_tag="+comma(c.ShareTag),
+		)
+	}
+	if c.Incoming {
+		a = append(a, "-incoming", "defer")
+	}
+	return a
+}
+
+func accel(c Config) string {
+	if c.Accel == KVM {
+		return "kvm"
+	}
+	thread := "single"
+	if c.CPUs > 1 {
+		thread = "multi"
+	}
+	return fmt.Sprintf("tcg,thread=%s,tb-size=%d", thread, CodeBuffer)
+}
+
+// cpu is the most that there is. Under TCG without five-level page tables, which
+// only make each look-up longer.
+func cpu(a Accel) string {
+	if a == KVM {
+		return "host"
+	}
+	return "max,la57=off"
+}
+
+func memory(c Config) string {
+	size := strconv.FormatInt(c.Memory>>20, 10) + "M"
+	if c.MemoryFile == "" {
+		return "memory-backend-memfd,id=mem,share=on,size=" + size
+	}
+	return fmt.Sprintf("memory-backend-file,id=mem,size=%s,mem-path=%s,share=%s", size, comma(c.MemoryFile), onOff(c.MemoryShared))
+}
+
+func onOff(v bool) string {
+	if v {
+		return "on"
+	}
+	return "off"
+}
+
+// comma quotes a value: QEMU splits options at commas.
+func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
