@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -20,8 +21,9 @@ type holder struct {
 	join    uintptr // descriptor of a user namespace to join, 0 = none
 	unshare uintptr // CLONE_NEW* to make then
 
-	ready, hold [2]int // pipes: it says that it is there; it ends when the other is closed
-	result      byte   // errno
+	ready, hold [2]int     // pipes: it says that it is there; it ends when the other is closed
+	keep        [4]uintptr // the descriptors it keeps, in order, after a -1
+	result      byte       // errno
 	stack       []byte
 }
 
@@ -35,6 +37,12 @@ func withHolder(h *holder, fn func(pid int) error) (err error) {
 		unix.Close(h.ready[1])
 		return os.NewSyscallError("pipe2", err)
 	}
+	join := h.join
+	if join == 0 {
+		join = uintptr(h.hold[0])
+	}
+	h.keep = [...]uintptr{^uintptr(0), uintptr(h.ready[1]), uintptr(h.hold[0]), join}
+	slices.Sort(h.keep[1:])
 	runtime.LockOSThread()
 	pid, errno := forkHolder(h)
 	runtime.UnlockOSThread()
@@ -113,10 +121,19 @@ func forkHolder(h *holder) (uintptr, syscall.Errno) {
 //go:nosplit
 //go:norace
 func (h *holder) main() {
-	// Else its own copy would keep it alive when this program dies.
-	syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(h.hold[1]), 0, 0)
+	// Nothing is executed, so nothing is closed for it: a copy of its own pipe's other
+	// end, or two holders with one of each other's, would keep it alive when this
+	// program dies, and with it this program's locks and clients' connections.
 	var e syscall.Errno
-	if h.join != 0 {
+	for i := 1; i < len(h.keep); i++ {
+		if first, last := h.keep[i-1]+1, h.keep[i]; e == 0 && first < last {
+			_, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, first, last-1, 0)
+		}
+	}
+	if e == 0 {
+		_, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, h.keep[len(h.keep)-1]+1, uintptr(^uint32(0)), 0)
+	}
+	if e == 0 && h.join != 0 {
 		_, _, e = syscall.RawSyscall(unix.SYS_SETNS, h.join, unix.CLONE_NEWUSER, 0)
 	}
 	if e == 0 && h.owner != 0 {
