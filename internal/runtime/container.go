@@ -33,7 +33,7 @@ type Container struct {
 	seated  Cgroup  // of a seat: the thread's children are born in it
 
 	mu     sync.Mutex
-	joined bool // the thread has joined the pid and cgroup namespaces of init; t only
+	joined bool // the thread has joined the pid namespace of init; t only
 	ended  bool
 }
 
@@ -447,7 +447,7 @@ func attachTo(ctx context.Context, pid int, unshare uintptr) (_ *Container, err 
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return err
 		}
-		if err := unix.Setns(linux.FD(f), int(unshare&^(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME))); err != nil {
+		if err := unix.Setns(linux.FD(f), int(unshare&^(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME|unix.CLONE_NEWCGROUP))); err != nil {
 			return fmt.Errorf("join the container's namespaces: %w", err)
 		}
 		unix.Umask(0)
@@ -620,6 +620,12 @@ func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, hostProc 
 	if c.foreign && c.plan.Unshare&unix.CLONE_NEWTIME != 0 {
 		prog.do("join the time namespace", unix.SYS_SETNS, c.init.pidfd, unix.CLONE_NEWTIME)
 	}
+	if c.plan.Unshare&unix.CLONE_NEWCGROUP != 0 {
+		// Only now: a cgroup2 with nsdelegate, as systemd mounts it, lets nobody in a
+		// cgroup namespace bring a process from outside into the groups of it
+		// (cgroups(7)), and the monitor's thread is outside.
+		prog.do("join the cgroup namespace", unix.SYS_SETNS, c.init.pidfd, unix.CLONE_NEWCGROUP)
+	}
 	prog.hello()
 	y := x.clamped(caps)
 	cfg := childConfig{rlimits: clampRlimits(x.Rlimits, caps), chown: io.chown, tty: x.Terminal, dieWithParent: bound}
@@ -636,16 +642,14 @@ func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, hostProc 
 	return prog
 }
 
-// joinInit lets the thread's children be born in init's pid namespace, and the
-// thread share its cgroup namespace.
+// joinInit lets the thread's children be born in init's pid namespace.
 func (c *Container) joinInit() error {
 	if c.joined {
 		return nil
 	}
-	kinds := c.plan.Unshare & (unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP)
-	if kinds != 0 {
-		if err := unix.Setns(c.init.pidfd, int(kinds)); err != nil {
-			return fmt.Errorf("join the container's namespaces: %w", err)
+	if c.plan.Unshare&unix.CLONE_NEWPID != 0 {
+		if err := unix.Setns(c.init.pidfd, unix.CLONE_NEWPID); err != nil {
+			return fmt.Errorf("join the container's pid namespace: %w", err)
 		}
 	}
 	c.joined = true

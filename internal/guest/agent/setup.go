@@ -55,9 +55,7 @@ func mountBase() error {
 		{"sysfs", "/sys", ""},
 		{"devtmpfs", "/dev", "mode=0755"},
 		{"tmpfs", "/run", "mode=0755,size=16m"},
-		// No nsdelegate: it would refuse to clone an exec into a container's cgroup
-		// from the agent's thread, which is in the container's cgroup namespace.
-		{"cgroup2", "/sys/fs/cgroup", "memory_recursiveprot"},
+		{"cgroup2", "/sys/fs/cgroup", "nsdelegate,memory_recursiveprot"},
 	} {
 		if err := mount(m.fs, m.dir, m.fs, unix.MS_NOSUID|unix.MS_NOEXEC, m.data); err != nil {
 			return err
