@@ -76,6 +76,10 @@ test-root: setup runsc ## Tier 1: tests that need root, in namespaces of their o
 e2e: setup build runsc testbin ## Tier 2: the built binaries, the real docker client, real services
 	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -count=1 -timeout 20m ./test/e2e/... ./test/compat/...
 
+.PHONY: test-vm
+test-vm: setup build testbin kernel-debian ## Machines: boots guests under QEMU (a minute or two)
+	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=vm,root,bin $(GO) test -count=1 -timeout 20m -v ./test/vm
+
 .PHONY: conformance
 conformance: build testbin ## Tier 3: OCI runtime-tools beside runc and crun; compat scenarios against hulld and, with HULL_COMPAT_HOST, a reference engine
 	HULL_CONFORMANCE=1 HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -v -run TestConformance ./test/oci

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -48,11 +49,7 @@ func Runsc(t testing.TB) string {
 			return p
 		}
 	}
-	cache := os.Getenv("HULL_CACHE")
-	if home, err := os.UserHomeDir(); err == nil && cache == "" {
-		cache = filepath.Join(home, ".cache/hull")
-	}
-	found, err := filepath.Glob(filepath.Join(cache, "tools/runsc-v*"))
+	found, err := filepath.Glob(filepath.Join(cacheDir(), "tools/runsc-v*"))
 	Must(t, "runsc", err == nil && len(found) > 0, "not built; run make runsc")
 	return found[len(found)-1]
 }
@@ -60,4 +57,35 @@ func Runsc(t testing.TB) string {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// VM needs what boots machines: QEMU, the tools that make disks, and a guest
+// kernel, HULL_VM_KERNEL or one that "make kernel" or "make kernel-debian" has kept
+// outside the tree. It returns the kernel's path.
+func VM(t testing.TB) string {
+	t.Helper()
+	Root(t)
+	Must(t, "vm", runtime.GOARCH == "amd64", "machines are x86-64")
+	for _, p := range []string{"/usr/bin/qemu-system-x86_64", "/usr/bin/mkfs.erofs", "/usr/sbin/mkfs.ext4"} {
+		Must(t, "vm", exists(p), p+" is not installed; run make setup")
+	}
+	if k := os.Getenv("HULL_VM_KERNEL"); k != "" {
+		Must(t, "vm", exists(k), k+" is not there")
+		return k
+	}
+	found, err := filepath.Glob(filepath.Join(cacheDir(), "kernel/*/vmlinux"))
+	Must(t, "vm", err == nil && len(found) > 0, "no guest kernel; run make kernel-debian")
+	return found[len(found)-1]
+}
+
+// cacheDir is where tools and kernels are kept outside the tree.
+func cacheDir() string {
+	if dir := os.Getenv("HULL_CACHE"); dir != "" {
+		return dir
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "/nonexistent"
+	}
+	return filepath.Join(home, ".cache/hull")
 }

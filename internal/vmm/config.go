@@ -43,6 +43,10 @@ type Config struct {
 	Nets     []Net
 	Share    string // host directory for the guest (9p), "" = none
 	ShareTag string
+	// VirtioFS has ShareTag served by the program at the other end of
+	// Descriptors.FS instead. Such a machine shares its memory with that program,
+	// and cannot be saved.
+	VirtioFS bool
 	// ACPI is for kernels that find virtio devices in its tables only. Ours find
 	// them on the command line, which QEMU completes, and start faster without.
 	ACPI bool
@@ -75,6 +79,7 @@ type Descriptors struct {
 	QMP   int   // connected socket
 	Agent int   // connected socket: the guest's port AgentPort
 	Log   int   // connected socket: what the guest's kernel prints
+	FS    int   // connected socket: virtiofsd, with Config.VirtioFS
 	Taps  []int // one per Net with Tap
 }
 
@@ -119,7 +124,13 @@ func Args(c Config, fd Descriptors) []string {
 		}
 		a = append(a, "-netdev", back, "-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, n.Mac))
 	}
-	if c.Share != "" {
+	switch {
+	case c.VirtioFS:
+		a = append(
+			a, "-global", "virtio-mmio.force-legacy=false", "-chardev", fmt.Sprintf("socket,id=fs,fd=%d", fd.FS),
+			"-device", "vhost-user-fs-device,chardev=fs,queue-size=512,tag="+comma(c.ShareTag),
+		)
+	case c.Share != "":
 		a = append(
 			a, "-fsdev", "local,id=share,path="+comma(c.Share)+",security_model=passthrough,multidevs=remap",
 			"-device", "virtio-9p-device,fsdev=share,mount_tag="+comma(c.ShareTag),

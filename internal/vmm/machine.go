@@ -39,6 +39,7 @@ type Machine struct {
 type Files struct {
 	Taps  []*os.File // one per Net with Tap
 	State *os.File   // a template's device state: to read with Config.Incoming, else for Save
+	FS    *os.File   // virtiofsd, with Config.VirtioFS
 	// Before is called on the thread that starts QEMU, and is what QEMU's mount
 	// namespace and the like come from; nil = nothing.
 	Before func() error
@@ -69,6 +70,10 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 	}
 	fd := Descriptors{QMP: firstFd, Agent: firstFd + 1, Log: firstFd + 2}
 	files := theirs[:3:3]
+	if c.VirtioFS {
+		fd.FS = firstFd + len(files)
+		files = append(files, f.FS)
+	}
 	for _, t := range f.Taps {
 		fd.Taps = append(fd.Taps, firstFd+len(files))
 		files = append(files, t)

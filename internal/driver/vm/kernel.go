@@ -30,7 +30,10 @@ type Kernel struct {
 	ACPI    bool     // finds its devices in ACPI tables only
 	Args    []string // of its command line, beside ours
 	Modules []string // file names below modules/, in the order to load
-	No9P    bool     // it cannot show host directories
+	No9P    bool     // host directories cannot come over 9p,
+	// VirtioFS: but over virtio-fs. A machine with such a device cannot be saved, so
+	// there are no templates with it.
+	VirtioFS bool
 }
 
 const nextKernel = "make one with packaging/kernel/build (hull's own) or packaging/kernel/debian (the distribution's), and put it beside hulld as vmlinux or give hulld --vm-kernel FILE"

@@ -22,6 +22,7 @@ import (
 	"hull/internal/monitor"
 	monitorvm "hull/internal/monitor/vm"
 	"hull/internal/runtime"
+	"hull/internal/vmm"
 )
 
 // sandbox is one machine.
@@ -30,6 +31,11 @@ type sandbox struct {
 	d      *Driver
 	kernel Kernel
 	group  *cgroup.Group
+	// Of a sandbox made by this engine: what its template depends on, and the
+	// host's limits.
+	machine vmm.Config
+	slots   int
+	limits  hull.Resources
 
 	mu   sync.Mutex
 	id   string      // the container's
@@ -74,6 +80,14 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	}
 	x.Container.User, x.Container.Groups, x.Container.Lookup = c.User, c.Groups, true
 	x.Container.Limits = limits(spec.Linux.Resources)
+	if len(x.Binds) > 0 && b.kernel.No9P {
+		x.VirtioFSD, err = b.d.virtiofsd()
+	} else {
+		x.State, x.Memory, err = b.d.template(ctx, b.machine, b.slots)
+	}
+	if err != nil {
+		return nil, err
+	}
 	raw, err := json.Marshal(x)
 	if err != nil {
 		return nil, err
@@ -84,6 +98,10 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	p, err := b.Pod.Add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, IO: hio})
 	if err != nil {
 		return nil, err
+	}
+	// Not before: booting is not the container's work.
+	if _, err := b.group.Set(hostLimits(b.limits)); err != nil {
+		return nil, fmt.Errorf("limit the machine: %w", err)
 	}
 	return p, nil
 }

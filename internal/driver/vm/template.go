@@ -35,15 +35,21 @@ type templates struct {
 	dir string
 
 	mu     sync.Mutex
-	making map[string]bool
+	making map[string]*making
 	wg     sync.WaitGroup
 	stop   context.CancelFunc
-	ctx    context.Context //nolint:containedctx // the life of what is made in the background
+	ctx    context.Context //nolint:containedctx // the life of what is made: longer than the start that asked first
+}
+
+// making is a template under way, or one that could not be made.
+type making struct {
+	done chan struct{}
+	err  error // valid after done
 }
 
 func newTemplates(dir string) *templates {
 	ctx, stop := context.WithCancel(context.Background())
-	return &templates{dir: dir, making: map[string]bool{}, ctx: ctx, stop: stop}
+	return &templates{dir: dir, making: map[string]*making{}, ctx: ctx, stop: stop}
 }
 
 func (t *templates) close() {
@@ -76,23 +82,44 @@ func (t *templates) find(key string) (state, memory string) {
 	return state, memory
 }
 
-// begin makes a template in the background, once.
-func (t *templates) begin(key string, c vmm.Config, slots int, failed func(error)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.making[key] || t.ctx.Err() != nil {
-		return
+// get gives a template's files, and makes it if it is not there. Who comes
+// meanwhile waits: to boot beside the machine that is being made would take
+// longer than to be restored from it. What could not be made is not tried again
+// by this engine.
+func (t *templates) get(ctx context.Context, key string, c vmm.Config, slots int) (state, memory string, err error) {
+	if state, memory = t.find(key); state != "" {
+		return state, memory, nil
 	}
-	t.making[key] = true
-	t.wg.Go(func() {
-		if err := t.make(key, c, slots); err != nil && t.ctx.Err() == nil {
-			failed(err) // and is not tried again by this engine
-			return
+	t.mu.Lock()
+	m := t.making[key]
+	if m == nil {
+		if t.ctx.Err() != nil {
+			t.mu.Unlock()
+			return "", "", context.Cause(t.ctx)
 		}
-		t.mu.Lock()
-		delete(t.making, key)
-		t.mu.Unlock()
-	})
+		m = &making{done: make(chan struct{})}
+		t.making[key] = m
+		t.wg.Go(func() {
+			m.err = t.make(key, c, slots)
+			if m.err == nil {
+				t.mu.Lock()
+				delete(t.making, key)
+				t.mu.Unlock()
+			}
+			close(m.done)
+		})
+	}
+	t.mu.Unlock()
+	select {
+	case <-m.done:
+	case <-ctx.Done():
+		return "", "", context.Cause(ctx)
+	}
+	if m.err != nil {
+		return "", "", m.err
+	}
+	state, memory = t.find(key)
+	return state, memory, nil
 }
 
 // make boots a machine with empty disks and saves it in the moment in which it
@@ -148,6 +175,12 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 	}
 	if err := os.Remove(share); err != nil {
 		return err
+	}
+	// What lies there without a state is a template that could not be restored.
+	if old, _ := t.find(key); old == "" {
+		if err := os.RemoveAll(filepath.Join(t.dir, key)); err != nil {
+			return err
+		}
 	}
 	err = os.Rename(tmp, filepath.Join(t.dir, key))
 	if errors.Is(err, fs.ErrExist) { // another engine was quicker

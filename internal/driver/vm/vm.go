@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hull/internal/driver"
 	"hull/internal/driver/pod"
@@ -180,13 +181,8 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 		return nil, fmt.Errorf("a virtual machine has room for %d networks, not %d; use --isolation container: %w", maxNets, len(nets), errdefs.ErrInvalidArgument)
 	}
 	conf.Nets, conf.Slots = nets, max(1, len(nets))
-	if !d.cfg.NoTemplates {
-		if err := d.useTemplate(&conf); err != nil {
-			return nil, err
-		}
-	}
 	g := d.cg.Group(filepath.Join(d.cfg.CgroupParent, s.ID))
-	if _, err := g.Create(hostLimits(s.Resources)); err != nil {
+	if _, err := g.Create(&specs.LinuxResources{}); err != nil { // limited when it has booted, see Add
 		return nil, fmt.Errorf("create cgroup: %w", err)
 	}
 	back.Add("remove cgroup", func(ctx context.Context) error { return d.release(ctx, s.ID, s.RunDir) })
@@ -207,7 +203,7 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 			return nil, fmt.Errorf("connect the machine: %w", err)
 		}
 	}
-	return &sandbox{Pod: p, d: d, kernel: k, group: g}, nil
+	return &sandbox{Pod: p, d: d, kernel: k, group: g, machine: c, slots: conf.Slots, limits: s.Resources}, nil
 }
 
 // machine is the machine for a pod, without what belongs to its container.
@@ -290,19 +286,35 @@ func checkKernel(path string) error {
 	return nil
 }
 
-// useTemplate has the machine restored from its template, or has one made.
-func (d *Driver) useTemplate(c *monitorvm.Config) error {
-	k, err := key(c.Machine, c.Slots)
+// template gives the files of a machine's template, which the first machine of a
+// kind waits for. Without one it boots.
+func (d *Driver) template(ctx context.Context, c vmm.Config, slots int) (state, memory string, err error) {
+	if d.cfg.NoTemplates || c.QEMU == "" {
+		return "", "", nil
+	}
+	k, err := key(c, slots)
 	if err != nil {
-		return fmt.Errorf("find template: %w", err)
+		return "", "", fmt.Errorf("find template: %w", err)
 	}
-	c.State, c.Memory = d.templates.find(k)
-	if c.State == "" {
-		d.templates.begin(k, c.Machine, c.Slots, func(err error) {
-			d.cfg.Log.Warn("machines boot, because their template cannot be made", "error", err)
-		})
+	state, memory, err = d.templates.get(ctx, k, c, slots)
+	if ctx.Err() != nil {
+		return "", "", fmt.Errorf("wait for the machine's template: %w", context.Cause(ctx))
 	}
-	return nil
+	if err != nil {
+		d.cfg.Log.Warn("machines boot, because their template cannot be made", "error", err)
+	}
+	return state, memory, nil
+}
+
+// virtiofsd finds the program that shows host directories to machines whose kernel
+// has no 9p.
+func (d *Driver) virtiofsd() (string, error) {
+	for _, p := range []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"} {
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("virtiofsd is not installed; install Debian's package virtiofsd: %w", errdefs.ErrFailedPrecondition)
 }
 
 // Recover implements driver.Driver.

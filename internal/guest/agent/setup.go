@@ -14,6 +14,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"hull/internal/guest"
@@ -323,9 +324,13 @@ func mountDisks(b *guest.Boot) error {
 			return err
 		}
 	}
-	if b.Share {
-		if err := mount(guest.ShareTag, guest.ShareDir, "9p", 0, "trans=virtio,version=9p2000.L,msize=262144,cache=mmap,access=client,posixacl"); err != nil {
-			return fmt.Errorf("%w (does the kernel have 9p?)", err)
+	options, ok := map[string]string{"9p": "trans=virtio,version=9p2000.L,msize=262144,cache=mmap,access=client,posixacl", "virtiofs": ""}[b.Share]
+	if !ok && b.Share != "" {
+		return fmt.Errorf("share by %q: %w", b.Share, errdefs.ErrInvalidArgument)
+	}
+	if ok {
+		if err := mount(guest.ShareTag, guest.ShareDir, b.Share, 0, options); err != nil {
+			return fmt.Errorf("%w (does the kernel have %s?)", err, b.Share)
 		}
 	}
 	return nil

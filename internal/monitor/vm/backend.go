@@ -92,13 +92,27 @@ func (b *backend) Create(ctx context.Context, r monitor.CreateRequest) (_ monito
 }
 
 // boot starts the machine, restored where there is a template, and waits until
-// the guest has its disks and its network.
+// the guest has its disks and its network. A template that is no good is removed.
 func (b *backend) boot(ctx context.Context, s Spec) error {
-	m, err := b.start(ctx, s, b.conf.State != "")
-	if err != nil && b.conf.State != "" && ctx.Err() == nil {
+	if s.State != "" {
+		// A restored guest answers soon, or never.
+		half, cancel := context.WithTimeout(ctx, time.Duration(b.conf.BootSeconds)*time.Second/2)
+		err := b.tryBoot(half, s)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
 		b.pod.Warn("the machine is booted because its template cannot be restored: " + err.Error())
-		m, err = b.start(ctx, s, false)
+		if err := os.Remove(s.State); err != nil && !errors.Is(err, os.ErrNotExist) {
+			b.pod.Warn("remove template: " + err.Error())
+		}
+		s.State, s.Memory = "", ""
 	}
+	return b.tryBoot(ctx, s)
+}
+
+func (b *backend) tryBoot(ctx context.Context, s Spec) (err error) {
+	m, err := b.start(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -122,6 +136,12 @@ func (b *backend) boot(ctx context.Context, s Spec) error {
 		c.Close()
 		b.lost(m)
 	}()
+	defer func() {
+		if err != nil {
+			m.Kill()
+			<-m.Done()
+		}
+	}()
 	if err := b.limit(m.Pid); err != nil {
 		return err
 	}
@@ -129,9 +149,16 @@ func (b *backend) boot(ctx context.Context, s Spec) error {
 	if _, err := unix.Getrandom(seed, 0); err != nil {
 		return fmt.Errorf("seed for the guest: %w", err)
 	}
+	share := ""
+	switch {
+	case len(s.Binds) > 0 && s.VirtioFSD != "":
+		share = "virtiofs"
+	case len(s.Binds) > 0:
+		share = "9p"
+	}
 	_, err = c.Boot(ctx, guest.Boot{
 		Now: time.Now().UnixNano(), Seed: seed, Hostname: b.conf.Hostname, Nets: b.conf.Nets, DNS: b.conf.NetNS != "",
-		Root: true, Disk: s.Disk != "", Share: len(s.Binds) > 0,
+		Root: true, Disk: s.Disk != "", Share: share,
 	})
 	if err == nil && s.Fill != "" {
 		err = b.fill(ctx, s.Fill)
@@ -143,16 +170,16 @@ func (b *backend) boot(ctx context.Context, s Spec) error {
 }
 
 // start runs QEMU.
-func (b *backend) start(ctx context.Context, s Spec, template bool) (*vmm.Machine, error) {
+func (b *backend) start(ctx context.Context, s Spec) (*vmm.Machine, error) {
 	c := b.conf.Machine
 	f := vmm.Files{Taps: b.taps}
-	if template {
-		st, err := os.Open(b.conf.State)
+	if s.State != "" {
+		st, err := os.Open(s.State)
 		if err != nil {
 			return nil, fmt.Errorf("open template: %w", err)
 		}
 		defer st.Close()
-		f.State, c.Incoming, c.MemoryFile = st, true, b.conf.Memory
+		f.State, c.Incoming, c.MemoryFile = st, true, s.Memory
 	}
 	// The same devices in the same order as in the template.
 	c.Disks = Disks(s.Root, s.Disk)
@@ -167,6 +194,21 @@ func (b *backend) start(ctx context.Context, s Spec, template bool) (*vmm.Machin
 		return nil, err
 	}
 	f.Before = func() error { return mountShare(c.Share, s.Binds) }
+	if len(s.Binds) > 0 && s.VirtioFSD != "" {
+		l, fs, err := fsSocket(b.pod.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("make virtiofsd's socket: %w", err)
+		}
+		defer l.Close()
+		defer fs.Close()
+		c.VirtioFS, f.FS = true, fs
+		f.Before = func() error {
+			if err := mountShare(c.Share, s.Binds); err != nil {
+				return err
+			}
+			return b.startFSD(s.VirtioFSD, c.Share, l)
+		}
+	}
 	return vmm.Start(ctx, c, f)
 }
 
@@ -388,6 +430,10 @@ func (b *backend) kill() {
 func (b *backend) lost(m *vmm.Machine) {
 	err := m.Why()
 	b.mu.Lock()
+	if b.m != m { // one whose template was no good
+		b.mu.Unlock()
+		return
+	}
 	procs := b.procs
 	b.procs = map[string]*process{}
 	b.mu.Unlock()

@@ -10,6 +10,10 @@ import (
 	"hull/internal/linux"
 )
 
+// clientPort is where the network service leads queries from: what answers on
+// dns.Port is led back the same way, so that a connection there never comes about.
+const clientPort = 53
+
 // dialResolver connects to the pod's name server: on the namespace's loopback,
 // where it answers at once or is not there.
 func dialResolver(netns string) (*os.File, error) {
@@ -20,7 +24,7 @@ func dialResolver(netns string) (*os.File, error) {
 		if err != nil {
 			return os.NewSyscallError("socket", err)
 		}
-		err = unix.Connect(fd, &unix.SockaddrInet4{Port: dns.Port, Addr: dns.Address().As4()})
+		err = unix.Connect(fd, &unix.SockaddrInet4{Port: clientPort, Addr: dns.Address().As4()})
 		if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 			return errors.Join(os.NewSyscallError("connect", err), unix.Close(fd))
 		}

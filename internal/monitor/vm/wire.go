@@ -13,15 +13,13 @@ const Name = "vm"
 
 // Config is what the driver knows of a pod before it has a container.
 type Config struct {
-	Machine vmm.Config // without disks, nets, share and template
-	// State is a template's device state, and Memory its memory; "" = boot.
-	State, Memory string
-	Hostname      string
-	NetNS         string   // where the pod's name server is, "" = none
-	Nets          []Net    // in order; their taps come with Call(OpTaps)
-	Slots         int      // network devices that the template has
-	Cgroups       []string // directories whose cgroup.procs QEMU is written to
-	BootSeconds   int      // how long a guest may take until it answers
+	Machine     vmm.Config // without disks, nets, share and template
+	Hostname    string
+	NetNS       string   // where the pod's name server is, "" = none
+	Nets        []Net    // in order; their taps come with Call(OpTaps)
+	Slots       int      // network devices that the template has
+	Cgroups     []string // directories whose cgroup.procs QEMU is written to
+	BootSeconds int      // how long a guest may take until it answers
 }
 
 // Net is an interface of the pod.
@@ -35,7 +33,11 @@ type Spec struct {
 	Disk      string // the writable one
 	Fill      string // a directory whose content goes into the writable layer first, "" = none
 	Binds     []Bind
-	Stdin     bool
+	// VirtioFSD is the program that shows Binds to the guest; "" = QEMU does, by 9p.
+	VirtioFSD string
+	// State is a template's device state, and Memory its memory; "" = boot.
+	State, Memory string
+	Stdin         bool
 }
 
 // Bind is a directory or file of the host, shown to the guest as ShareDir/Name.

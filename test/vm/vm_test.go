@@ -1,0 +1,198 @@
+package vm
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"hull/internal/require"
+	"hull/test/harness"
+)
+
+// world is an engine that can boot machines.
+type world struct {
+	*harness.Engine
+	t testing.TB
+	c *harness.Client
+}
+
+func start(t *testing.T, images ...string) *world {
+	t.Helper()
+	kernel := require.VM(t)
+	e := harness.Start(t, images, harness.Args("--vm-kernel", kernel))
+	return &world{Engine: e, t: t, c: e.Docker()}
+}
+
+// run starts a machine in the background and returns its container's id.
+func (w *world) run(name string, args ...string) string {
+	w.t.Helper()
+	return w.c.Run(append([]string{"run", "-d", "--isolation", "vm", "--name", name}, args...)...)
+}
+
+// qemu is the pid of a container's machine.
+func (w *world) qemu(name string) int {
+	w.t.Helper()
+	pid, err := strconv.Atoi(w.c.Run("inspect", "-f", "{{.State.Pid}}", name))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil || !strings.Contains(filepath.Base(exe), "qemu") {
+		w.t.Fatalf("process %d of %s is %q (%v), not qemu", pid, name, exe, err)
+	}
+	return pid
+}
+
+func (w *world) want(what, got, want string) {
+	w.t.Helper()
+	if got != want {
+		w.t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+func (w *world) has(what, got string, wants ...string) {
+	w.t.Helper()
+	for _, want := range wants {
+		if !strings.Contains(got, want) {
+			w.t.Errorf("%s: %q lacks %q", what, got, want)
+		}
+	}
+}
+
+// page waits until a published port answers with a body.
+func (w *world) page(url, want string) {
+	w.t.Helper()
+	w.Eventually(url+" answers", func() error {
+		status, body, err := w.Get(url)
+		if err == nil && (status != 200 || strings.TrimSpace(body) != want) {
+			err = fmt.Errorf("status %d, body %q, want %q", status, body, want)
+		}
+		return err
+	})
+}
+
+// TestMachine is a machine's life as a user of the docker client sees it. It is one
+// test, because each machine takes a second or more to come up.
+func TestMachine(t *testing.T) {
+	w := start(t, "busybox")
+	c := w.c
+
+	// One that runs to its end: input, both outputs, exit code, own kernel.
+	host, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.TryStdin("from outside", "run", "-i", "--rm", "--isolation", "vm", "busybox", "sh", "-c", "cat; uname -r >&2; exit 7")
+	if r.Code != 7 || r.Stdout != "from outside" {
+		t.Errorf("run -i: exit code %d, stdout %q, stderr %q", r.Code, r.Stdout, r.Stderr)
+	}
+	if r.Stderr == "" || r.Stderr == string(host) {
+		t.Errorf("the machine's kernel is %q, the host's %q", r.Stderr, host)
+	}
+	c.Fails(127, []string{"no-such-program"}, "run", "--rm", "--isolation", "vm", "busybox", "no-such-program")
+
+	// Two of one template, each with a self of its own.
+	c.Run("network", "create", "names")
+	web := `mkdir -p /www; hostname > /www/index.html; echo "started $(cat /proc/sys/kernel/random/uuid)"; exec httpd -f -h /www`
+	for i, name := range []string{"one", "two"} {
+		w.run(name, "--hostname", name, "--network", "names", "--restart", "on-failure", "-p", fmt.Sprintf("%d:80", 38580+i), "busybox", "sh", "-c", web)
+	}
+	w.page("http://127.0.0.1:38580/", "one")
+	w.page("http://127.0.0.1:38581/", "two")
+	w.unique("one", "two")
+
+	// By name: machine to machine, container to machine and back.
+	c.Run("run", "-d", "--name", "plain", "--hostname", "plain", "--network", "names", "busybox", "sh", "-c", web)
+	for _, pair := range [][2]string{{"one", "two"}, {"two", "one"}, {"plain", "one"}, {"one", "plain"}} {
+		w.Eventually(pair[0]+" reaches "+pair[1], func() error {
+			r := c.Try("exec", pair[0], "wget", "-T", "20", "-qO-", "http://"+pair[1]+"/")
+			if r.Code != 0 || strings.TrimSpace(r.Stdout) != pair[1] {
+				return fmt.Errorf("exit code %d, %q, %s", r.Code, r.Stdout, r.Stderr)
+			}
+			return nil
+		})
+	}
+
+	// More processes in it.
+	w.want("exec -i", c.TryStdin("typed", "exec", "-i", "one", "cat").Stdout, "typed")
+	c.Fails(5, nil, "exec", "one", "sh", "-c", "exit 5")
+	w.has("log", c.Run("logs", "one"), "started ")
+	w.has("stats", c.Run("stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "one"), "MiB / ", " 1")
+
+	// The machine dies: the policy starts another on the same disk.
+	c.Run("exec", "one", "sh", "-c", "echo written > /www/file; sync")
+	before := w.qemu("one")
+	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.Eventually("another machine runs", func() error {
+		if got := c.Run("inspect", "-f", "{{.State.Status}} {{.RestartCount}}", "one"); got != "running 1" {
+			return fmt.Errorf("it is %s", got)
+		}
+		return nil
+	})
+	if w.qemu("one") == before {
+		t.Error("the machine is the same after its death")
+	}
+	w.page("http://127.0.0.1:38580/file", "written")
+
+	// The engine dies and comes back; the machines do not notice.
+	before = w.qemu("two")
+	w.KillDaemon()
+	w.StartDaemon()
+	if after := w.qemu("two"); after != before {
+		t.Errorf("machine %d is %d after the engine's death", before, after)
+	}
+	w.want("exec after the engine's death", c.Run("exec", "two", "hostname"), "two")
+	w.page("http://127.0.0.1:38581/", "two")
+
+	// In order, and by force.
+	c.Run("stop", "-t", "1", "one")
+	w.want("state after stop", c.Run("inspect", "-f", "{{.State.Status}}", "one"), "exited")
+	c.Run("rm", "one")
+	c.Run("rm", "-f", "two", "plain")
+
+	// A volume moves between a machine and a container.
+	c.Run("run", "--rm", "--isolation", "vm", "-v", "moving:/data", "busybox", "sh", "-c", "echo kept > /data/file; chown 12:34 /data/file")
+	w.want("volume", c.Run("run", "--rm", "-v", "moving:/data", "busybox", "sh", "-c", "stat -c %u:%g /data/file; cat /data/file"), "12:34\nkept")
+}
+
+var hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// unique asserts that two machines of one template differ in all that must, and
+// that both know the time.
+func (w *world) unique(a, b string) {
+	w.t.Helper()
+	script := `cat /proc/sys/kernel/random/boot_id; od -An -tx1 -N32 /dev/urandom | tr -d ' \n'; echo
+		cat /proc/sys/kernel/random/uuid; hostname; cat /sys/class/net/eth0/address; ip -4 -o addr show dev eth0 | awk '{print $4}'; date +%s`
+	get := func(name string) []string {
+		lines := strings.Split(w.c.Run("exec", name, "sh", "-c", script), "\n")
+		if len(lines) != 7 || !hex64.MatchString(lines[1]) {
+			w.t.Fatalf("machine %s says %q", name, lines)
+		}
+		return lines
+	}
+	asked := time.Now().Add(-2 * time.Second)
+	x, y := get(a), get(b)
+	for i, what := range []string{"boot id", "random bytes", "uuid", "host name", "MAC address", "IP address"} {
+		if x[i] == y[i] {
+			w.t.Errorf("two machines have the same %s: %s", what, x[i])
+		}
+	}
+	for _, l := range [][]string{x, y} {
+		s, err := strconv.ParseInt(l[6], 10, 64)
+		if now := time.Unix(s, 0); err != nil || now.Before(asked.Add(-time.Minute)) || now.After(time.Now().Add(time.Minute)) {
+			w.t.Errorf("a machine's clock shows %v (%v)", now, err)
+		}
+	}
+	x, y = strings.Fields(w.c.Run("logs", a)), strings.Fields(w.c.Run("logs", b))
+	if len(x) != 2 || len(y) != 2 || x[1] == y[1] {
+		w.t.Errorf("two machines of one template begin with the same random numbers: %s and %s", x, y)
+	}
+}
