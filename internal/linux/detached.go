@@ -30,9 +30,24 @@ func CloneAt(f *os.File, recursive bool) (*os.File, error) {
 }
 
 // CloneBelow is CloneAt of sub below the root of the detached mount m, on every
-// kernel: m is attached for the purpose in a mount namespace that ends with the
-// call. at is any directory. No component of sub may lead out of m (EXDEV).
-func CloneBelow(m *os.File, at, sub string) (clone *os.File, err error) {
+// kernel: before 6.15 m is attached for the purpose in a mount namespace that ends
+// with the call. at is any directory. No component of sub may lead out of m (EXDEV).
+func CloneBelow(m *os.File, at, sub string) (*os.File, error) {
+	f, err := OpenBeneath(m, sub, unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// What is cloned here can be cloned again by this process; what is cloned in a
+	// namespace that is gone cannot.
+	clone, err := CloneAt(f, false)
+	if errors.Is(err, unix.EINVAL) {
+		return cloneAttached(m, at, sub)
+	}
+	return clone, err
+}
+
+func cloneAttached(m *os.File, at, sub string) (clone *os.File, err error) {
 	err = InThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			return os.NewSyscallError("unshare", err)

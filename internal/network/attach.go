@@ -206,6 +206,10 @@ func (s *Service) attachEach(a *attachment, wanted []wantedEnd, users hull.PodUs
 		s.pool.discard(sl)
 		return nil, err
 	}
+	names, err := interfaceNames(wanted)
+	if err != nil {
+		return nil, err
+	}
 	for i, w := range wanted {
 		prefix := sl.id // the first cable has the slot's name
 		if i > 0 {
@@ -214,7 +218,7 @@ func (s *Service) attachEach(a *attachment, wanted []wantedEnd, users hull.PodUs
 		if _, err := w.network.ensure(); err != nil {
 			return nil, err
 		}
-		e, err := w.network.newEnd(prefix, i, w.spec, w.mac)
+		e, err := w.network.newEnd(prefix, names[i], w.spec, w.mac)
 		if err != nil {
 			return nil, s.nameHolder(w.network, w.spec, err)
 		}
@@ -226,6 +230,30 @@ func (s *Service) attachEach(a *attachment, wanted []wantedEnd, users hull.PodUs
 		}
 	}
 	return sl, nil
+}
+
+// interfaceNames are the names of a pod's interfaces: what was asked for, else the
+// network's prefix and the end's number, or the next one that is free.
+func interfaceNames(wanted []wantedEnd) ([]string, error) {
+	names, taken := make([]string, len(wanted)), map[string]bool{}
+	for i, w := range wanted {
+		name := w.spec.DriverOpts[optIfname]
+		if names[i] = name; name == "" {
+			continue
+		}
+		if taken[name] {
+			return nil, invalid("two interfaces of the container are to be called %s", name)
+		}
+		taken[name] = true
+	}
+	for i, w := range wanted {
+		for n := i; names[i] == ""; n++ {
+			if name := w.network.ifPrefix() + strconv.Itoa(n); !taken[name] {
+				names[i], taken[name] = name, true
+			}
+		}
+	}
+	return names, nil
 }
 
 // connect plugs e into the slot's namespace. Its name is on disk first, so that
@@ -353,8 +381,8 @@ func (s *Service) addEnd(a *attachment, name string, e *end) (*network, error) {
 }
 
 // newEnd takes addresses for an interface.
-func (n *network) newEnd(prefix string, index int, spec hull.EndpointSpec, mac string) (_ *end, err error) {
-	e := &end{network: n, id: endID(prefix), ifname: n.ifPrefix() + strconv.Itoa(index)}
+func (n *network) newEnd(prefix, ifname string, spec hull.EndpointSpec, mac string) (_ *end, err error) {
+	e := &end{network: n, id: endID(prefix), ifname: ifname, sysctls: spec.DriverOpts[optSysctls]}
 	if n.bridge != "" {
 		e.veth = n.host.vethName(e.id)
 	}
@@ -511,7 +539,8 @@ func (s *Service) wantedEnds(at *attachment, spec hull.NetworkSpec) ([]wantedEnd
 			w.mac = spec.MacAddress
 		}
 		e := w.spec
-		w.plain = w.network.rec.ID == stableID(s.cfg.Instance, Bridge) && e.IPv4 == "" && e.IPv6 == "" && e.MacAddress == "" && w.mac == "" && len(e.LinkLocalIPs) == 0
+		w.plain = w.network.rec.ID == stableID(s.cfg.Instance, Bridge) && e.IPv4 == "" && e.IPv6 == "" && e.MacAddress == "" && w.mac == "" && len(e.LinkLocalIPs) == 0 &&
+			e.DriverOpts[optIfname] == "" && e.DriverOpts[optSysctls] == ""
 	}
 	return out, nil
 }

@@ -695,6 +695,47 @@ func TestPodSysctls(t *testing.T) {
 	must(t, release(context.Background()))
 }
 
+// An interface has the name and the settings that were asked for, at the start and
+// when it comes later.
+func TestInterfaceOptions(t *testing.T) {
+	require.Root(t)
+	w := newWorld(t)
+	ctx := context.Background()
+	for _, name := range []string{"red", "blue"} {
+		_, _, err := w.s.Create(ctx, hull.Network{Name: name, EnableIPv4: true})
+		must(t, err)
+	}
+	opts := func(name string) hull.EndpointSpec {
+		return hull.EndpointSpec{DriverOpts: map[string]string{optIfname: name, optSysctls: "net.ipv4.conf.IFNAME.log_martians=1"}}
+	}
+	check := func(b box, name string) {
+		t.Helper()
+		must(t, linux.InNetNS(b.ns(), func() error {
+			got, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/log_martians")
+			if strings.TrimSpace(string(got)) != "1" {
+				t.Errorf("%s: log_martians is %q", name, got)
+			}
+			return err
+		}))
+	}
+	a := w.attach("a", hull.NetworkSpec{Mode: "red", Endpoints: map[string]hull.EndpointSpec{"red": opts("front")}})
+	check(a, "front")
+	must(t, w.s.Connect(ctx, "blue", a.pod.ID, opts("back")))
+	check(a, "back")
+	b := w.attach("b", hull.NetworkSpec{Mode: "bridge", Endpoints: map[string]hull.EndpointSpec{"bridge": opts("lan")}})
+	check(b, "lan")
+	if err := w.s.Connect(ctx, "red", b.pod.ID, opts("lan")); !errdefs.IsConflict(err) {
+		t.Errorf("a name that is taken: %v", err)
+	}
+	bad := opts("x")
+	bad.DriverOpts[optSysctls] = "net.ipv4.conf.IFNAME.no_such=1"
+	if err := w.s.Connect(ctx, "red", b.pod.ID, bad); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a setting that is not there: %v", err)
+	}
+	w.detach(a)
+	w.detach(b)
+}
+
 // Forwarding is for containers: a host between two networks does not become
 // their router.
 func TestHostIsNoRouter(t *testing.T) {

@@ -104,6 +104,9 @@ func checkJoin(n hull.NetworkSpec) error {
 
 // checkEndpoint checks what was asked for on one network.
 func checkEndpoint(n *network, e hull.EndpointSpec) error {
+	if err := checkEndpointOptions(e.DriverOpts); err != nil {
+		return err
+	}
 	if e.MacAddress != "" {
 		if mac, err := net.ParseMAC(e.MacAddress); err != nil || len(mac) != 6 {
 			return invalid("invalid MAC address: %s", e.MacAddress)

@@ -45,11 +45,11 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	var back undo.Stack
 	defer back.OnError(ctx, undoLimit, &err)
 
-	index, err := freeInterface(p.Status.Endpoint.NetNS, n.ifPrefix())
+	ifname, err := freeInterface(p.Status.Endpoint.NetNS, n.ifPrefix(), spec.DriverOpts[optIfname])
 	if err != nil {
 		return err
 	}
-	e, err := n.newEnd("", index, spec, "")
+	e, err := n.newEnd("", ifname, spec, "")
 	if err != nil {
 		return s.nameHolder(n, spec, err)
 	}
@@ -394,20 +394,30 @@ func (a *attachment) hasRoute() bool {
 	return slices.ContainsFunc(a.ends, func(e *end) bool { return e.network.linked() && !e.network.rec.Internal })
 }
 
-// freeInterface is the lowest number N for which the namespace has no prefixN.
-func freeInterface(path, prefix string) (int, error) {
+// freeInterface is the name asked for, which must be free in the namespace, else
+// prefix with the lowest number that makes a free one.
+func freeInterface(path, prefix, asked string) (string, error) {
 	h, err := handleAt(path)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer h.Close()
 	links, err := list(h.LinkList)
 	if err != nil {
-		return 0, fmt.Errorf("list interfaces of %s: %w", path, err)
+		return "", fmt.Errorf("list interfaces of %s: %w", path, err)
+	}
+	taken := func(name string) bool {
+		return slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == name })
+	}
+	if asked != "" && taken(asked) {
+		return "", fmt.Errorf("the container has an interface %s already: %w", asked, errdefs.ErrConflict)
+	}
+	if asked != "" {
+		return asked, nil
 	}
 	for i := 0; ; i++ {
-		if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == prefix+strconv.Itoa(i) }) {
-			return i, nil
+		if name := prefix + strconv.Itoa(i); !taken(name) {
+			return name, nil
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -38,6 +39,7 @@ type end struct {
 	id      string // 64 hexadecimal digits
 	veth    string // host end's interface name; "" for none and host
 	ifname  string // in the pod
+	sysctls string // optSysctls, checked
 	mac     string
 	v4, v6  netip.Addr
 	names   []string // what others on the network call it; the first is the pod's
@@ -362,6 +364,9 @@ func configure(h *netlink.Handle, path string, e *end, defaultRoute bool) error 
 			return err
 		}
 	}
+	if err := e.setSysctls(path); err != nil {
+		return err
+	}
 	for _, p := range e.prefixes() {
 		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: ifaFNoDAD}); err != nil {
 			return fmt.Errorf("add address %s: %w", p, err)
@@ -374,6 +379,25 @@ func configure(h *netlink.Handle, path string, e *end, defaultRoute bool) error 
 		return nil
 	}
 	return setDefaultRoute(h, link.Attrs().Index, e)
+}
+
+// setSysctls sets what was asked for e's interface in the namespace at path.
+func (e *end) setSysctls(path string) error {
+	if e.sysctls == "" {
+		return nil
+	}
+	settings, err := parseSysctls(e.sysctls)
+	if err != nil {
+		return err
+	}
+	return linux.InNetNS(path, func() error {
+		for _, s := range settings {
+			if err := setSysctl("/proc/sys/net/"+s.family+"/"+s.group+"/"+e.ifname+"/"+s.name, s.value); err != nil {
+				return fmt.Errorf("sysctl of interface %s: %w", e.ifname, errors.Join(errdefs.ErrInvalidArgument, err))
+			}
+		}
+		return nil
+	})
 }
 
 func setDefaultRoute(h *netlink.Handle, index int, e *end) error {

@@ -2,6 +2,7 @@ package network
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,6 +31,51 @@ const (
 	// network reach each other, which the kernel keeps from them otherwise.
 	optHostAccess = "hull.host_access"
 )
+
+// Options of endpoints, as Docker names them.
+const (
+	optIfname  = "com.docker.network.endpoint.ifname"
+	optSysctls = "com.docker.network.endpoint.sysctls" // net.ipv4.conf.IFNAME.NAME=VALUE,...
+)
+
+// ifSysctl is a kernel parameter of an interface: net.FAMILY.GROUP.<interface>.NAME.
+type ifSysctl struct{ family, group, name, value string }
+
+// parseSysctls reads optSysctls.
+func parseSysctls(text string) ([]ifSysctl, error) {
+	var out []ifSysctl
+	for item := range strings.SplitSeq(text, ",") {
+		key, value, ok := strings.Cut(strings.TrimSpace(item), "=")
+		if !ok {
+			return nil, invalid("invalid network interface sysctl %q: expected NAME=VALUE", item)
+		}
+		f := strings.Split(key, ".")
+		if len(f) != 5 || f[0] != "net" || !strings.EqualFold(f[3], "IFNAME") || !slices.Contains([]string{"ipv4", "ipv6", "mpls"}, f[1]) ||
+			strings.Contains(f[2]+f[4], "/") || f[2] == "" || f[4] == "" {
+			return nil, invalid("unrecognised network interface sysctl %q; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'", key)
+		}
+		out = append(out, ifSysctl{f[1], f[2], f[4], value})
+	}
+	return out, nil
+}
+
+// interfaceName says whether an interface can have the name.
+func interfaceName(v string) bool {
+	return v != "" && len(v) <= 15 && !strings.ContainsAny(v, "/: \t\n\x00") && v != "." && v != ".." && v != "lo"
+}
+
+// checkEndpointOptions reports a value that an endpoint's option cannot have.
+func checkEndpointOptions(opts map[string]string) error {
+	if v, ok := opts[optIfname]; ok && !interfaceName(v) {
+		return invalid("invalid interface name %q in %s: 1 to 15 characters without spaces and slashes", v, optIfname)
+	}
+	if v := opts[optSysctls]; v != "" {
+		if _, err := parseSysctls(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Gateway modes, as Docker names them.
 const (
@@ -69,7 +115,7 @@ func checkOptions(n hull.Network) error {
 				return invalid("gateway mode 'isolated' can only be used for an internal network")
 			}
 		case optName, optPrefix, optParent:
-			if len(v) > 15 || strings.ContainsAny(v, "/: \t\n") || v == "." || v == ".." || v == "" && opt == optName {
+			if !interfaceName(v) && (v != "" || opt == optName) {
 				return invalid("invalid interface name %q in %s: 1 to 15 characters without spaces and slashes", v, opt)
 			}
 		case optMacvlanMode:

@@ -139,7 +139,7 @@ func (p *pool) makeReady(n *network) (_ *slot, err error) {
 			p.discard(sl)
 		}
 	}()
-	e, err := n.newEnd(sl.id, 0, hull.EndpointSpec{}, "")
+	e, err := n.newEnd(sl.id, n.ifPrefix()+"0", hull.EndpointSpec{}, "")
 	if err != nil {
 		return nil, err
 	}

@@ -321,7 +321,7 @@ func (h *host) assignSubnets(n *hull.Network, own []netip.Prefix) error {
 		}
 		v4 := p.Subnet().Addr().Is4()
 		if v4 && have4 || !v4 && have6 {
-			return fmt.Errorf("bridge networks have one subnet per address family, %s is one too many: %w", c.Subnet, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("bridge driver doesn't support multiple subnets: %s is a second one of its family: %w", c.Subnet, errdefs.ErrInvalidArgument)
 		}
 		have4, have6 = have4 || v4, have6 || !v4
 		// A route of the host is not in the way: the user has asked for this subnet.

@@ -55,16 +55,19 @@ func (s *Service) Mapping(source string) (hull.Mapping, error) {
 	}
 	s.maps.mu.Lock()
 	defer s.maps.mu.Unlock()
-	if m, ok := s.maps.known[st.Dev]; ok {
+	// The number of a file system without a device is given to the next one when it
+	// is gone: nothing is known by it.
+	device := st.Dev>>8&0xfff != 0
+	if m, ok := s.maps.known[st.Dev]; ok && device {
 		return m, nil
 	}
 	m, err := s.maps.try(f)
-	if err != nil {
-		s.log.Warn("a file system cannot show its owners through a user namespace: containers that mount it run in the host's",
-			"path", source, "device", fmt.Sprintf("%d:%d", st.Dev>>8&0xfff, st.Dev&0xff), "error", err)
-	}
 	if s.maps.known == nil {
 		s.maps.known = map[uint64]hull.Mapping{}
+	}
+	if _, told := s.maps.known[st.Dev]; err != nil && !told {
+		s.log.Warn("a file system cannot show its owners through a user namespace: containers that mount it run in the host's",
+			"path", source, "device", fmt.Sprintf("%d:%d", st.Dev>>8&0xfff, st.Dev&0xff), "error", err)
 	}
 	s.maps.known[st.Dev] = m
 	return m, nil

@@ -296,3 +296,33 @@ func TestSubpathOfAFile(t *testing.T) {
 		must(t, rel(t.Context()))
 	})
 }
+
+// TestSubpathInAnotherFileSystemIsMapped: what a container in a user namespace is
+// given of a volume with a file system of its own can have that namespace's ids.
+func TestSubpathInAnotherFileSystemIsMapped(t *testing.T) {
+	t.Parallel()
+	inMountNS(t, func() {
+		w := newWorld(t)
+		_, err := w.Create(t.Context(), hull.Volume{Name: "sized", Options: map[string]string{"size": "8m"}})
+		must(t, err)
+		f, err := w.open(t.Context(), "sized", "")
+		must(t, err)
+		must(t, os.MkdirAll(filepath.Join(linux.ProcPath(f), "a", "b"), 0o755))
+		must(t, os.WriteFile(filepath.Join(linux.ProcPath(f), "a", "file"), []byte("x"), 0o600))
+		must(t, f.Close())
+		for _, sub := range []string{"a/b", "a/file"} {
+			m := vol("sized", "/d")
+			m.Subpath = sub
+			p, err := w.Resolve(t.Context(), "c1", []hull.Mount{m})
+			must(t, err)
+			ready, rel, err := w.Mount(t.Context(), "c1", p, nil)
+			must(t, err)
+			for range 2 { // each container maps a clone of its own
+				if got, err := w.Mapping(ready[0].Source); err != nil || got != hull.Mapped {
+					t.Errorf("%s: %v, %v", sub, got, err)
+				}
+			}
+			must(t, rel(t.Context()))
+		}
+	})
+}

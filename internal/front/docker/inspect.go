@@ -222,8 +222,8 @@ func toMountPoints(in []hull.MountPoint) []container.MountPoint {
 			if p.Driver == "" {
 				p.Driver = "local"
 			}
-			if m.Spec.ViaBind && p.Mode == "" && m.Spec.Source != "" {
-				p.Mode = "z" // what moby shows for volumes
+			if p.Mode == "" && !m.Spec.FromImage && (!m.Spec.ViaBind || m.Spec.Source != "") {
+				p.Mode = "z" // what moby shows for volumes that the image did not ask for
 			}
 		}
 		out = append(out, p)
