@@ -44,6 +44,7 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 	if vol, rest, err := root.Find([]string{"volume"}); err == nil && len(rest) == 0 {
 		vol.AddCommand(volumeCommands(cli)...)
 	}
+	share(root, cli)
 	for _, path := range [][]string{{"update"}, {"container", "update"}} {
 		if update, rest, err := root.Find(path); err == nil && len(rest) == 0 {
 			withPorts(update, cli)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,7 +17,6 @@ import (
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
 	"github.com/moby/go-archive"
-	"github.com/moby/moby/api/types/common"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/volume"
 	"github.com/moby/moby/client"
@@ -77,28 +75,7 @@ type volumes struct{ cli command.Cli }
 
 // do sends a request. The body of a good answer is the caller's to close.
 func (v volumes) do(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
-	dial := v.cli.Client().Dialer()
-	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
-	req, err := http.NewRequestWithContext(ctx, method, "http://hull"+path+"?"+query.Encode(), body)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode < http.StatusBadRequest {
-		return resp, nil
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	var e common.ErrorResponse
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&e); err != nil || e.Message == "" {
-		e.Message = resp.Status
-	}
-	if resp.StatusCode == http.StatusNotFound {
-		return nil, errdefs.ErrNotFound.WithMessage(e.Message)
-	}
-	return nil, errors.New(e.Message)
+	return request(ctx, v.cli.Client().Dialer(), method, path+"?"+query.Encode(), body)
 }
 
 func (v volumes) verb(ctx context.Context, verb, name, to string) error {

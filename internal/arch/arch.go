@@ -112,6 +112,7 @@ func Rules() []Rule {
 		{Package: "cmd/hull/...", May: []string{"cmd/hull/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-compose/...", May: []string{"cmd/hull-compose/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
+		{Package: "cmd/hull-registry/...", May: []string{"cmd/hull-registry/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-monitor/...", May: []string{"cmd/hull-monitor/...", "internal/monitor/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-runc/...", May: []string{"cmd/hull-runc/...", "internal/runtime/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-guest/...", May: []string{"cmd/hull-guest/...", "internal/guest/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/..."}},
@@ -154,6 +155,11 @@ func Confined() []Foreign {
 			Only:     []string{"internal/front/docker/...", "cmd/hull/...", "cmd/hull-cli/...", "cmd/hull-compose/...", "cmd/internal/...", "test/..."},
 			Except:   []string{"github.com/docker/cli/cli/config"}, // credentials and their helpers: the image service's, too
 			Why:      "foreign types stop at the door",
+		},
+		{
+			Prefixes: []string{"github.com/distribution/distribution"},
+			Only:     []string{"cmd/hull-registry/...", "test/..."},
+			Why:      "a registry is a program of its own: it adds 20 MB to whoever links it",
 		},
 		{
 			Prefixes: []string{"k8s.io/cri-api"},

@@ -88,6 +88,28 @@ type PushRequest struct {
 	Progress func(Progress)
 }
 
+// CopyRequest copies an image from one registry to another.
+type CopyRequest struct {
+	Source, Target         string
+	Platform               string // "" = all of the image's
+	SourceAuth, TargetAuth Auth
+	Progress               func(Progress)
+}
+
+// SaveRequest says what an archive of images is to hold.
+type SaveRequest struct {
+	Refs      []string
+	Platforms []string // none = all that are here
+	Since     []string // images that the receiver has: their layers are left out
+	Omit      []string // digests of layers to leave out
+}
+
+// Blob is a stored piece of an image.
+type Blob struct {
+	Digest string
+	Size   int64 // bytes
+}
+
 // ImportRequest makes an image of a plain root file system tar.
 type ImportRequest struct {
 	Ref      string // "" = untagged

@@ -461,7 +461,7 @@ func TestPlatforms(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	if err := s.Save(t.Context(), []string{host + "/multi:1"}, nil, &out); err != nil {
+	if err := s.Save(t.Context(), hull.SaveRequest{Refs: []string{host + "/multi:1"}}, &out); err != nil {
 		t.Fatal(err)
 	}
 	other := service(t)

@@ -357,7 +357,7 @@ func (l *loader) wants(p ocispec.Platform) bool {
 func (s *Service) adopt(ctx context.Context, d ocispec.Descriptor, p *parsed, tell *teller) error {
 	for _, t := range p.manifest.Layers {
 		if !s.hasBlob(ctx, t.Digest) {
-			return badDocument(d.Digest.String(), fmt.Errorf("layer %s is missing", t.Digest))
+			return badDocument(d.Digest.String(), fmt.Errorf("layer %s is neither in the archive nor here: an archive without all its layers needs the image that it was made on top of", t.Digest))
 		}
 	}
 	if err := s.label(ctx, p.manifest.Config.Digest, configLabels(p)); err != nil {

@@ -183,7 +183,7 @@ func (p *pusher) documents(ctx context.Context, resolver remotes.Resolver, manif
 		if err != nil {
 			return 0, err
 		}
-		if err := p.send(ctx, to, m, func(int) {}); err != nil && !errdefs.IsAlreadyExists(err) {
+		if err := p.stored(ctx, to, m, func(int) {}); err != nil && !errdefs.IsAlreadyExists(err) {
 			return 0, err
 		}
 	}
@@ -192,7 +192,7 @@ func (p *pusher) documents(ctx context.Context, resolver remotes.Resolver, manif
 		return 0, fmt.Errorf("read manifest: %w", err)
 	}
 	last.Size = info.Size
-	if err := p.send(ctx, p.remote, last, func(int) {}); err != nil && !errdefs.IsAlreadyExists(err) {
+	if err := p.stored(ctx, p.remote, last, func(int) {}); err != nil && !errdefs.IsAlreadyExists(err) {
 		return 0, err
 	}
 	return info.Size, nil
@@ -212,7 +212,7 @@ func (p *pusher) blob(ctx context.Context, d ocispec.Descriptor) error {
 		// Longer than for a pull: when all is sent, some registries take their time.
 		ctx, touch, stop := watch(ctx, 6*p.s.cfg.Stall)
 		defer stop()
-		err := p.send(ctx, p.remote, d, func(n int) { touch(); pc.add(n) })
+		err := p.stored(ctx, p.remote, d, func(n int) { touch(); pc.add(n) })
 		if err != nil && !errdefs.IsAlreadyExists(err) {
 			err = cause(ctx, err)
 		}
@@ -238,20 +238,35 @@ func (p *pusher) blob(ctx context.Context, d ocispec.Descriptor) error {
 	return p.s.origin(ctx, d.Digest, p.name)
 }
 
-// send sends one blob or document. errdefs.ErrAlreadyExists when it is there.
-func (p *pusher) send(ctx context.Context, to remotes.Pusher, d ocispec.Descriptor, sent func(int)) error {
+// stored sends one blob or document that is here. errdefs.ErrAlreadyExists when
+// the registry has it.
+func (p *pusher) stored(ctx context.Context, to remotes.Pusher, d ocispec.Descriptor, sent func(int)) error {
+	return send(ctx, to, d, func() (io.ReadCloser, error) {
+		ra, err := p.s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d.Digest})
+		if err != nil {
+			return nil, &localError{fmt.Errorf("read %s: %w", d.Digest, err)}
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{content.NewReader(ra), ra}, nil
+	}, sent)
+}
+
+// send sends one blob or document, read from what open opens when the registry
+// wants it. errdefs.ErrAlreadyExists when it has it.
+func send(ctx context.Context, to remotes.Pusher, d ocispec.Descriptor, open func() (io.ReadCloser, error), sent func(int)) error {
 	w, err := to.Push(ctx, d)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	ra, err := p.s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d.Digest})
+	rc, err := open()
 	if err != nil {
-		return &localError{fmt.Errorf("read %s: %w", d.Digest, err)}
+		return err
 	}
-	defer ra.Close()
-	r := &tap{r: content.NewReader(ra), fn: sent}
-	if err := content.Copy(ctx, w, r, d.Size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
+	defer rc.Close()
+	if err := content.Copy(ctx, w, &tap{r: rc, fn: sent}, d.Size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
 		return err
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -15,27 +16,33 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hull/internal/hull"
 )
 
 // Save writes images as one tar that is an OCI layout and a docker-archive at
-// once. A repository's name stands for all its tags.
-func (s *Service) Save(ctx context.Context, refs, wanted []string, w io.Writer) error {
+// once. A repository's name stands for all its tags. An archive without some of
+// its layers (Omit, Since) is an OCI layout only, which Load completes with what
+// is there.
+func (s *Service) Save(ctx context.Context, r hull.SaveRequest, w io.Writer) error {
 	ctx = s.ns(ctx)
 	leave := s.gate.enter()
 	defer leave()
-	sv := &saver{s: s, blobs: map[digest.Digest]ocispec.Descriptor{}, docs: map[digest.Digest][]byte{}, repos: map[string]map[string]string{}}
-	for _, p := range wanted {
-		spec, err := s.platform(p)
-		if err != nil {
-			return err
-		}
-		sv.wanted = append(sv.wanted, spec)
+	sv, err := s.collectSave(ctx, r.Refs, r.Platforms)
+	if err != nil {
+		return err
 	}
-	sv.index.MediaType, sv.index.SchemaVersion = ocispec.MediaTypeImageIndex, 2
-	for _, ref := range refs {
-		if err := sv.add(ctx, ref); err != nil {
-			return err
+	if len(r.Since) > 0 {
+		base, err := s.collectSave(ctx, r.Since, nil)
+		if err != nil {
+			return fmt.Errorf("the image that the receiver has: %w", err)
 		}
+		for d := range base.layers {
+			sv.omit(d)
+		}
+	}
+	for _, d := range r.Omit {
+		sv.omit(digest.Digest(d))
 	}
 	if err := sv.write(ctx, w); err != nil {
 		return fmt.Errorf("save images: %w", err)
@@ -46,8 +53,70 @@ func (s *Service) Save(ctx context.Context, refs, wanted []string, w io.Writer) 
 	return nil
 }
 
+// Layers lists the layers of images as they are stored, each once: what a
+// receiver of the images needs beside their documents.
+func (s *Service) Layers(ctx context.Context, refs, wanted []string) ([]hull.Blob, error) {
+	ctx = s.ns(ctx)
+	leave := s.gate.enter()
+	defer leave()
+	sv, err := s.collectSave(ctx, refs, wanted)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]hull.Blob, 0, len(sv.layers))
+	for d := range sv.layers {
+		info, err := s.content.Info(ctx, d)
+		if err != nil {
+			return nil, fmt.Errorf("read layer %s: %w", d, err)
+		}
+		list = append(list, hull.Blob{Digest: d.String(), Size: info.Size})
+	}
+	slices.SortFunc(list, func(a, b hull.Blob) int { return strings.Compare(a.Digest, b.Digest) })
+	return list, nil
+}
+
+// Lacking returns those of the digests that are not here.
+func (s *Service) Lacking(ctx context.Context, digests []string) ([]string, error) {
+	ctx = s.ns(ctx)
+	var out []string
+	for _, text := range digests {
+		d, err := digest.Parse(text)
+		if err != nil {
+			return nil, badDocument("digest "+text, err)
+		}
+		if !s.hasBlob(ctx, d) {
+			out = append(out, text)
+		}
+	}
+	return out, nil
+}
+
+// collectSave finds all that an archive of the references would hold.
+func (s *Service) collectSave(ctx context.Context, refs, wanted []string) (*saver, error) {
+	sv := &saver{
+		s: s, blobs: map[digest.Digest]ocispec.Descriptor{}, docs: map[digest.Digest][]byte{},
+		layers: map[digest.Digest]bool{}, repos: map[string]map[string]string{},
+	}
+	for _, p := range wanted {
+		spec, err := s.platform(p)
+		if err != nil {
+			return nil, err
+		}
+		sv.wanted = append(sv.wanted, spec)
+	}
+	sv.index.MediaType, sv.index.SchemaVersion = ocispec.MediaTypeImageIndex, 2
+	for _, ref := range refs {
+		if err := sv.add(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
+	return sv, nil
+}
+
 type saver struct {
 	s      *Service
+	partly bool // some layers are left out
+	layers map[digest.Digest]bool
 	wanted []ocispec.Platform
 	index  ocispec.Index
 	list   []dockerManifest
@@ -160,7 +229,7 @@ func (sv *saver) one(ctx context.Context, e *entry, name string) (ocispec.Descri
 	sv.blobs[p.manifest.Config.Digest] = p.manifest.Config
 	dm := dockerManifest{Config: blobPath(p.manifest.Config.Digest), RepoTags: nil}
 	for _, l := range p.manifest.Layers {
-		sv.blobs[l.Digest] = l
+		sv.blobs[l.Digest], sv.layers[l.Digest] = l, true
 		dm.Layers = append(dm.Layers, blobPath(l.Digest))
 	}
 	if !slices.Contains(sv.ids, e.img.ID) {
@@ -191,6 +260,14 @@ func (sv *saver) one(ctx context.Context, e *entry, name string) (ocispec.Descri
 	return d, nil
 }
 
+// omit leaves a layer out.
+func (sv *saver) omit(d digest.Digest) {
+	if sv.layers[d] {
+		delete(sv.blobs, d)
+		sv.partly = true
+	}
+}
+
 func blobPath(d digest.Digest) string { return "blobs/" + d.Algorithm().String() + "/" + d.Encoded() }
 
 // write writes the tar. The same images always give the same bytes.
@@ -218,6 +295,9 @@ func (sv *saver) write(ctx context.Context, w io.Writer) error {
 		name string
 		v    any
 	}{{"index.json", sv.index}, {"manifest.json", sv.list}, {"oci-layout", ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}}, {"repositories", sv.repos}} {
+		if sv.partly && (f.name == "manifest.json" || f.name == "repositories") {
+			continue // a docker-archive is whole or none
+		}
 		b, err := json.Marshal(f.v)
 		if err != nil {
 			return fmt.Errorf("write %s: %w", f.name, err)

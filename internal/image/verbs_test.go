@@ -176,7 +176,7 @@ func TestSaveAndLoad(t *testing.T) {
 	load(t, s, b)
 	var out, again bytes.Buffer
 	for _, w := range []io.Writer{&out, &again} {
-		if err := s.Save(t.Context(), []string{"a", b.id()}, nil, w); err != nil {
+		if err := s.Save(t.Context(), hull.SaveRequest{Refs: []string{"a", b.id()}}, w); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -513,5 +513,95 @@ func TestLoginAndAuth(t *testing.T) {
 	s = service(t, quick, func(c *Config) { c.DockerConfig = dir })
 	if _, err := s.Pull(t.Context(), hull.PullRequest{Ref: host + "/x:1"}); err != nil {
 		t.Error("credentials of config.json:", err)
+	}
+}
+
+// TestDeltaArchive: an archive without layers that the receiver has, and what is
+// said when it has them not.
+func TestDeltaArchive(t *testing.T) {
+	below := layerTar(t, file{name: "base", body: "below"})
+	base := build(t, nil, below)
+	top := build(t, nil, below, layerTar(t, file{name: "top", body: "above"}))
+	s := service(t)
+	load(t, s, base, "docker.io/library/base:1")
+	load(t, s, top, "docker.io/library/top:1")
+	layers, err := s.Layers(t.Context(), []string{"top:1"}, nil)
+	if err != nil || len(layers) != 2 {
+		t.Fatalf("%v %v", layers, err)
+	}
+	var delta bytes.Buffer
+	if err := s.Save(t.Context(), hull.SaveRequest{Refs: []string{"top:1"}, Since: []string{"base:1"}}, &delta); err != nil {
+		t.Fatal(err)
+	}
+	other := service(t)
+	lacking, err := other.Lacking(t.Context(), []string{layers[0].Digest, layers[1].Digest})
+	if err != nil || len(lacking) != 2 {
+		t.Errorf("an empty engine lacks %v %v", lacking, err)
+	}
+	if _, err := other.Lacking(t.Context(), []string{"sha256:../../etc"}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a digest that is none: %v", err)
+	}
+	if _, err := other.Load(t.Context(), bytes.NewReader(delta.Bytes()), nil, nil); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a delta without its base: %v", err)
+	}
+	load(t, other, base, "docker.io/library/base:1")
+	if lacking, err = other.Lacking(t.Context(), []string{layers[0].Digest, layers[1].Digest}); err != nil || len(lacking) != 1 {
+		t.Errorf("with the base it lacks %v %v", lacking, err)
+	}
+	if _, err := other.Load(t.Context(), bytes.NewReader(delta.Bytes()), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if i := resolve(t, other, "top:1"); i.ID != top.id() || i.Manifest != top.desc.Digest.String() {
+		t.Errorf("it arrived as %s %s", i.ID, i.Manifest)
+	}
+}
+
+func TestCopy(t *testing.T) {
+	a, b := registryServer(t), registryServer(t)
+	s := service(t)
+	img := simple(t)
+	load(t, s, img, a+"/lib/one:1")
+	if err := s.Push(t.Context(), hull.PushRequest{Ref: a + "/lib/one:1"}); err != nil {
+		t.Fatal(err)
+	}
+	var last any
+	progress := func(p hull.Progress) {
+		if p.Aux != nil {
+			last = p.Aux
+		}
+	}
+	if err := s.Copy(t.Context(), hull.CopyRequest{Source: a + "/lib/one:1", Target: b + "/two", Progress: progress}); err != nil {
+		t.Fatal(err)
+	}
+	want, err := s.Distribution(t.Context(), a+"/lib/one:1", hull.Auth{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Distribution(t.Context(), b+"/two:1", hull.Auth{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want.Digest != got.Digest {
+		t.Errorf("copied as %s, was %s", got.Digest, want.Digest)
+	}
+	if r, ok := last.(PushResult); !ok || r.Tag != "1" || r.Digest != want.Digest {
+		t.Errorf("the end is %+v", last)
+	}
+	other := service(t)
+	if i, err := other.Pull(t.Context(), hull.PullRequest{Ref: b + "/two:1"}); err != nil || i.ID != img.id() {
+		t.Errorf("pulled the copy as %v, %v", i.ID, err)
+	}
+	for name, r := range map[string]hull.CopyRequest{
+		"source":   {Source: "No", Target: b + "/x"},
+		"target":   {Source: a + "/lib/one:1", Target: "x:y:z"},
+		"digest":   {Source: a + "/lib/one:1", Target: b + "/x@" + want.Digest},
+		"platform": {Source: a + "/lib/one:1", Target: b + "/x", Platform: "no/such/thing/at/all"},
+	} {
+		if err := s.Copy(t.Context(), r); err == nil && name != "platform" {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if err := s.Copy(t.Context(), hull.CopyRequest{Source: a + "/lib/none:1", Target: b + "/x"}); !errdefs.IsNotFound(err) {
+		t.Errorf("a source that is not there: %v", err)
 	}
 }

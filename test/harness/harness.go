@@ -424,6 +424,9 @@ func (e *Engine) HullCompose() *Client {
 	return &Client{e: e, Name: "hull compose", argv: []string{filepath.Join(e.bin, "hull"), "compose"}}
 }
 
+// BinDir is where the built programs are.
+func (e *Engine) BinDir() string { return e.bin }
+
 // Hull is hull's own command line.
 func (e *Engine) Hull() *Client {
 	return &Client{e: e, Name: "hull", argv: []string{filepath.Join(e.bin, "hull")}}

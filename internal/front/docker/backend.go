@@ -70,7 +70,13 @@ type Images interface {
 	History(ctx context.Context, ref, platform string) ([]hull.HistoryItem, error)
 	Remove(ctx context.Context, ref string, force, prune bool, inUse func(imageID string) []hull.Container) ([]hull.ImageRemoved, error)
 	Prune(ctx context.Context, keep func(hull.Image) bool) ([]hull.ImageRemoved, int64, error)
-	Save(ctx context.Context, refs []string, platforms []string, w io.Writer) error
+	// Copy sends an image from one registry to another.
+	Copy(ctx context.Context, r hull.CopyRequest) error
+	Save(ctx context.Context, r hull.SaveRequest, w io.Writer) error
+	// Layers lists the layers of images as they are stored, each once.
+	Layers(ctx context.Context, refs []string, platforms []string) ([]hull.Blob, error)
+	// Lacking returns those of the digests that are not stored here.
+	Lacking(ctx context.Context, digests []string) ([]string, error)
 	Load(ctx context.Context, r io.Reader, platforms []string, progress func(hull.Progress)) (names []string, err error)
 	Import(ctx context.Context, r hull.ImportRequest, tar io.Reader) (imageID string, err error)
 	// Distribution asks the registry about a reference.

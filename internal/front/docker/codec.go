@@ -146,8 +146,10 @@ func ref(r *http.Request) string { return strings.TrimPrefix(r.PathValue("id"), 
 
 // registryAuth decodes X-Registry-Auth. A malformed header counts as none, as
 // with Docker: an anonymous pull may still work.
-func registryAuth(r *http.Request) hull.Auth {
-	text := strings.TrimRight(r.Header.Get(registry.AuthHeader), "=")
+func registryAuth(r *http.Request) hull.Auth { return decodeAuth(r.Header.Get(registry.AuthHeader)) }
+
+func decodeAuth(text string) hull.Auth {
+	text = strings.TrimRight(text, "=")
 	if text == "" {
 		return hull.Auth{}
 	}

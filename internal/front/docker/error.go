@@ -78,8 +78,10 @@ func statusOf(err error) int {
 func messageOf(err error) string {
 	text := err.Error()
 	for _, k := range kinds {
-		if short, ok := strings.CutSuffix(text, ": "+k.kind.Error()); ok && short != "" && errors.Is(err, k.kind) {
-			return short
+		for _, sep := range []string{": ", "\n"} { // wrapped or joined
+			if short, ok := strings.CutSuffix(text, sep+k.kind.Error()); ok && short != "" && errors.Is(err, k.kind) {
+				return short
+			}
 		}
 	}
 	return text

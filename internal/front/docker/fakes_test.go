@@ -128,9 +128,22 @@ func (f *fakeImages) Prune(_ context.Context, keep func(hull.Image) bool) ([]hul
 	return out, int64(len(out)), nil
 }
 
-func (f *fakeImages) Save(_ context.Context, refs, platforms []string, w io.Writer) error {
-	_, err := fmt.Fprintf(w, "tar of %v %v", refs, platforms)
+func (f *fakeImages) Save(_ context.Context, r hull.SaveRequest, w io.Writer) error {
+	_, err := fmt.Fprintf(w, "tar of %v %v", r.Refs, r.Platforms)
 	return err
+}
+
+func (f *fakeImages) Copy(_ context.Context, r hull.CopyRequest) error {
+	r.Progress(hull.Progress{Status: "Copying " + r.Source + " for " + r.SourceAuth.Username})
+	return nil
+}
+
+func (f *fakeImages) Layers(_ context.Context, refs, _ []string) ([]hull.Blob, error) {
+	return []hull.Blob{{Digest: digestOf("1"), Size: int64(len(refs))}}, nil
+}
+
+func (f *fakeImages) Lacking(_ context.Context, digests []string) ([]string, error) {
+	return digests[1:], nil
 }
 
 func (f *fakeImages) Load(_ context.Context, r io.Reader, _ []string, progress func(hull.Progress)) ([]string, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -247,7 +248,7 @@ func (a *imageAPI) prune(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *imageAPI) save(w http.ResponseWriter, r *http.Request, name string) error {
-	return a.saveAll(w, r, []string{name})
+	return a.saveAll(w, r, hull.SaveRequest{Refs: []string{name}})
 }
 
 func (a *imageAPI) saveMany(w http.ResponseWriter, r *http.Request) error {
@@ -259,23 +260,25 @@ func (a *imageAPI) saveMany(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 	}
-	return a.saveAll(w, r, names)
+	return a.saveAll(w, r, hull.SaveRequest{Refs: names})
 }
 
 // saveAll checks the names first: once the tar has begun there is no way to say
 // that one is missing.
-func (a *imageAPI) saveAll(w http.ResponseWriter, r *http.Request, names []string) error {
-	platforms, err := platformsQuery(r, "platform")
-	if err != nil {
-		return err
+func (a *imageAPI) saveAll(w http.ResponseWriter, r *http.Request, req hull.SaveRequest) error {
+	if req.Platforms == nil {
+		var err error
+		if req.Platforms, err = platformsQuery(r, "platform"); err != nil {
+			return err
+		}
 	}
-	for _, n := range names {
+	for _, n := range slices.Concat(req.Refs, req.Since) {
 		if _, err := a.images.Resolve(r.Context(), n, ""); err != nil {
 			return err //nolint:wrapcheck // the service names the object
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
-	return a.images.Save(r.Context(), names, platforms, w) //nolint:wrapcheck // the service names the object
+	return a.images.Save(r.Context(), req, w) //nolint:wrapcheck // the service names the object
 }
 
 func (a *imageAPI) load(w http.ResponseWriter, r *http.Request) error {

@@ -75,6 +75,11 @@ func (s *Server) routes() {
 	s.handle("DELETE /images/{rest...}", img.remove)
 	s.handle("GET /distribution/{rest...}", img.byName(named{"json": img.distribution}))
 
+	s.handle("POST /hull/v1/images/copy", img.copyImage)
+	s.handle("POST /hull/v1/images/layers", img.layers)
+	s.handle("POST /hull/v1/images/lacking", img.lacking)
+	s.handle("POST /hull/v1/images/archive", img.archive)
+
 	s.handle("GET /volumes", vol.list)
 	s.handle("POST /volumes/create", vol.create)
 	s.handle("POST /volumes/prune", vol.prune)
