@@ -31,6 +31,7 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 			withIsolations(info, cli)
 		}
 	}
+	root.AddCommand(compareCommand(cli))
 	for path, short := range map[string]string{"version": "Show the hull version information", "system": "Manage hull"} {
 		if cmd, _, err := root.Find([]string{path}); err == nil {
 			cmd.Short = short
@@ -84,6 +85,9 @@ func withIsolations(info *cobra.Command, cli *command.DockerCli) {
 		}
 		if i != nil {
 			printIsolations(out, *i)
+			if r := recall(i.ID); r != "" {
+				fmt.Fprintln(out, " Isolation "+r)
+			}
 		}
 		return rerr
 	}

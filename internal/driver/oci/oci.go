@@ -83,7 +83,10 @@ func (d *Driver) Info() driver.Info {
 		Name:      hull.IsolationContainer,
 		Rootfs:    []hull.RootfsKind{hull.RootfsOverlay},
 		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "root", "stats", "update"},
-		Details:   map[string]string{"runtime": d.cfg.Runtime, "version": f.version},
+		Details: map[string]string{
+			"runtime": d.cfg.Runtime, "version": f.version,
+			"boundary": "the host's kernel, as the runtime " + d.cfg.Runtime + " makes it",
+		},
 	}
 	if f.err != nil {
 		i.Unavailable = f.err.Error()
@@ -91,6 +94,7 @@ func (d *Driver) Info() driver.Info {
 	if f.style == wire.Runsc {
 		i.Name, i.MinMemory = hull.IsolationSandbox, minSandboxMemory
 		i.Details["platform"] = d.platform(f)
+		i.Details["boundary"] = "a kernel in user space (gVisor) that serves the program's system calls, and asks few of the host's"
 		i.Details["network"] = "gVisor's own stack; the pod's namespace's on networks with names"
 	}
 	return i

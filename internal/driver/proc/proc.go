@@ -127,7 +127,10 @@ func (d *Driver) Info() driver.Info {
 		Name:      hull.IsolationContainer,
 		Rootfs:    []hull.RootfsKind{hull.RootfsOverlay},
 		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "root", "stats", "update", driver.AbilityUserNS},
-		Details:   map[string]string{"cgroup": version},
+		Details: map[string]string{
+			"cgroup":   version,
+			"boundary": "the host's kernel, behind namespaces, a user namespace, few capabilities and a seccomp filter",
+		},
 	}
 }
 

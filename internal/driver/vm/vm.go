@@ -106,7 +106,10 @@ func (d *Driver) Close() error {
 // Info implements driver.Driver. It looks, and runs nothing: what is installed
 // while hulld runs can be used.
 func (d *Driver) Info() driver.Info {
-	details := map[string]string{"accelerator": string(d.accelerator())}
+	details := map[string]string{
+		"accelerator": string(d.accelerator()),
+		"boundary":    "a machine with a kernel of its own; the host sees QEMU, as a user of no rights with a seccomp filter",
+	}
 	q, err := d.qemu()
 	if err == nil {
 		details["qemu"] = q
