@@ -112,11 +112,8 @@ func Rules() []Rule {
 		{Package: "cmd/hull/...", May: []string{"cmd/hull/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-compose/...", May: []string{"cmd/hull-compose/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
-<<<<<<< HEAD
 		{Package: "cmd/hull-registry/...", May: []string{"cmd/hull-registry/..."}, Never: []string{"internal/..."}},
-=======
 		{Package: "cmd/hull-probe/..."},
->>>>>>> 105c38b (hull compare: one image under every isolation, measured; hull-probe looks from inside; hull info recommends from it)
 		{Package: "cmd/hull-monitor/...", May: []string{"cmd/hull-monitor/...", "internal/monitor/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-runc/...", May: []string{"cmd/hull-runc/...", "internal/runtime/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-guest/...", May: []string{"cmd/hull-guest/...", "internal/guest/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/..."}},
