@@ -127,7 +127,7 @@ func (e *copies) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, hu
 	r, w := io.Pipe()
 	e.runs.wg.Go(func() {
 		defer at.root.Close()
-		w.CloseWithError(e.files.Pack(ctx, at.root, hull.CopyFromRequest{Path: at.path, IDs: at.ids}, w))
+		w.CloseWithError(e.files.Pack(ctx, at.root, hull.CopyFromRequest{Path: at.path, As: p, IDs: at.ids}, w))
 	})
 	e.publish("archive-path", c, nil)
 	return r, st, nil
@@ -154,12 +154,29 @@ func (e *copies) CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, t
 	if at.readOnly {
 		return fmt.Errorf("container rootfs is marked read-only: %w", errdefs.ErrPermissionDenied)
 	}
+	if r.CopyUIDGID && c.Resolved.User != "" {
+		owner, err := e.ownerIn(ctx, c, c.Resolved.User)
+		if err != nil {
+			return err
+		}
+		r.Owner = &owner
+	}
 	r.Path, r.IDs = at.path, at.ids
 	if err := e.files.Unpack(ctx, at.root, r, tar); err != nil {
 		return fmt.Errorf("copy to %s: %w", c.Name, err)
 	}
 	e.publish("extract-to-dir", c, nil)
 	return nil
+}
+
+// ownerIn looks a user up in a container.
+func (e *base) ownerIn(ctx context.Context, c hull.Container, user string) (hull.FileOwner, error) {
+	root, _, err := e.rootOf(ctx, c)
+	if err != nil {
+		return hull.FileOwner{}, fmt.Errorf("open root of %s: %w", c.Name, err)
+	}
+	defer root.Close()
+	return e.files.User(root, user)
 }
 
 // Changes lists what differs from the image.

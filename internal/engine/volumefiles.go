@@ -56,7 +56,7 @@ func (e *copies) VolumeCopyFrom(ctx context.Context, name, p string) (io.ReadClo
 	r, w := io.Pipe()
 	e.runs.wg.Go(func() {
 		defer root.Close()
-		w.CloseWithError(e.files.Pack(ctx, root, hull.CopyFromRequest{Path: inVolume(p)}, w))
+		w.CloseWithError(e.files.Pack(ctx, root, hull.CopyFromRequest{Path: inVolume(p), As: p}, w))
 	})
 	return r, st, nil
 }
@@ -76,6 +76,9 @@ func (e *copies) VolumeCopyTo(ctx context.Context, name string, r hull.CopyToReq
 	}
 	if !st.Mode.IsDir() && st.LinkTarget == "" {
 		return fmt.Errorf("extraction point %s is not a directory: %w", asked, errdefs.ErrInvalidArgument)
+	}
+	if !r.CopyUIDGID {
+		r.Owner = &hull.FileOwner{}
 	}
 	if err := e.files.Unpack(ctx, root, r, tar); err != nil {
 		return fmt.Errorf("copy to volume %s: %w", name, err)

@@ -56,10 +56,29 @@ func parent(root *os.File, p string) (dir *os.File, name string, err error) {
 	clean := path.Join("/", p)
 	if clean == "/" || strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") {
 		dir, err = linux.OpenInRoot(root, clean, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if errors.Is(err, unix.ENOTDIR) && isThere(root, clean) {
+			return nil, "", fmt.Errorf("%s: %w: %w", p, err, errdefs.ErrInvalidArgument)
+		}
 		return dir, "", notFound(p, err)
 	}
 	dir, err = linux.OpenInRoot(root, path.Dir(clean), unix.O_PATH|unix.O_DIRECTORY, 0)
 	return dir, path.Base(clean), notFound(p, err)
+}
+
+// isThere says whether p leads to anything.
+func isThere(root *os.File, p string) bool {
+	f, err := linux.OpenInRoot(root, p, unix.O_PATH, 0)
+	if err == nil {
+		_ = f.Close() // was only looked for
+	}
+	return err == nil
+}
+
+// User looks "user[:group]" up in the passwd and group files below root, as a
+// process of that user would be started. errdefs.ErrInvalidArgument.
+func (Files) User(root *os.File, spec string) (hull.FileOwner, error) {
+	u, err := linux.LookupUser(root, spec, nil)
+	return hull.FileOwner{UID: int(u.UID), GID: int(u.GID)}, err
 }
 
 func fstatat(dir *os.File, name string, st *unix.Stat_t) error {

@@ -4,8 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -39,7 +42,7 @@ func TestRoundTrip(t *testing.T) {
 	must(t, os.Symlink("/data/a", filepath.Join(from, "data/sub/l")))
 	var buf bytes.Buffer
 	must(t, Files{}.Pack(context.Background(), open(t, from), hull.CopyFromRequest{Path: "/data"}, &buf))
-	err := Files{}.Unpack(context.Background(), open(t, to), hull.CopyToRequest{Path: "/", CopyUIDGID: os.Geteuid() == 0}, &buf)
+	err := Files{}.Unpack(context.Background(), open(t, to), hull.CopyToRequest{Path: "/"}, &buf)
 	if os.Geteuid() != 0 && err != nil {
 		t.Skip("owners can only be set by root")
 	}
@@ -58,6 +61,77 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if st, _ := os.Stat(filepath.Join(to, "data/sub")); st.Mode().Perm() != 0o750 {
 		t.Errorf("directory mode %v", st.Mode())
+	}
+}
+
+// TestArchiveNames: what a tar's names start with is what clients rename by.
+func TestArchiveNames(t *testing.T) {
+	root := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(root, "a/b"), 0o755))
+	must(t, os.WriteFile(filepath.Join(root, "a/b/f"), nil, 0o600))
+	must(t, os.Symlink("b", filepath.Join(root, "a/l")))
+	for _, tc := range []struct{ path, first, last string }{
+		{"/", "/", "/a/l"},
+		{".", "./", "./a/l"},
+		{"/.", "./", "./a/l"},
+		{"./", "./", "./a/l"},
+		{"a/b", "b/", "b/f"},
+		{"/a/b/", "b/", "b/f"},
+		{"/a/b/.", "./", "./f"},
+		{"a/b/f", "f", "f"},
+		{"a/l", "l", "l"},
+		{"a/l/", "l/", "l/f"},
+		{"a/l/.", "./", "./f"},
+	} {
+		var buf bytes.Buffer
+		must(t, Files{}.Pack(context.Background(), open(t, root), hull.CopyFromRequest{Path: tc.path}, &buf))
+		var names []string
+		for r := tar.NewReader(&buf); ; {
+			h, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			must(t, err)
+			names = append(names, h.Name)
+		}
+		if names[0] != tc.first || names[len(names)-1] != tc.last {
+			t.Errorf("%s: %q", tc.path, names)
+		}
+	}
+}
+
+// TestFileIsNoDirectory: a slash at the end asks for a directory.
+func TestFileIsNoDirectory(t *testing.T) {
+	root := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(root, "f"), nil, 0o600))
+	if _, err := (Files{}).Stat(open(t, root), "/f/"); !errdefs.IsInvalidArgument(err) || !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("file with a slash: %v", err)
+	}
+	if _, err := (Files{}).Stat(open(t, root), "/f/g/"); !errdefs.IsNotFound(err) {
+		t.Errorf("below a file: %v", err)
+	}
+}
+
+// TestOwner: what is unpacked belongs to whom the tar says, or to one owner.
+func TestOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("owners can only be set by root")
+	}
+	for _, tc := range []struct {
+		owner *hull.FileOwner
+		want  uint32
+	}{{nil, 1234}, {&hull.FileOwner{UID: 77, GID: 78}, 77}} {
+		var buf bytes.Buffer
+		w := tar.NewWriter(&buf)
+		must(t, w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o600, Uid: 1234, Gid: 1234}))
+		must(t, w.Close())
+		root := t.TempDir()
+		must(t, Files{}.Unpack(context.Background(), open(t, root), hull.CopyToRequest{Path: "/", Owner: tc.owner}, &buf))
+		var st syscall.Stat_t
+		must(t, syscall.Stat(filepath.Join(root, "f"), &st))
+		if st.Uid != tc.want {
+			t.Errorf("owner %v: uid %d, want %d", tc.owner, st.Uid, tc.want)
+		}
 	}
 }
 

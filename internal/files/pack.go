@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,9 +20,20 @@ import (
 
 const paxXattr = "SCHILY.xattr."
 
-// Pack writes r.Path, and all below it, as a tar whose names start at p's last
-// component ("./" for a directory named with a trailing slash or dot). Sockets
-// are left out, as by tar(1).
+// archiveName is what the first name of a tar is, for the path as the user wrote it:
+// its last component, "." for one that ends in a dot, "/" for the root itself.
+func archiveName(p string) string {
+	switch p = strings.TrimRight(p, "/"); {
+	case p == "":
+		return "/"
+	case p == "." || strings.HasSuffix(p, "/."):
+		return "."
+	}
+	return path.Base(path.Join("/", p))
+}
+
+// Pack writes r.Path, and all below it, as a tar whose names start at the last
+// component that the user wrote (see archiveName). Sockets are left out, as by tar(1).
 func (Files) Pack(ctx context.Context, root *os.File, r hull.CopyFromRequest, w io.Writer) error {
 	p := r.Path
 	dir, name, err := parent(root, p)
@@ -30,13 +42,11 @@ func (Files) Pack(ctx context.Context, root *os.File, r hull.CopyFromRequest, w 
 	}
 	defer dir.Close()
 	pk := packer{ctx: ctx, ids: r.IDs, tw: tar.NewWriter(w), links: map[inode]string{}, buf: make([]byte, 256<<10)}
-	as := name
-	if name == "" {
-		as = "."
-		if base := path.Base(path.Join("/", p)); base != "/" && base != "." {
-			as = base
-		}
+	as := r.As
+	if as == "" {
+		as = p
 	}
+	as = archiveName(as)
 	if err := pk.add(dir, name, as); err != nil {
 		return err
 	}
@@ -152,7 +162,7 @@ func (k *packer) dir(pinned *os.File, h *tar.Header, as string) error {
 	}
 	slices.Sort(names)
 	for _, n := range names {
-		if err := k.add(f, n, as+"/"+n); err != nil {
+		if err := k.add(f, n, strings.TrimSuffix(as, "/")+"/"+n); err != nil {
 			return err
 		}
 	}
@@ -180,7 +190,7 @@ func header(st *unix.Stat_t, as string) *tar.Header {
 	case unix.S_IFREG:
 		h.Typeflag, h.Size = tar.TypeReg, st.Size
 	case unix.S_IFDIR:
-		h.Typeflag, h.Name = tar.TypeDir, as+"/"
+		h.Typeflag, h.Name = tar.TypeDir, strings.TrimSuffix(as, "/")+"/"
 	case unix.S_IFLNK:
 		h.Typeflag = tar.TypeSymlink
 	case unix.S_IFIFO:

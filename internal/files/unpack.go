@@ -209,9 +209,9 @@ func (u *unpacker) attributes(dir *os.File, name string, h *tar.Header, mode uin
 		return err
 	}
 	defer f.Close()
-	uid, gid := 0, 0
-	if u.req.CopyUIDGID {
-		uid, gid = h.Uid, h.Gid
+	uid, gid := h.Uid, h.Gid
+	if o := u.req.Owner; o != nil {
+		uid, gid = o.UID, o.GID
 	}
 	uid, gid = u.req.IDs.Host(uid, gid)
 	if err := unix.Fchownat(linux.FD(f), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {

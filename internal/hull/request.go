@@ -105,14 +105,22 @@ type PathStat struct {
 // CopyFromRequest is what is read of a container.
 type CopyFromRequest struct {
 	Path string
+	As   string  // the path as the user wrote it, from which the tar's names come; "" = Path
 	IDs  IDRange // of the user namespace in which it is seen; the tar has the container's
 }
+
+// FileOwner is who owns what is unpacked, in the container's ids.
+type FileOwner struct{ UID, GID int }
 
 // CopyToRequest unpacks a tar below Path.
 type CopyToRequest struct {
 	Path                 string
 	NoOverwriteDirNonDir bool
-	CopyUIDGID           bool
+	// CopyUIDGID: in a container, what is unpacked belongs to the container's user (of
+	// an image without one, to whom the tar says, as it does without CopyUIDGID); in
+	// a volume, to whom the tar says, and to root without CopyUIDGID.
+	CopyUIDGID bool
+	Owner      *FileOwner // of everything; nil = whom the tar says. The engine's to set.
 	// IDs are those of the user namespace in which the destination is seen: who owns
 	// what in the tar is said in the container's ids.
 	IDs IDRange

@@ -45,7 +45,7 @@ func (s *server) archive(r *guest.Request, st [3]*guest.Stream) error {
 		return output(st[1], func(w io.Writer) error { return files.Files{}.Pack(ctx, root, hull.CopyFromRequest{Path: r.Path}, w) })
 	}
 	return input(st[0], func(in io.Reader) error {
-		return files.Files{}.Unpack(ctx, root, hull.CopyToRequest{Path: r.Path, NoOverwriteDirNonDir: r.Sig&1 != 0, CopyUIDGID: r.Sig&2 != 0}, in)
+		return files.Files{}.Unpack(ctx, root, hull.CopyToRequest{Path: r.Path, NoOverwriteDirNonDir: r.Sig&1 != 0}, in)
 	})
 }
 
