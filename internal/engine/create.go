@@ -58,16 +58,12 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 		return hull.Container{}, nil, err
 	}
 	if s, err = e.resolveShared(s); err != nil {
-		return hull.Container{}, nil, err
+		return hull.Container{}, nil, notImage(err)
 	}
 	if err := e.checkMachine(s, podID, drv); err != nil {
 		return hull.Container{}, nil, err
 	}
-	if err := e.networks.Check(ctx, s.Network); err != nil {
-		if errdefs.IsNotFound(err) {
-			// Clients take "not found" of a create for the image, and pull it.
-			err = fmt.Errorf("%s: %w", strings.TrimSuffix(err.Error(), ": "+errdefs.ErrNotFound.Error()), errdefs.ErrInvalidArgument)
-		}
+	if err := e.networks.Check(ctx, s.Network); err != nil && !errdefs.IsNotFound(err) { // a network may be made before the start
 		return hull.Container{}, nil, err
 	}
 	img, err := e.images.Resolve(ctx, s.Image, s.Platform)
@@ -98,7 +94,7 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 
 	wanted, err := e.wantedMounts(s, res)
 	if err != nil {
-		return hull.Container{}, nil, err
+		return hull.Container{}, nil, notImage(err)
 	}
 	if c.Mounts, err = e.volumes.Resolve(ctx, c.ID, wanted); err != nil {
 		return hull.Container{}, nil, err
@@ -113,6 +109,15 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 	}
 	e.publish("create", c, nil)
 	return c, append(warnings, e.warnings(s, drv.Info().Abilities)...), nil
+}
+
+// notImage keeps "not found" for the image: clients of a create answer it with a
+// pull.
+func notImage(err error) error {
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", strings.TrimSuffix(err.Error(), ": "+errdefs.ErrNotFound.Error()), errdefs.ErrInvalidArgument)
 }
 
 // record stores a new container; a chosen name that is taken meanwhile is

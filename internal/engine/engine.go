@@ -150,6 +150,8 @@ type Files interface {
 	// component.
 	Pack(ctx context.Context, root *os.File, r hull.CopyFromRequest, w io.Writer) error
 	Unpack(ctx context.Context, root *os.File, r hull.CopyToRequest, tar io.Reader) error
+	// User looks "user[:group]" up in the files below root. errdefs.ErrInvalidArgument.
+	User(root *os.File, spec string) (hull.FileOwner, error)
 }
 
 // Runtimes are the OCI runtimes of this host that a container may ask for.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -155,6 +156,47 @@ func TestAutoRemove(t *testing.T) {
 	for limit := time.Now().Add(time.Minute); len(w.leaks()) != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatalf("still there: %v", w.leaks())
+		}
+	}
+}
+
+// TestRestartKeepsWhatIsToBeRemoved: --rm is for the end of a run that nobody
+// starts again. The client may be gone by then.
+func TestRestartKeepsWhatIsToBeRemoved(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	c := start(t, e, hull.Spec{Process: hull.ProcessSpec{Cmd: []string{"app"}}, AutoRemove: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := e.Restart(ctx, c.ID, hull.StopRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	now, err := e.Container(t.Context(), c.ID)
+	if err != nil || now.Status.Phase != hull.Running {
+		t.Fatalf("after restart: %+v, %v", now.Status, err)
+	}
+	if err := e.Stop(t.Context(), c.ID, hull.StopRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Container(t.Context(), c.ID); !errdefs.IsNotFound(err) {
+		t.Errorf("after stop: %v", err)
+	}
+}
+
+// TestReadOnlyBindsAreRecursive, as with Docker since 25, unless they are not to be.
+func TestReadOnlyBindsAreRecursive(t *testing.T) {
+	for _, tc := range []struct {
+		mount hull.MountPoint
+		want  []string
+	}{
+		{hull.MountPoint{RW: true}, []string{"rbind", "rprivate"}},
+		{hull.MountPoint{}, []string{"rbind", "ro", "rro", "rprivate"}},
+		{hull.MountPoint{Spec: hull.Mount{ReadOnlyNonRec: true}}, []string{"rbind", "ro", "rprivate"}},
+		{hull.MountPoint{Spec: hull.Mount{ReadOnlyForce: true}}, []string{"rbind", "ro", "rro", "rprivate"}},
+	} {
+		tc.mount.Type, tc.mount.Source, tc.mount.Target = hull.MountBind, "/a", "/b"
+		if got := userMount(tc.mount, false).Options; !slices.Equal(got, tc.want) {
+			t.Errorf("%+v: %q, want %q", tc.mount, got, tc.want)
 		}
 	}
 }
@@ -424,7 +466,7 @@ func TestSharedIPC(t *testing.T) {
 			t.Errorf("donor's mode %q: %v", mode, err)
 		}
 		waitExit(t, e, w, donor, 137)
-		if err := e.Start(t.Context(), c.ID); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "cannot join IPC of a non running container") {
+		if err := e.Start(t.Context(), c.ID); !errdefs.IsInternal(err) || !strings.Contains(err.Error(), "failed to join IPC namespace") || !strings.Contains(err.Error(), "is not running") {
 			t.Errorf("donor has ended: %v", err)
 		}
 	}

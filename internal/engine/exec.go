@@ -15,7 +15,7 @@ import (
 )
 
 // ExecCreate notes a process to be run in a running container.
-func (e *execs) ExecCreate(_ context.Context, ref string, s hull.ExecSpec) (string, error) {
+func (e *execs) ExecCreate(ctx context.Context, ref string, s hull.ExecSpec) (string, error) {
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return "", err
@@ -25,6 +25,12 @@ func (e *execs) ExecCreate(_ context.Context, ref string, s hull.ExecSpec) (stri
 	}
 	if len(s.Args) == 0 {
 		return "", fmt.Errorf("no exec command specified: %w", errdefs.ErrInvalidArgument)
+	}
+	if strings.ContainsFunc(s.User, func(r rune) bool { return r != ':' && (r < '0' || r > '9') }) && !e.machineOf(c) {
+		// A name is looked up before the client's connection becomes the exec's.
+		if _, err := e.ownerIn(ctx, c, s.User); err != nil && !errdefs.IsNotImplemented(err) {
+			return "", err
+		}
 	}
 	x := &execRun{info: hull.Exec{ID: newID(), ContainerID: c.ID, Spec: s}}
 	e.runs.addExec(x)
@@ -147,6 +153,13 @@ func (e *execs) ExecResize(ctx context.Context, id string, rows, cols uint16) er
 	x.mu.Lock()
 	proc := x.proc
 	x.mu.Unlock()
+	c, err := e.store.Container(x.info.ContainerID)
+	if err == nil {
+		err = execable(c)
+	}
+	if err != nil {
+		return err
+	}
 	if proc == nil {
 		return fmt.Errorf("exec process is not started: %w", errdefs.ErrConflict)
 	}

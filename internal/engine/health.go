@@ -177,11 +177,16 @@ func (e *runner) capture(ctx context.Context, c hull.Container, args []string, t
 	exit, err := x.proc.Wait(wait)
 	if err != nil {
 		_ = x.proc.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
-		return "", -1, fmt.Errorf("health check exceeded timeout (%v)", timeout)
 	}
 	_ = near.SetReadDeadline(time.Now().Add(time.Second))
 	<-read
-	return out.String(), exit.Code, nil
+	switch {
+	case err == nil:
+		return out.String(), exit.Code, nil
+	case out.Len() == 0:
+		return fmt.Sprintf("Health check exceeded timeout (%v)", timeout), -1, nil
+	}
+	return fmt.Sprintf("Health check exceeded timeout (%v): %s", timeout, out.String()), -1, nil
 }
 
 // socketpair is a connected pair of non-blocking stream sockets.

@@ -75,7 +75,7 @@ func ociSpec(in ociInput) (*specs.Spec, error) {
 	if in.appArmor && !c.Spec.Security.Privileged {
 		s.Process.ApparmorProfile = sec.appArmor
 	}
-	s.Mounts = mounts(c, in)
+	s.Mounts = mounts(c, in, sec.writableCgroups)
 	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = paths(c.Spec.Security, sec)
 	if err := devices(s, c.Spec, in); err != nil {
 		return nil, err
@@ -140,18 +140,21 @@ func namespaces(s hull.Spec, in ociInput) []specs.LinuxNamespace {
 	return ns
 }
 
-func mounts(c hull.Container, in ociInput) []specs.Mount {
+func mounts(c hull.Container, in ociInput, writableCgroups bool) []specs.Mount {
 	s := c.Spec
-	rw := "ro"
+	rw, groups := "ro", "ro"
 	if s.Security.Privileged {
 		rw = "rw"
+	}
+	if s.Security.Privileged || writableCgroups {
+		groups = "rw"
 	}
 	all := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", rw}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{rw, "nosuid", "noexec", "nodev"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{groups, "nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 	}
 	if in.join.ipc > 0 {
@@ -231,8 +234,8 @@ func userMount(m hull.MountPoint, roRootfs bool) specs.Mount {
 	opt := []string{bind}
 	if !m.RW {
 		opt = append(opt, "ro")
-		if !m.Spec.ReadOnlyNonRec && m.Spec.ReadOnlyForce {
-			opt = append(opt, "rro")
+		if !m.Spec.ReadOnlyNonRec {
+			opt = append(opt, "rro") // and what is mounted below it, as Docker since 25
 		}
 	}
 	prop := m.Propagation

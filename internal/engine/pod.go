@@ -41,10 +41,11 @@ func networkOf(c hull.Container) hull.NetworkSpec {
 
 // checkShared reports a joined container that does not run.
 func (e *base) checkShared(s hull.Spec) error {
-	for _, mode := range []string{s.Network.Mode, s.Namespaces.PID} {
-		if _, err := e.sharedPid(mode); err != nil {
-			return err
-		}
+	if _, err := e.sharedPid(s.Network.Mode); err != nil {
+		return fmt.Errorf("cannot join network namespace of a non running container: %w", err)
+	}
+	if _, err := e.sharedPid(s.Namespaces.PID); err != nil {
+		return fmt.Errorf("failed to join PID namespace: %w", asInternal(err))
 	}
 	_, err := e.sharedIPC(s.Namespaces.IPC)
 	return err
@@ -62,7 +63,7 @@ func (e *base) sharedIPC(mode string) (int, error) {
 		return 0, fmt.Errorf("failed to join IPC namespace: %w", err)
 	}
 	if !o.Status.Phase.Live() || o.Status.Pid == 0 {
-		return 0, fmt.Errorf("cannot join IPC of a non running container: %s: %w", o.Name, errdefs.ErrConflict)
+		return 0, fmt.Errorf("failed to join IPC namespace: container %s is not running: %w", o.ID, errdefs.ErrInternal)
 	}
 	if m := o.Spec.Namespaces.IPC; m != "shareable" && m != "host" && !strings.HasPrefix(m, "container:") {
 		return 0, fmt.Errorf("failed to join IPC namespace: container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container): %w",
@@ -82,9 +83,18 @@ func (e *base) sharedPid(mode string) (int, error) {
 		return 0, err
 	}
 	if !o.Status.Phase.Live() || o.Status.Pid == 0 {
-		return 0, fmt.Errorf("cannot join the namespace of a non running container: %s: %w", o.Name, errdefs.ErrConflict)
+		return 0, fmt.Errorf("container %s is not running: %w", o.ID, errdefs.ErrConflict)
 	}
 	return o.Status.Pid, nil
+}
+
+// asInternal: a start that finds another container gone is Docker's fault, not the
+// client's.
+func asInternal(err error) error {
+	if errdefs.IsConflict(err) {
+		return fmt.Errorf("%s: %w", strings.TrimSuffix(err.Error(), ": "+errdefs.ErrConflict.Error()), errdefs.ErrInternal)
+	}
+	return err
 }
 
 // oci builds the specification of a run.

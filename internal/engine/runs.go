@@ -33,6 +33,8 @@ type run struct {
 	health  context.CancelFunc // stops the health check; nil = none
 	// unhealthy: the health check ended this run (restart policy "unhealthy").
 	unhealthy atomic.Bool
+	// restart: somebody is about to start the container again.
+	restart atomic.Bool
 }
 
 // execRun is an exec from ExecCreate until its container is removed.

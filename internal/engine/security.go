@@ -20,6 +20,7 @@ import (
 // securityOptions is --security-opt, parsed.
 type securityOptions struct {
 	noNewPrivileges bool
+	writableCgroups bool
 	unconfinedPaths bool   // systempaths=unconfined
 	seccomp         string // "" = default, "unconfined", "builtin", or a profile in JSON
 	appArmor        string
@@ -31,6 +32,10 @@ func parseSecurity(s hull.Security) (securityOptions, error) {
 	for _, opt := range s.Options {
 		if opt == "no-new-privileges" {
 			o.noNewPrivileges = true
+			continue
+		}
+		if opt == "writable-cgroups" {
+			o.writableCgroups = true
 			continue
 		}
 		k, v, ok := strings.Cut(opt, "=")
@@ -47,6 +52,11 @@ func parseSecurity(s hull.Security) (securityOptions, error) {
 				return o, fmt.Errorf("invalid --security-opt: %q: %w", opt, errdefs.ErrInvalidArgument)
 			}
 			o.noNewPrivileges = b
+		case "writable-cgroups":
+			if v != "true" && v != "false" {
+				return o, fmt.Errorf("invalid --security-opt 2: %q: %w", opt, errdefs.ErrInvalidArgument)
+			}
+			o.writableCgroups = v == "true"
 		case "seccomp":
 			o.seccomp = v
 			if v == "builtin" {

@@ -78,8 +78,8 @@ func stopTimeout(c hull.Container, r hull.StopRequest, def time.Duration) time.D
 }
 
 // endRun sends sig, waits, kills, waits, and at last destroys the boundary. No
-// lock is held while it waits. A client that goes away stops the waiting, not
-// the kill.
+// lock is held while it waits. A client that goes away stops nothing: the process
+// has its time to end all the same.
 func (e *runner) endRun(ctx context.Context, c hull.Container, x *run, sig syscall.Signal, timeout time.Duration) error {
 	bg := context.WithoutCancel(ctx)
 	if c.Status.Phase == hull.Paused { // a frozen process cannot act on a signal
@@ -91,13 +91,8 @@ func (e *runner) endRun(ctx context.Context, c hull.Container, x *run, sig sysca
 		return fmt.Errorf("send %v to %s: %w", sig, c.Name, err)
 	}
 	e.publish("kill", c, map[string]string{"signal": strconv.Itoa(int(sig))})
-	if sig == syscall.SIGKILL {
-		timeout = 0
-	} else if waitFor(ctx, x.done, timeout) {
+	if sig != syscall.SIGKILL && waitFor(bg, x.done, timeout) {
 		return nil
-	}
-	if err := ctx.Err(); err != nil && timeout < 0 {
-		return err
 	}
 	if sig != syscall.SIGKILL {
 		if err := x.proc.Signal(bg, syscall.SIGKILL); err != nil && !ending(err) {
@@ -143,9 +138,14 @@ func waitFor(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
 
 // Restart is Stop, where it runs, and Start.
 func (e *runner) Restart(ctx context.Context, ref string, r hull.StopRequest) error {
+	ctx = context.WithoutCancel(ctx) // who goes away in the middle wants it to run all the same
 	c, err := e.store.Container(ref)
 	if err != nil {
 		return err
+	}
+	if x := e.runs.run(c.ID); x != nil { // one with --rm outlives this
+		x.restart.Store(true)
+		defer x.restart.Store(false)
 	}
 	if err := e.Stop(ctx, c.ID, r); err != nil && !isNotModified(err) {
 		return err

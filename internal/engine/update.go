@@ -29,6 +29,9 @@ func (e *creation) Update(ctx context.Context, ref string, r hull.UpdateRequest)
 	}
 	next := c.Spec
 	if r.Restart != nil && r.Restart.Name != "" {
+		if c.Spec.AutoRemove && r.Restart.Name != "no" {
+			return nil, fmt.Errorf("Restart policy cannot be updated because AutoRemove is enabled for the container: %w", errdefs.ErrConflict) //nolint:staticcheck // Docker's words
+		}
 		next.Restart = *r.Restart
 	}
 	if r.Resources != nil {
@@ -75,6 +78,20 @@ func overlay(r, with hull.Resources) hull.Resources {
 	r.Blkio.Weight = firstNonZero(with.Blkio.Weight, r.Blkio.Weight)
 	if with.PidsLimit != nil {
 		r.PidsLimit = with.PidsLimit
+		if *with.PidsLimit < 0 { // Docker: below zero says what zero says
+			r.PidsLimit = new(int64)
+		}
+	}
+	for _, rates := range []struct {
+		to   *[]hull.DeviceRate
+		with []hull.DeviceRate
+	}{
+		{&r.Blkio.ReadBps, with.Blkio.ReadBps}, {&r.Blkio.WriteBps, with.Blkio.WriteBps},
+		{&r.Blkio.ReadIOps, with.Blkio.ReadIOps}, {&r.Blkio.WriteIOps, with.Blkio.WriteIOps},
+	} {
+		if len(rates.with) > 0 {
+			*rates.to = rates.with
+		}
 	}
 	return r
 }
@@ -94,7 +111,7 @@ func (e *creation) Rename(ctx context.Context, ref, name string) error {
 	}
 	defer unlock()
 	if c.Name == name || "/"+c.Name == name {
-		return fmt.Errorf("renaming a container with the same name as its current name: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("Renaming a container with the same name as its current name: %w", errdefs.ErrInvalidArgument) //nolint:staticcheck // Docker's words
 	}
 	if name, err = e.chooseName(name); err != nil {
 		return err

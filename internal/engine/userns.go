@@ -56,6 +56,9 @@ func needsHost(s hull.Spec) string {
 	if err != nil {
 		return "" // reported elsewhere
 	}
+	if opt, err := parseSecurity(s.Security); err == nil && opt.writableCgroups {
+		return "the cgroups of a container belong to the host's root"
+	}
 	for _, c := range add {
 		if slices.Contains(hostCaps, c) {
 			return fmt.Sprintf("capability %s has no effect in a user namespace", c)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -28,7 +29,8 @@ func Of(g *cgroup.Group) runtime.Cgroup {
 }
 
 // Limits are the non-zero fields of r that a cgroup can change while it is in use.
-func Limits(r hull.Resources) *specs.LinuxResources {
+// errdefs.ErrInvalidArgument: a path is no block device.
+func Limits(r hull.Resources) (*specs.LinuxResources, error) {
 	cpu := specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
 	if r.CPUShares > 0 {
 		cpu.Shares = ptr(uint64(r.CPUShares))
@@ -66,10 +68,40 @@ func Limits(r hull.Resources) *specs.LinuxResources {
 		}
 		res.Pids = &specs.LinuxPids{Limit: &n}
 	}
+	io := &specs.LinuxBlockIO{}
 	if r.Blkio.Weight > 0 {
-		res.BlockIO = &specs.LinuxBlockIO{Weight: ptr(r.Blkio.Weight)}
+		io.Weight, res.BlockIO = ptr(r.Blkio.Weight), io
 	}
-	return res
+	for _, rates := range []struct {
+		from []hull.DeviceRate
+		to   *[]specs.LinuxThrottleDevice
+	}{
+		{r.Blkio.ReadBps, &io.ThrottleReadBpsDevice}, {r.Blkio.WriteBps, &io.ThrottleWriteBpsDevice},
+		{r.Blkio.ReadIOps, &io.ThrottleReadIOPSDevice}, {r.Blkio.WriteIOps, &io.ThrottleWriteIOPSDevice},
+	} {
+		for _, d := range rates.from {
+			t, err := throttle(d)
+			if err != nil {
+				return nil, err
+			}
+			*rates.to, res.BlockIO = append(*rates.to, t), io
+		}
+	}
+	return res, nil
+}
+
+// throttle is a rate for the device at a path of the host.
+func throttle(d hull.DeviceRate) (specs.LinuxThrottleDevice, error) {
+	t := specs.LinuxThrottleDevice{Rate: d.Rate}
+	var st unix.Stat_t
+	if err := unix.Stat(d.Path, &st); err != nil {
+		return t, fmt.Errorf("block device %s: %w: %w", d.Path, err, errdefs.ErrInvalidArgument)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return t, fmt.Errorf("%s is not a block device: %w", d.Path, errdefs.ErrInvalidArgument)
+	}
+	t.Major, t.Minor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	return t, nil
 }
 
 func ptr[T any](v T) *T { return &v }

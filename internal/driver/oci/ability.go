@@ -114,7 +114,10 @@ func (b *sandbox) Update(_ context.Context, id string, r hull.Resources) error {
 	if err != nil {
 		return err
 	}
-	res := group.Limits(r)
+	res, err := group.Limits(r)
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", id, err)
+	}
 	if b.f.style == wire.Runsc {
 		if r.Memory > 0 && r.Memory < minSandboxMemory {
 			return tooSmall(r.Memory)

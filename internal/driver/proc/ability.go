@@ -65,7 +65,10 @@ func (b *sandbox) Update(_ context.Context, id string, r hull.Resources) error {
 	if err != nil {
 		return err
 	}
-	res := group.Limits(r)
+	res, err := group.Limits(r)
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", id, err)
+	}
 	if runtime.CanSeat(group.Of(bx.group)) {
 		res = withSeat(res)
 	}

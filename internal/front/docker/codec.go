@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"mime"
 	"net/http"
 	"strconv"
@@ -46,6 +47,9 @@ func noContent(w http.ResponseWriter) error {
 	return nil
 }
 
+// noJSON is what moby says to a request without the body it needs.
+const noJSON = "invalid JSON: got EOF while reading request body"
+
 // readJSON decodes a request body of at most limit bytes. Unknown fields are
 // tolerated, as Docker does; an empty body leaves v alone when optional.
 func readJSON(r *http.Request, limit int64, optional bool, v any) error {
@@ -62,7 +66,7 @@ func readJSON(r *http.Request, limit int64, optional bool, v any) error {
 		case errors.Is(err, io.EOF) && optional:
 			return nil
 		case errors.Is(err, io.EOF):
-			return invalid("invalid JSON: got EOF while reading request body")
+			return invalid(noJSON)
 		}
 		return invalid("invalid JSON: %v", err)
 	}
@@ -121,15 +125,23 @@ func intQuery(r *http.Request, key string) (*int, error) {
 
 // sizeQuery reads h and w of a resize.
 func sizeQuery(r *http.Request) (rows, cols uint16, err error) {
-	h, err := strconv.ParseUint(r.FormValue("h"), 10, 16)
-	if err != nil {
+	if rows, err = cells(r.FormValue("h")); err != nil {
 		return 0, 0, invalid("invalid resize height %q: %v", r.FormValue("h"), cause(err))
 	}
-	c, err := strconv.ParseUint(r.FormValue("w"), 10, 16)
-	if err != nil {
+	if cols, err = cells(r.FormValue("w")); err != nil {
 		return 0, 0, invalid("invalid resize width %q: %v", r.FormValue("w"), cause(err))
 	}
-	return uint16(h), uint16(c), nil
+	return rows, cols, nil
+}
+
+// cells reads one side of a terminal. A negative number is out of range rather
+// than no number.
+func cells(text string) (uint16, error) {
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err == nil && (n < 0 || n > math.MaxUint16) {
+		err = strconv.ErrRange
+	}
+	return uint16(n), err //nolint:gosec // in range
 }
 
 func cause(err error) error {

@@ -2,8 +2,10 @@ package docker
 
 import (
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
@@ -21,6 +23,15 @@ import (
 // This file is the only place that knows how API versions differ: pure
 // functions over decoded requests and over responses about to be encoded. The
 // differences are those of the API's own history (moby api/docs/CHANGELOG.md).
+
+// checkCreate refuses what a request of version v must not say.
+func checkCreate(v apiVersion, b createBody) error {
+	if n := b.NetworkingConfig; v < 44 && n != nil && len(n.EndpointsConfig) > 1 {
+		names := slices.Sorted(maps.Keys(n.EndpointsConfig))
+		return invalid("Container cannot be created with multiple network endpoints: %s", strings.Join(names, ", "))
+	}
+	return nil
+}
 
 // createFor drops what a request of version v cannot say.
 func createFor(v apiVersion, b createBody) createBody {

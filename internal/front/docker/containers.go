@@ -27,6 +27,12 @@ func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
 	}
 	var body createBody
 	if err := readJSON(r, a.maxBody, false, &body); err != nil {
+		if err.Error() == noJSON { // a create has its own words for it
+			return invalid("invalid JSON: EOF")
+		}
+		return err
+	}
+	if err := checkCreate(versionOf(r), body); err != nil {
 		return err
 	}
 	spec, warnings, err := toSpec(createFor(versionOf(r), body), r.FormValue("platform"))
@@ -105,6 +111,9 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *containerAPI) start(w http.ResponseWriter, r *http.Request) error {
+	if err := checkCheckpoint(r.FormValue("checkpoint")); err != nil {
+		return err
+	}
 	if err := a.engine.Start(r.Context(), ref(r)); err != nil {
 		return startError(err)
 	}

@@ -165,6 +165,8 @@ func checkModes(c *container.Config, h *container.HostConfig) error {
 		return invalid("invalid USER mode: %v", h.UsernsMode)
 	case !h.CgroupnsMode.Valid():
 		return invalid("invalid cgroup namespace mode: %v", h.CgroupnsMode)
+	case h.CPUShares < 0:
+		return invalid("invalid CPU shares (%d): value must be a positive integer", h.CPUShares)
 	case !h.Cgroup.Valid():
 		return invalid("invalid cgroup: %v", h.Cgroup)
 	case h.UTSMode.IsHost() && c.Hostname != "":
@@ -174,6 +176,9 @@ func checkModes(c *container.Config, h *container.HostConfig) error {
 		if _, err := signal.ParseSignal(c.StopSignal); err != nil {
 			return invalid("%v", err)
 		}
+	}
+	if _, ok := h.Annotations[""]; ok {
+		return invalid("invalid Annotations: the empty string is not permitted as an annotation key")
 	}
 	for _, e := range c.Env {
 		if e == "" || e[0] == '=' {
@@ -290,6 +295,15 @@ func toRates(in []*blkiodev.ThrottleDevice) []hull.DeviceRate {
 		if d != nil {
 			out = append(out, hull.DeviceRate{Path: d.Path, Rate: d.Rate})
 		}
+	}
+	return out
+}
+
+// fromRates is the reverse of toRates; nil stays nil.
+func fromRates(in []hull.DeviceRate) []*blkiodev.ThrottleDevice {
+	var out []*blkiodev.ThrottleDevice
+	for _, d := range in {
+		out = append(out, &blkiodev.ThrottleDevice{Path: d.Path, Rate: d.Rate})
 	}
 	return out
 }

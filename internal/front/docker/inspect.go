@@ -185,6 +185,8 @@ func updatable(out *container.Resources, r hull.Resources) {
 	out.CpusetCpus, out.CpusetMems = r.CpusetCpus, r.CpusetMems
 	out.Memory, out.MemoryReservation, out.MemorySwap = r.Memory, r.MemoryReservation, r.MemorySwap
 	out.PidsLimit, out.BlkioWeight = r.PidsLimit, r.Blkio.Weight
+	out.BlkioDeviceReadBps, out.BlkioDeviceWriteBps = fromRates(r.Blkio.ReadBps), fromRates(r.Blkio.WriteBps)
+	out.BlkioDeviceReadIOps, out.BlkioDeviceWriteIOps = fromRates(r.Blkio.ReadIOps), fromRates(r.Blkio.WriteIOps)
 	if out.Devices == nil {
 		out.Devices = []container.DeviceMapping{}
 	}

@@ -245,7 +245,7 @@ func TestRequestBodies(t *testing.T) {
 	w := newWorld(t)
 	const create = "/v1.55/containers/create"
 	w.do("POST", create, `{"Image":`).want(t, 400, "invalid JSON: unexpected EOF")
-	w.do("POST", create, "").want(t, 400, "invalid JSON: got EOF while reading request body")
+	w.do("POST", create, "").want(t, 400, "invalid JSON: EOF")
 	w.do("POST", create, `{"Image":"busybox:1"} {}`).want(t, 400, "unexpected content after JSON")
 	w.do("POST", create, `{}`).want(t, 400, "config cannot be empty in order to create a container")
 	w.do("POST", create, `{"Image":"busybox:1"}`, "Content-Type", "text/plain").want(t, 400, "unsupported Content-Type header (text/plain): must be 'application/json'")

@@ -33,4 +33,15 @@ func noCheckpoint(http.ResponseWriter, *http.Request) error {
 	return notImplemented("checkpoints are not supported")
 }
 
+// checkCheckpoint refuses a start from a checkpoint.
+func checkCheckpoint(id string) error {
+	switch {
+	case id == "":
+		return nil
+	case !volumeName.MatchString(id): // one rule for all names
+		return invalid("invalid checkpoint ID %q, only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", id)
+	}
+	return notImplemented("checkpoints are not supported")
+}
+
 func emptyList(w http.ResponseWriter, _ *http.Request) error { return reply(w, []struct{}{}) }
