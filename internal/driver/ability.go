@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/containerd/errdefs"
@@ -32,6 +33,12 @@ type (
 	}
 	rooter interface {
 		Root(ctx context.Context, containerID string) (*os.File, error)
+	}
+	filer interface {
+		Files(containerID string) Files
+	}
+	disker interface {
+		OpenDisk(ctx context.Context, root hull.Rootfs) (Files, error)
 	}
 	resizer interface {
 		Resize(ctx context.Context, rows, cols uint16) error
@@ -105,6 +112,38 @@ func Root(ctx context.Context, s Sandbox, containerID string) (*os.File, error) 
 		return p.Root(ctx, containerID)
 	}
 	return nil, unsupported("access to the files of a running container")
+}
+
+// Files are those of a container whose root directory this host cannot open,
+// because another kernel has it. What comes from there is as hostile as the
+// container: an archive is unpacked like any other, a path is a text.
+type Files interface {
+	// Stat, Pack and Unpack are the engine's Files of the same names.
+	Stat(ctx context.Context, path string) (hull.PathStat, error)
+	// The owner of what is unpacked is looked up in the container; "" = whom the
+	// tar says.
+	Pack(ctx context.Context, r hull.CopyFromRequest, w io.Writer) error
+	Unpack(ctx context.Context, r hull.CopyToRequest, owner string, tar io.Reader) error
+	// Layer writes the writable layer as the tar of an image's layer.
+	Layer(ctx context.Context, w io.Writer) error
+	Close(ctx context.Context) error
+}
+
+// RunningFiles are those of a container that runs.
+func RunningFiles(s Sandbox, containerID string) (Files, error) {
+	if f, ok := s.(filer); ok {
+		return f.Files(containerID), nil
+	}
+	return nil, unsupported("access to the files of a running container")
+}
+
+// DiskFiles are those of a container that does not run. Nobody else may use its
+// root file system until Close.
+func DiskFiles(ctx context.Context, d Driver, root hull.Rootfs) (Files, error) {
+	if f, ok := d.(disker); ok {
+		return f.OpenDisk(ctx, root)
+	}
+	return nil, unsupported("access to the files of a container on a disk")
 }
 
 // Resize sets the size of a process's terminal.

@@ -41,6 +41,9 @@ type Images interface {
 	Export(ctx context.Context, root *os.File, w io.Writer) error
 	// Commit makes an image of the writable layer of id. conf is the new configuration.
 	Commit(ctx context.Context, id string, c hull.CommitRequest, conf hull.ImageConfig) (imageID string, err error)
+	// Refill makes the writable layer what layer holds, the tar of an image's layer:
+	// a copy of one that is elsewhere. nil = empty it.
+	Refill(ctx context.Context, id string, layer io.Reader) error
 	// Size is the bytes of the writable layer and of the whole root file system.
 	Size(ctx context.Context, id string) (rw, root int64, err error)
 	// Sweep discards the writable layers of containers that keep denies: what a

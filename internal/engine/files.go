@@ -34,12 +34,59 @@ func (e *base) rootOf(ctx context.Context, c hull.Container) (*os.File, hull.IDR
 
 // place is where a path of a container is: below which directory, by what name,
 // and whether it may be written. In a container that does not run, a path
-// inside a volume is looked up in the volume.
+// inside a volume is looked up in the volume. What only a machine can read, it is
+// asked for.
 type place struct {
-	root     *os.File
+	root     *os.File     // nil = machine
+	machine  driver.Files // nil = root
+	done     hull.Release
 	path     string
 	readOnly bool
 	ids      hull.IDRange
+}
+
+func (e *copies) stat(ctx context.Context, at place) (hull.PathStat, error) {
+	if at.machine != nil {
+		return at.machine.Stat(ctx, at.path)
+	}
+	return e.files.Stat(at.root, at.path)
+}
+
+func (e *copies) pack(ctx context.Context, at place, as string, w io.Writer) error {
+	r := hull.CopyFromRequest{Path: at.path, As: as, IDs: at.ids}
+	if at.machine != nil {
+		return at.machine.Pack(ctx, r, w)
+	}
+	return e.files.Pack(ctx, at.root, r, w)
+}
+
+func (e *copies) unpack(ctx context.Context, c hull.Container, at place, r hull.CopyToRequest, tar io.Reader) error {
+	user := ""
+	if r.CopyUIDGID {
+		user = c.Resolved.User
+	}
+	r.Path, r.IDs = at.path, at.ids
+	if at.machine != nil {
+		return at.machine.Unpack(ctx, r, user, tar)
+	}
+	if user != "" {
+		owner, err := e.ownerIn(ctx, c, user)
+		if err != nil {
+			return err
+		}
+		r.Owner = &owner
+	}
+	return e.files.Unpack(ctx, at.root, r, tar)
+}
+
+func (e *copies) leave(ctx context.Context, at place) {
+	if at.root != nil {
+		at.root.Close()
+		return
+	}
+	if err := at.done(context.WithoutCancel(ctx)); err != nil {
+		e.log.Error("leave the machine of a container's files", "error", err)
+	}
 }
 
 func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, error) {
@@ -72,18 +119,22 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 			return place{}, fmt.Errorf("open mount at %s: %w", best.Target, err)
 		}
 	}
-	if err := e.hostFiles(c, "cp"); err != nil {
-		return place{}, err
+	ro := c.Spec.Security.ReadOnlyRootfs
+	if best.Target != "" {
+		ro = !best.RW
+	}
+	if e.machineOf(c) {
+		f, done, err := e.machineFiles(ctx, c)
+		if err != nil {
+			return place{}, fmt.Errorf("open root of %s: %w", c.Name, err)
+		}
+		return place{machine: f, done: done, path: clean + slash, readOnly: ro}, nil
 	}
 	root, ids, err := e.rootOf(ctx, c)
 	if err != nil {
 		return place{}, fmt.Errorf("open root of %s: %w", c.Name, err)
 	}
-	ro := c.Spec.Security.ReadOnlyRootfs
-	if best.Target != "" {
-		ro = !best.RW
-	}
-	return place{root, clean + slash, ro, ids}, nil
+	return place{root: root, path: clean + slash, readOnly: ro, ids: ids}, nil
 }
 
 // noSuch adds the container to a path that is not there.
@@ -104,8 +155,8 @@ func (e *copies) StatPath(ctx context.Context, ref, p string) (hull.PathStat, er
 	if err != nil {
 		return hull.PathStat{}, err
 	}
-	defer at.root.Close()
-	st, err := e.files.Stat(at.root, at.path)
+	defer e.leave(ctx, at)
+	st, err := e.stat(ctx, at)
 	return st, noSuch(err, c, p)
 }
 
@@ -119,15 +170,15 @@ func (e *copies) CopyFrom(ctx context.Context, ref, p string) (io.ReadCloser, hu
 	if err != nil {
 		return nil, hull.PathStat{}, err
 	}
-	st, err := e.files.Stat(at.root, at.path)
+	st, err := e.stat(ctx, at)
 	if err != nil {
-		at.root.Close()
+		e.leave(ctx, at)
 		return nil, st, noSuch(err, c, p)
 	}
 	r, w := io.Pipe()
 	e.runs.wg.Go(func() {
-		defer at.root.Close()
-		w.CloseWithError(e.files.Pack(ctx, at.root, hull.CopyFromRequest{Path: at.path, As: p, IDs: at.ids}, w))
+		defer e.leave(ctx, at)
+		w.CloseWithError(e.pack(ctx, at, p, w))
 	})
 	e.publish("archive-path", c, nil)
 	return r, st, nil
@@ -143,8 +194,8 @@ func (e *copies) CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, t
 	if err != nil {
 		return err
 	}
-	defer at.root.Close()
-	st, err := e.files.Stat(at.root, at.path)
+	defer e.leave(ctx, at)
+	st, err := e.stat(ctx, at)
 	if err != nil {
 		return noSuch(err, c, r.Path)
 	}
@@ -154,15 +205,7 @@ func (e *copies) CopyTo(ctx context.Context, ref string, r hull.CopyToRequest, t
 	if at.readOnly {
 		return fmt.Errorf("container rootfs is marked read-only: %w", errdefs.ErrPermissionDenied)
 	}
-	if r.CopyUIDGID && c.Resolved.User != "" {
-		owner, err := e.ownerIn(ctx, c, c.Resolved.User)
-		if err != nil {
-			return err
-		}
-		r.Owner = &owner
-	}
-	r.Path, r.IDs = at.path, at.ids
-	if err := e.files.Unpack(ctx, at.root, r, tar); err != nil {
+	if err := e.unpack(ctx, c, at, r, tar); err != nil {
 		return fmt.Errorf("copy to %s: %w", c.Name, err)
 	}
 	e.publish("extract-to-dir", c, nil)
@@ -185,9 +228,11 @@ func (e *copies) Changes(ctx context.Context, ref string) ([]hull.Change, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := e.hostFiles(c, "diff"); err != nil {
+	done, err := e.fetchLayer(ctx, c)
+	if err != nil {
 		return nil, err
 	}
+	defer done()
 	return e.images.Changes(ctx, c.ID)
 }
 
@@ -197,9 +242,11 @@ func (e *copies) Export(ctx context.Context, ref string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := e.hostFiles(c, "export"); err != nil {
+	done, err := e.fetchLayer(ctx, c)
+	if err != nil {
 		return err
 	}
+	defer done()
 	root, err := e.images.Open(ctx, c.ID)
 	if err != nil {
 		return fmt.Errorf("open root of %s: %w", c.Name, err)
@@ -219,9 +266,6 @@ func (e *copies) Commit(ctx context.Context, ref string, r hull.CommitRequest) (
 	if err != nil {
 		return "", err
 	}
-	if err := e.hostFiles(c, "commit"); err != nil {
-		return "", err
-	}
 	if r.Pause && c.Status.Phase == hull.Running {
 		if err := e.Pause(ctx, c.ID); err != nil {
 			return "", fmt.Errorf("pause for commit: %w", err)
@@ -232,6 +276,11 @@ func (e *copies) Commit(ctx context.Context, ref string, r hull.CommitRequest) (
 			}
 		}()
 	}
+	done, err := e.fetchLayer(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	defer done()
 	id, err := e.images.Commit(ctx, c.ID, r, commitConfig(c))
 	if err != nil {
 		return "", fmt.Errorf("commit %s: %w", c.Name, err)

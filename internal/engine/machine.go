@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -9,6 +12,7 @@ import (
 
 	"hull/internal/driver"
 	"hull/internal/hull"
+	"hull/internal/undo"
 )
 
 // onDisk says whether a driver's containers have their files on disks of a machine
@@ -22,14 +26,87 @@ func (e *base) machineOf(c hull.Container) bool {
 	return err == nil && onDisk(d)
 }
 
-// hostFiles refuses what needs a container's files on the host where they are not:
-// the directories here would be empty, and say nothing of it.
-func (e *base) hostFiles(c hull.Container, what string) error {
-	if !e.machineOf(c) {
-		return nil
+// machineFiles are the files of a container in a machine: the running one's, or
+// those on the disk of one that does not run, which nobody starts meanwhile.
+func (e *copies) machineFiles(ctx context.Context, c hull.Container) (_ driver.Files, done hull.Release, err error) {
+	unlock, err := e.locks.Lock(ctx, c.PodID)
+	if err != nil {
+		return nil, nil, err
 	}
-	return fmt.Errorf("%s of container %s is not supported by isolation %s, whose files lie on a disk that only its machine reads; use --isolation container for it, or tar with hull exec while it runs: %w",
-		what, c.Name, c.Spec.Isolation, errdefs.ErrNotImplemented)
+	back := undo.Stack{}
+	back.Add("unlock", func(context.Context) error { unlock(); return nil })
+	defer back.OnError(ctx, undoLimit, &err)
+	if c, err = e.store.Container(c.ID); err != nil {
+		return nil, nil, err
+	}
+	if pod := e.runs.pod(c.PodID); pod != nil && c.Status.Phase.Live() {
+		f, err := driver.RunningFiles(pod.box, c.ID)
+		if err != nil {
+			return nil, nil, err
+		}
+		unlock() // it may be stopped while its files are read
+		back.Release()
+		return f, f.Close, nil
+	}
+	drv, err := e.driver(c.Spec.Isolation, c.Spec.Runtime)
+	if err != nil {
+		return nil, nil, err
+	}
+	root, unmount, err := e.images.Mount(ctx, c.ID, drv.Info().Rootfs)
+	if err != nil {
+		return nil, nil, fmt.Errorf("mount root file system of %s: %w", c.Name, err)
+	}
+	back.Add("unmount root file system", unmount)
+	f, err := driver.DiskFiles(ctx, drv, root)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the disk of %s: %w", c.Name, err)
+	}
+	back.Add("close the disk", f.Close)
+	return f, func(ctx context.Context) error { return back.Run(ctx, undoLimit) }, nil
+}
+
+// fetchLayer gives the image service a copy of what a container in a machine has
+// written, so that it is worked on like any other's. done drops the copy.
+func (e *copies) fetchLayer(ctx context.Context, c hull.Container) (done func(), err error) {
+	if !e.machineOf(c) {
+		return func() {}, nil
+	}
+	unlock, err := e.locks.Lock(ctx, "layer "+c.ID)
+	if err != nil {
+		return nil, err
+	}
+	done = func() {
+		if err := e.images.Refill(context.WithoutCancel(ctx), c.ID, nil); err != nil {
+			e.log.Error("drop the copy of a machine's files", "container", c.ID, "error", err)
+		}
+		unlock()
+	}
+	if err := e.copyLayer(ctx, c); err != nil {
+		done()
+		return nil, fmt.Errorf("read what the machine of %s has written: %w", c.Name, err)
+	}
+	return done, nil
+}
+
+func (e *copies) copyLayer(ctx context.Context, c hull.Container) (err error) {
+	f, closeFiles, err := e.machineFiles(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeFiles(context.WithoutCancel(ctx))) }()
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := f.Layer(ctx, w)
+		w.CloseWithError(err)
+		packed <- err
+	}()
+	err = e.images.Refill(ctx, c.ID, r)
+	r.CloseWithError(err)
+	if perr := <-packed; err == nil {
+		err = perr
+	}
+	return err
 }
 
 // checkMachine refuses what a machine of its own cannot share, and a disk limit,

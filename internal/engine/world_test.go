@@ -127,9 +127,11 @@ func (f fimages) Mount(context.Context, string, []hull.RootfsKind) (hull.Rootfs,
 func (f fimages) Open(context.Context, string) (*os.File, error)              { return os.Open("/") }
 func (f fimages) OpenImage(context.Context, string, string) (*os.File, error) { return os.Open("/") }
 func (f fimages) Changes(context.Context, string) ([]hull.Change, error)      { return nil, nil }
-func (f fimages) Export(context.Context, *os.File, io.Writer) error           { return nil }
-func (f fimages) Size(context.Context, string) (int64, int64, error)          { return 0, 0, nil }
-func (f fimages) Sweep(context.Context, func(string) bool) error              { return nil }
+func (fimages) Refill(context.Context, string, io.Reader) error               { return nil }
+
+func (f fimages) Export(context.Context, *os.File, io.Writer) error  { return nil }
+func (f fimages) Size(context.Context, string) (int64, int64, error) { return 0, 0, nil }
+func (f fimages) Sweep(context.Context, func(string) bool) error     { return nil }
 func (f fimages) Commit(context.Context, string, hull.CommitRequest, hull.ImageConfig) (string, error) {
 	return "sha256:2", f.w.step("commit")
 }

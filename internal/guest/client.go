@@ -325,26 +325,15 @@ func (c *Client) Upper(ctx context.Context, w io.Writer) error {
 	return c.fetch(ctx, Request{Op: OpUpper}, w)
 }
 
-// Fill unpacks a layer's tar into the writable layer, before a container uses it.
-func (c *Client) Fill(ctx context.Context, r io.Reader) error {
-	return c.push(ctx, Request{Op: OpFill}, r)
+// Copy writes a path of a container as a tar to w, with names that come from as.
+func (c *Client) Copy(ctx context.Context, id, path, as string, w io.Writer) error {
+	return c.fetch(ctx, Request{Op: OpCopy, ID: id, Path: path, As: as}, w)
 }
 
-// Copy writes a path of a container as a tar to w.
-func (c *Client) Copy(ctx context.Context, id, path string, w io.Writer) error {
-	return c.fetch(ctx, Request{Op: OpCopy, ID: id, Path: path}, w)
-}
-
-// Unpack unpacks a tar below a path of a container.
-func (c *Client) Unpack(ctx context.Context, id, path string, keepKinds, keepOwner bool, r io.Reader) error {
-	q := Request{Op: OpUnpack, ID: id, Path: path}
-	if keepKinds {
-		q.Sig |= 1
-	}
-	if keepOwner {
-		q.Sig |= 2
-	}
-	return c.push(ctx, q, r)
+// Unpack unpacks a tar below a path of a container. What is in it belongs to
+// owner, a user of the container; "" = to whom the tar says.
+func (c *Client) Unpack(ctx context.Context, id, path, owner string, keepKinds bool, r io.Reader) error {
+	return c.push(ctx, Request{Op: OpUnpack, ID: id, Path: path, User: owner, Keep: keepKinds}, r)
 }
 
 func (c *Client) fetch(ctx context.Context, r Request, w io.Writer) error {

@@ -57,6 +57,9 @@ type Request struct {
 	Rows uint16     `json:",omitempty"`
 	Cols uint16     `json:",omitempty"`
 	Path string     `json:",omitempty"`
+	As   string     `json:",omitempty"` // OpCopy: the path as the user wrote it
+	User string     `json:",omitempty"` // OpUnpack: who owns everything
+	Keep bool       `json:",omitempty"` // OpUnpack: no directory in a file's place, or the reverse
 	Boot *Boot      `json:",omitempty"`
 	Add  *Container `json:",omitempty"`
 	Lim  *Limits    `json:",omitempty"`
@@ -75,10 +78,11 @@ const (
 	OpResume = "resume"
 	OpStats  = "stats"
 	OpLimit  = "limit"
-	OpUpper  = "upper"  // the writable layer as a layer tar, on stream Out
-	OpFill   = "fill"   // the same the other way, from stream In
-	OpCopy   = "copy"   // a path of a container as a tar, on stream Out
-	OpUnpack = "unpack" // a tar into a path of a container, from stream In
+	OpUpper  = "upper" // the writable layer as a layer tar, on stream Out
+	// Of container ID; with ID "" below the root file system on the disks, where no
+	// container runs.
+	OpCopy   = "copy"   // a path as a tar, on stream Out
+	OpUnpack = "unpack" // a tar into a path, from stream In
 	OpStat   = "stat"
 	OpOff    = "off"
 )

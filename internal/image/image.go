@@ -124,14 +124,15 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if err := db.Init(ctx); err != nil {
 		return nil, fmt.Errorf("open image database: %w", err)
 	}
+	boxes := &boxStore{root: cfg.Root, layers: ls, plain: cfg.SkipOwner, boxes: map[string]box{}, blocks: blocks{dir: filepath.Join(cfg.Root, "block")}}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, bolt: bdb, db: db, layers: ls, snaps: steps,
 		store: &store{
 			content: db.ContentStore(), names: metadata.NewImageStore(db), layers: ls,
 			host: platforms.Normalize(host), log: cfg.Log, parsed: map[digest.Digest]*parsed{},
 		},
-		boxStore:   &boxStore{root: cfg.Root, layers: ls, plain: cfg.SkipOwner, boxes: map[string]box{}, blocks: blocks{dir: filepath.Join(cfg.Root, "block")}},
-		layerMaker: &layerMaker{cfg: cfg, layers: ls, blobs: db.ContentStore()},
+		boxStore:   boxes,
+		layerMaker: &layerMaker{cfg: cfg, writable: boxes, layers: ls, blobs: db.ContentStore()},
 		registries: &registries{cfg: cfg, log: cfg.Log},
 	}
 	s.gate.after = s.purge

@@ -77,6 +77,37 @@ func (s *Service) Changes(ctx context.Context, id string) ([]hull.Change, error)
 	return list, nil
 }
 
+// Refill makes the writable layer what layer holds, the tar of a layer; nil =
+// empty it. The tar is unpacked as a pulled layer's is: it
+// comes from a machine, and so from a container.
+func (s *layerMaker) Refill(ctx context.Context, id string, layer io.Reader) error {
+	if _, err := s.writable.box(id); err != nil {
+		return err
+	}
+	upper, err := os.Open(filepath.Join(s.writable.boxDir(id), "upper"))
+	if err != nil {
+		return fmt.Errorf("open writable layer: %w", err)
+	}
+	defer upper.Close()
+	names, err := upper.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("empty writable layer: %w", err)
+	}
+	for _, n := range names {
+		if err := os.RemoveAll(filepath.Join(upper.Name(), n)); err != nil {
+			return fmt.Errorf("empty writable layer: %w", err)
+		}
+	}
+	if layer == nil {
+		return nil
+	}
+	o := archive.Options{Limits: s.cfg.Limits, User: s.cfg.UserXattr, SkipOwner: s.cfg.SkipOwner}
+	if _, err := archive.Unpack(ctx, layer, upper, o); err != nil {
+		return fmt.Errorf("unpack writable layer: %w", err)
+	}
+	return nil
+}
+
 // openBox opens a writable layer's directory and those below it.
 func (s *boxStore) openBox(id string, b box) (upper *os.File, lower []*os.File, done func(), err error) {
 	dirs, err := s.lower(b)

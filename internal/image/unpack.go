@@ -21,9 +21,10 @@ import (
 
 // layerMaker makes unpacked layers.
 type layerMaker struct {
-	cfg    Config
-	layers *layers.Store
-	blobs  content.Store
+	cfg      Config
+	writable *boxStore
+	layers   *layers.Store
+	blobs    content.Store
 }
 
 // layerTask is one layer to unpack.

@@ -152,15 +152,41 @@ func TestMachine(t *testing.T) {
 	w.want("exec after the engine's death", c.Run("exec", "two", "hostname"), "two")
 	w.page("http://127.0.0.1:38581/", "two")
 
-	// In order, and by force.
+	// Its files, while it runs and on the disk of one that does not.
+	w.files("one", "running")
 	c.Run("stop", "-t", "1", "one")
 	w.want("state after stop", c.Run("inspect", "-f", "{{.State.Status}}", "one"), "exited")
+	w.files("one", "stopped")
+	c.Run("start", "one")
+	w.want("what was copied meanwhile", c.Run("exec", "one", "cat", "/www/stopped", "/www/file"), "stopped\nwritten")
+	c.Run("stop", "-t", "1", "one")
 	c.Run("rm", "one")
 	c.Run("rm", "-f", "two", "plain")
 
 	// A volume moves between a machine and a container.
 	c.Run("run", "--rm", "--isolation", "vm", "-v", "moving:/data", "busybox", "sh", "-c", "echo kept > /data/file; chown 12:34 /data/file")
 	w.want("volume", c.Run("run", "--rm", "-v", "moving:/data", "busybox", "sh", "-c", "stat -c %u:%g /data/file; cat /data/file"), "12:34\nkept")
+}
+
+// files copies in and out, and looks at what was written from outside.
+func (w *world) files(name, tag string) {
+	w.t.Helper()
+	in := w.WriteFile("in/"+tag, tag+"\n")
+	w.c.Run("cp", in, name+":/www/"+tag)
+	out := w.Dir("out-" + tag)
+	w.c.Run("cp", name+":/www", out)
+	if b, err := os.ReadFile(filepath.Join(out, "www", tag)); err != nil || string(b) != tag+"\n" {
+		w.t.Errorf("cp out of a %s machine: %q, %v", tag, b, err)
+	}
+	w.c.Fails(1, []string{"could not find the file"}, "cp", name+":/no/such", out)
+	w.has("diff of a "+tag+" machine", w.c.Run("diff", name), "A /www/file", "A /www/"+tag)
+	w.c.Run("commit", name, "copy:"+tag)
+	w.want("an image of a "+tag+" machine", w.c.Run("run", "--rm", "copy:"+tag, "cat", "/www/file", "/www/"+tag), "written\n"+tag)
+	file := filepath.Join(out, "export.tar")
+	w.c.Run("export", "-o", file, name)
+	if list, err := w.HostCommand("tar", "-tf", file).Output(); err != nil || !strings.Contains(string(list), "www/"+tag+"\n") || !strings.Contains(string(list), "bin/busybox\n") {
+		w.t.Errorf("export of a %s machine: %v, %.300s", tag, err, list)
+	}
 }
 
 var hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)

@@ -170,7 +170,10 @@ func (d *Driver) accelerator() vmm.Accel {
 func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.Sandbox, err error) {
 	var back undo.Stack
 	defer back.OnError(ctx, undoLimit, &err)
-	c, k, err := d.machine(ctx, s)
+	if s.NetNS == "" {
+		return nil, fmt.Errorf("a virtual machine cannot use the host's network; use --network bridge or --isolation container: %w", errdefs.ErrInvalidArgument)
+	}
+	c, k, err := d.machine(ctx, s.ID[:min(12, len(s.ID))], s.Resources)
 	if err != nil {
 		return nil, err
 	}
@@ -209,11 +212,8 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 	return &sandbox{Pod: p, d: d, kernel: k, group: g, machine: c, slots: conf.Slots, limits: s.Resources}, nil
 }
 
-// machine is the machine for a pod, without what belongs to its container.
-func (d *Driver) machine(ctx context.Context, s driver.SandboxSpec) (vmm.Config, Kernel, error) {
-	if s.NetNS == "" {
-		return vmm.Config{}, Kernel{}, fmt.Errorf("a virtual machine cannot use the host's network; use --network bridge or --isolation container: %w", errdefs.ErrInvalidArgument)
-	}
+// machine is a machine of a size, without what belongs to its container.
+func (d *Driver) machine(ctx context.Context, name string, r hull.Resources) (vmm.Config, Kernel, error) {
 	q, err := d.qemu()
 	if err != nil {
 		return vmm.Config{}, Kernel{}, err
@@ -229,14 +229,14 @@ func (d *Driver) machine(ctx context.Context, s driver.SandboxSpec) (vmm.Config,
 	if err != nil {
 		return vmm.Config{}, Kernel{}, fmt.Errorf("make initramfs: %w", err)
 	}
-	memory, err := memoryOf(s.Resources.Memory)
+	memory, err := memoryOf(r.Memory)
 	if err != nil {
 		return vmm.Config{}, Kernel{}, err
 	}
-	cpus := cpusOf(s.Resources)
+	cpus := cpusOf(r)
 	return vmm.Config{
 		QEMU: q, Accel: d.accelerator(), CPUs: cpus, Memory: memory, Kernel: k.Path, Initrd: initrd,
-		Cmdline: k.cmdline(cpus), ACPI: k.ACPI, Name: "hull-" + s.ID[:min(12, len(s.ID))],
+		Cmdline: k.cmdline(cpus), ACPI: k.ACPI, Name: "hull-" + name,
 	}, k, nil
 }
 

@@ -144,7 +144,7 @@ func (s *server) do(r *guest.Request, st [3]*guest.Stream) (body any, pid int, e
 	case guest.OpAdd, guest.OpExec:
 		pid, err = s.add(r, st)
 		return nil, pid, err
-	case guest.OpUpper, guest.OpFill, guest.OpCopy, guest.OpUnpack:
+	case guest.OpUpper, guest.OpCopy, guest.OpUnpack:
 		return nil, 0, s.archive(r, st)
 	case guest.OpLimit:
 		b, err := s.box(r.ID)

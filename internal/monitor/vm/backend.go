@@ -160,9 +160,6 @@ func (b *backend) tryBoot(ctx context.Context, s Spec) (err error) {
 		Now: time.Now().UnixNano(), Seed: seed, Hostname: b.conf.Hostname, Nets: b.conf.Nets, DNS: b.conf.NetNS != "",
 		Root: true, Disk: s.Disk != "", Share: share,
 	})
-	if err == nil && s.Fill != "" {
-		err = b.fill(ctx, s.Fill)
-	}
 	if err != nil {
 		return m.Explain(fmt.Errorf("boot the guest: %w", err))
 	}
@@ -295,17 +292,6 @@ func (b *backend) limit(pid int) error {
 	return nil
 }
 
-// fill puts what was copied into the container before its first start into its
-// writable layer, as a layer's tar that the driver has made.
-func (b *backend) fill(ctx context.Context, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open what was copied: %w", err)
-	}
-	defer f.Close()
-	return b.c.Fill(ctx, f)
-}
-
 // Call implements monitor.Backend.
 func (b *backend) Call(ctx context.Context, op string, body []byte, files []*os.File) ([]byte, []*os.File, error) {
 	if op == OpTaps {
@@ -366,9 +352,9 @@ func archive(ctx context.Context, c *guest.Client, op string, body []byte, f *os
 		return err
 	}
 	if op == OpCopy {
-		return c.Copy(ctx, p.ID, p.Path, f)
+		return c.Copy(ctx, p.ID, p.Path, p.As, f)
 	}
-	return c.Unpack(ctx, p.ID, p.Path, p.KeepKinds, p.KeepOwner, f)
+	return c.Unpack(ctx, p.ID, p.Path, p.Owner, p.KeepKinds, f)
 }
 
 // takeTaps keeps duplicates: the monitor closes what it was given.

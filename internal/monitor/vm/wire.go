@@ -31,7 +31,6 @@ type Spec struct {
 	Container guest.Container
 	Root      string // the image's file system, a block image
 	Disk      string // the writable one
-	Fill      string // a directory whose content goes into the writable layer first, "" = none
 	Binds     []Bind
 	// VirtioFSD is the program that shows Binds to the guest; "" = QEMU does, by 9p.
 	VirtioFSD string
@@ -82,6 +81,8 @@ type Limit struct {
 
 // Path is a path in a container.
 type Path struct {
-	ID, Path             string
-	KeepKinds, KeepOwner bool
+	ID, Path  string
+	As        string // OpCopy: the path as the user wrote it
+	Owner     string // OpUnpack: a user of the container, who gets everything
+	KeepKinds bool   // OpUnpack: no directory in a file's place, or the reverse
 }
