@@ -90,8 +90,8 @@ crash: build testbin ## Tier 4: kill -9 of the engine and of monitors, in full
 	HULL_BIN=$(CURDIR)/bin HULL_CRASH=full $(GO) test -count=1 -timeout 60m -v ./test/crash/...
 
 .PHONY: bench
-bench: build runsc testbin ## Tier 5: the numbers of SPECIFICATION.md (needs a quiet machine)
-	HULL_BENCH=$${HULL_BENCH-1} HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 60m -v -run Numbers ./test/perf
+bench: build runsc testbin ## Tier 5: the numbers of SPECIFICATION.md, into docs/benchmarks.md (needs a quiet machine)
+	HULL_BENCH=$${HULL_BENCH-1} HULL_BENCH_OUT=$${HULL_BENCH_OUT-$(CURDIR)/docs} HULL_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 60m -v -run Numbers ./test/perf
 
 PEERS := github.com/containerd/containerd/v2/cmd/containerd@v2.4.2 \
 	github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2 \

@@ -36,6 +36,7 @@ func Rules() []Rule {
 		{Package: "internal/hull/..."},
 		{Package: "internal/undo"},
 		{Package: "internal/keylock"},
+		{Package: "internal/plot"},
 		{Package: "internal/linux/...", May: []string{"internal/linux/..."}},
 		{Package: "internal/arch/..."},
 		// Written by the network service, served by the monitor: neither may know the other.
@@ -110,7 +111,7 @@ func Rules() []Rule {
 		{Package: "api/..."},
 		{Package: "cmd/internal/...", May: []string{"cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull/...", May: []string{"cmd/hull/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
-		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
+		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/...", "internal/plot"}, Never: append(services, "internal/linux/...", "internal/runtime/...", "internal/hull")},
 		{Package: "cmd/hull-compose/...", May: []string{"cmd/hull-compose/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-registry/...", May: []string{"cmd/hull-registry/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-probe/..."},
@@ -120,7 +121,7 @@ func Rules() []Rule {
 		{Package: "cmd/hulld/...", May: []string{"*"}},
 
 		// The outer tests drive the built binaries; only their tools may reach inside.
-		{Package: "test/...", May: []string{"test/...", "internal/require"}, Never: []string{"internal/engine/...", "internal/store/..."}},
+		{Package: "test/...", May: []string{"test/...", "internal/require", "internal/plot"}, Never: []string{"internal/engine/...", "internal/store/..."}},
 	}
 }
 

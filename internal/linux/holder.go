@@ -37,6 +37,11 @@ func withHolder(h *holder, fn func(pid int) error) (err error) {
 		unix.Close(h.ready[1])
 		return os.NewSyscallError("pipe2", err)
 	}
+	// The process reads h where it was when it was cloned: on a goroutine's stack it
+	// would move. Pinned it is on the heap.
+	var pin runtime.Pinner
+	pin.Pin(h)
+	defer pin.Unpin()
 	join := h.join
 	if join == 0 {
 		join = uintptr(h.hold[0])
@@ -61,14 +66,16 @@ func withHolder(h *holder, fn func(pid int) error) (err error) {
 				break
 			}
 		}
-		runtime.KeepAlive(h) // it has used its memory until now
 	}()
 	var b [1]byte
 	n, err := readFull(h.ready[0], b[:])
 	if err != nil {
 		return err
 	}
-	if n != 1 || b[0] != 0 {
+	if n != 1 {
+		return errors.New("enter namespaces: the process that was to do it has ended")
+	}
+	if b[0] != 0 {
 		return os.NewSyscallError("enter namespaces", syscall.Errno(b[0]))
 	}
 	return fn(int(pid))

@@ -2,11 +2,14 @@ package linux
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +19,47 @@ import (
 )
 
 const holders = 32
+
+// A holder reads its orders from this program's memory while goroutines' stacks
+// grow, shrink and move.
+func TestHoldersWhileStacksMove(t *testing.T) {
+	require.Root(t)
+	done := make(chan struct{})
+	var gc sync.WaitGroup
+	gc.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				runtime.GC() // it shrinks stacks
+			}
+		}
+	})
+	var deep func(n int) int
+	deep = func(n int) int {
+		var pad [256]byte
+		if n == 0 {
+			return len(pad)
+		}
+		return deep(n-1) + int(pad[n%len(pad)])
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				deep(200)
+				err := withHolder(&holder{unshare: unix.CLONE_NEWUTS}, func(int) error { return nil })
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(done)
+	gc.Wait()
+}
 
 // Holders end with the program, however many there are at once: none keeps another,
 // or a file of the program's, open.
@@ -59,7 +103,11 @@ func TestHoldersEndWithTheProgram(t *testing.T) {
 	must(t, cmd.Process.Kill())
 	for _, f := range ends {
 		fds := []unix.PollFd{{Fd: int32(FD(f)), Events: unix.POLLIN}}
-		if n, err := unix.Poll(fds, int(time.Minute/time.Millisecond)); n != 1 {
+		n, err := unix.Poll(fds, int(time.Minute/time.Millisecond))
+		for errors.Is(err, unix.EINTR) {
+			n, err = unix.Poll(fds, int(time.Minute/time.Millisecond))
+		}
+		if n != 1 {
 			t.Errorf("%s: lives on (%v)", f.Name(), err)
 			_ = unix.PidfdSendSignal(FD(f), unix.SIGKILL, nil, 0)
 		}

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"hull/internal/plot"
 	"hull/test/harness"
 	"hull/test/images"
 )
@@ -48,6 +49,11 @@ func (r row) String() string {
 type table struct {
 	t    *testing.T
 	rows []row
+
+	// for the report
+	load   string
+	bars   []plot.Group
+	curves []plot.Line
 }
 
 func (tb *table) add(what, target, unit, note string, values ...float64) row {
@@ -74,7 +80,7 @@ func TestNumbers(t *testing.T) {
 	e := harness.Start(t, []string{"busybox"})
 	hull, docker := e.Hull().Direct(), e.Docker().Direct()
 	peer := findPeer(t, e)
-	tb := &table{t: t}
+	tb := &table{t: t, load: firstWord("/proc/loadavg")}
 	fmt.Fprintln(t.Output(), "| what | target | median | min | p99 | |\n|---|---|---|---|---|---|")
 
 	time.Sleep(2 * time.Second) // the engine settles: pools are filled
@@ -89,6 +95,12 @@ func TestNumbers(t *testing.T) {
 	thousand(tb, e, hull)
 	stdout(tb, e)
 	pull(tb, e)
+	floor(tb, e, hull)
+	podman(tb, e)
+	sandboxes(tb, hull)
+	restart(tb, e, hull)
+	growth(tb, e, hull)
+	tb.write()
 }
 
 // findPeer is Docker Engine, for the same work in turns; nil when none is here.
@@ -135,6 +147,11 @@ func runs(tb *table, hull, docker, peer *harness.Client) {
 	for _, network := range []struct{ name, target string }{{"bridge", "<= 25 ms"}, {"none", "<= 18 ms"}} {
 		args := []string{"run", "--rm", "--network", network.name, "busybox", "true"}
 		own := tb.add("`hull run --rm` "+network.name, network.target, "ms", "", times(scale(200), func() { hull.Run(args...) })...)
+		group := map[string]string{"bridge": "run, bridge", "none": "run, no network"}[network.name]
+		tb.bar(group, "hull", own)
+		if network.name == "none" {
+			tb.bar("run, no network, by isolation", "container", own)
+		}
 		if peer == nil {
 			tb.add("`docker run --rm` "+network.name+" on hulld", "", "ms", "", times(scale(50), func() { docker.Run(args...) })...)
 			continue
@@ -142,6 +159,8 @@ func runs(tb *table, hull, docker, peer *harness.Client) {
 		a, b := turns(scale(30), func() { docker.Run(args...) }, func() { peer.Run(args...) })
 		ra := tb.add("`docker run --rm` "+network.name+" on hulld", "<= 1/4 of the peer", "ms", "in turns", a...)
 		rb := tb.add("`docker run --rm` "+network.name+" on the peer", "", "ms", "in turns", b...)
+		tb.bar(group, "docker on hulld", ra)
+		tb.bar(group, "docker", rb)
 		tb.add("peer / hulld, docker, "+network.name, ">= 4", "x", "", rb.at(0.5)/ra.at(0.5))
 		tb.add("peer / `hull run`, "+network.name, ">= 8", "x", "", rb.at(0.5)/own.at(0.5))
 	}
@@ -149,11 +168,13 @@ func runs(tb *table, hull, docker, peer *harness.Client) {
 
 func execs(tb *table, hull, peer *harness.Client) {
 	hull.Run("run", "-d", "--name", "exec", "busybox", "sleep", "10000")
-	tb.add("`hull exec`", "<= 9 ms", "ms", "", times(scale(200), func() { hull.Run("exec", "exec", "true") })...)
+	own := tb.add("`hull exec`", "<= 9 ms", "ms", "", times(scale(200), func() { hull.Run("exec", "exec", "true") })...)
+	tb.bar("exec", "hull", own)
 	hull.Run("rm", "-f", "exec")
 	if peer != nil {
 		peer.Run("run", "-d", "--name", "hull-bench-exec", "busybox", "sleep", "10000")
-		tb.add("`docker exec` on the peer", "", "ms", "", times(scale(30), func() { peer.Run("exec", "hull-bench-exec", "true") })...)
+		theirs := tb.add("`docker exec` on the peer", "", "ms", "", times(scale(30), func() { peer.Run("exec", "hull-bench-exec", "true") })...)
+		tb.bar("exec", "docker", theirs)
 		peer.Run("rm", "-f", "hull-bench-exec")
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/docker/go-units"
 
-	"hull/cmd/internal/plot"
+	"hull/internal/plot"
 )
 
 // none is shown for a figure that is missing.
