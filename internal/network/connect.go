@@ -34,7 +34,9 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	switch {
 	case a.find(n) != nil:
 		return fmt.Errorf("endpoint with name %s already exists in network %s: %w", a.name, n.rec.Name, errdefs.ErrPermissionDenied)
-	case len(a.ends) > 0 && a.ends[0].network.rec.Name == None:
+	case n.rec.Name == Host || len(a.ends) > 0 && a.ends[0].network.rec.Name == Host:
+		return invalid("container cannot be disconnected from host network or connected to host network")
+	case n.rec.Name == None || len(a.ends) > 0 && a.ends[0].network.rec.Name == None:
 		return fmt.Errorf("container cannot be connected to multiple networks with one of the networks in private (none) mode: %w", errdefs.ErrPermissionDenied)
 	case a.dir == "" || !n.linked():
 		return invalid("cannot connect container %s to network %s: both must have a network of their own (not host, none or container:ID)", a.name, n.rec.Name)
@@ -183,7 +185,9 @@ func (w wishes) connect(n *network, containerID string, spec hull.EndpointSpec) 
 		switch {
 		case mode == None || n.rec.Name == None:
 			return fmt.Errorf("container cannot be connected to multiple networks with one of the networks in private (none) mode: %w", errdefs.ErrPermissionDenied)
-		case mode == Host || n.rec.Name == Host || strings.HasPrefix(mode, "container:") || !n.linked():
+		case mode == Host || n.rec.Name == Host:
+			return invalid("container cannot be disconnected from host network or connected to host network")
+		case strings.HasPrefix(mode, "container:") || !n.linked():
 			return invalid("cannot connect container %s to network %s: both must have a network of their own (not host, none or container:ID)", containerID, n.rec.Name)
 		}
 		asked.Endpoints[n.rec.Name] = spec

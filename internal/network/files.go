@@ -219,11 +219,13 @@ func (f files) linkHosts(p hull.Pod) (string, error) {
 				names += " " + n
 			}
 		}
-		for _, e := range other.Status.Endpoint.Networks {
-			for _, a := range []string{e.IPv4, e.IPv6} {
-				if a != "" {
-					fmt.Fprintf(&b, "%s\t%s\n", a, names)
-				}
+		e, ok := other.Status.Endpoint.Networks[modeOf(p.Network)]
+		if !ok { // nothing of the other networks is reached from here
+			return "", invalid("cannot link to /%s, as it does not belong to the default network", other.Name)
+		}
+		for _, a := range []string{e.IPv4, e.IPv6} {
+			if a != "" {
+				fmt.Fprintf(&b, "%s\t%s\n", a, names)
 			}
 		}
 	}

@@ -119,6 +119,7 @@ func cleanUp(t *testing.T, e *harness.Engine, prefix string) {
 		}
 	}
 	remove([]string{"rm", "-f", "-v"}, "ps", "-aq", "--filter", "name="+prefix+"-")
+	remove([]string{"network", "rm"}, "network", "ls", "-q", "--filter", "name="+prefix+"-")
 	remove([]string{"volume", "rm"}, "volume", "ls", "-q", "--filter", "name="+prefix+"-")
 	for _, ref := range strings.Fields(docker.Run("images", "--format", "{{.Repository}}:{{.Tag}}")) {
 		if strings.HasPrefix(ref, prefix+"-") {

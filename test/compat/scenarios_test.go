@@ -23,7 +23,7 @@ func write(name, content string) step {
 
 func scenarios() []scenario {
 	var all []scenario
-	for _, group := range [][]scenario{running(), refusing(), looking(), processes(), limits(), users(), storage(), networks(), lifecycles(), imageVerbs(), copying(), pruning()} {
+	for _, group := range [][]scenario{running(), refusing(), looking(), processes(), limits(), users(), storage(), networks(), userNetworks(), lifecycles(), imageVerbs(), copying(), pruning()} {
 		all = append(all, group...)
 	}
 	return all
