@@ -71,6 +71,7 @@ else how often it can be run.`,
 	f.IntVar(&o.Boots, "boots", 5, "Boots of each isolation")
 	f.IntVar(&o.Instances, "instances", 10, "Idle instances at once, for their memory")
 	f.StringArrayVarP(&o.Env, "env", "e", nil, "Set environment variables of the instances")
+	f.StringVar(&o.FullVM, "full-vm", "", "Also boot this disk image of a whole system, as a virtual machine without hull")
 	f.DurationVar(&o.Patience, "timeout", 2*time.Minute, "How long a boot or COMMAND may take")
 	f.StringVar(&format, "format", "table", `Output: "table" or "json"`)
 	f.StringVar(&plotFile, "plot", "", "Also draw the figures into an SVG file")

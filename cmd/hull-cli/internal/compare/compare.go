@@ -22,6 +22,7 @@ type Options struct {
 	Isolations []string // nil = all that work here
 	Boots      int      // of each isolation
 	Instances  int      // idle ones at once, for their memory
+	FullVM     string   // a distribution's disk image to boot beside, "" = none
 	Patience   time.Duration
 	Probe      string                           // path of hull-probe
 	Progress   func(format string, args ...any) // may be nil
@@ -109,7 +110,10 @@ func Run(ctx context.Context, c client.APIClient, info *api.Info, o Options) (r 
 		f.OwnKernel = f.Kernel != "" && f.Kernel != host
 		r.Figures = append(r.Figures, f)
 	}
-	return r, nil
+	if o.FullVM != "" {
+		r.Figures = append(r.Figures, fullVM(ctx, info, o))
+	}
+	return r, ctx.Err()
 }
 
 // choose gives the isolations to compare, in the order of their strength.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,42 @@ func TestRecommend(t *testing.T) {
 		if got := (&Report{Figures: x.figures}).Recommend(); !strings.Contains(got, x.want) {
 			t.Errorf("%q does not say %q", got, x.want)
 		}
+	}
+}
+
+// A program in QEMU's place: what counts is the prompt on its output.
+func TestFullVM(t *testing.T) {
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "disk.raw")
+	if err := os.WriteFile(disk, make([]byte, 8192), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(script string, patience time.Duration) Figures {
+		qemu := filepath.Join(dir, "qemu")
+		if err := os.WriteFile(qemu+".new", []byte("#!/bin/sh\n"+script), 0o700); err != nil { //nolint:gosec // a program
+			t.Fatal(err)
+		}
+		if err := os.Rename(qemu+".new", qemu); err != nil {
+			t.Fatal(err)
+		}
+		info := &api.Info{Isolations: map[string]api.Isolation{"vm": {Details: map[string]string{"qemu": qemu, "accelerator": "tcg"}}}}
+		return fullVM(t.Context(), info, Options{FullVM: disk, Patience: patience, Instances: 10, Progress: func(string, ...any) {}})
+	}
+	f := run(`printf 'booting\nDebian GNU/Linux 12 ttyS0\n\nhost log'; printf 'in: '; exec sleep 100`, time.Minute)
+	if f.Boot <= 0 || f.FirstBoot <= 0 || f.Memory <= 0 || f.MemoryAll != 10*f.Memory || f.Disk != 8192 || !f.OwnKernel {
+		t.Errorf("%+v", f)
+	}
+	f = run(`echo 'no bootable device' >&2; echo grub; exit 1`, time.Minute)
+	if why := f.Missing["instance"]; f.Boot != 0 || !strings.Contains(why, "no bootable device") || !strings.Contains(why, "grub") {
+		t.Errorf("%+v", f)
+	}
+	f = run(`exec sleep 100`, 200*time.Millisecond)
+	if why := f.Missing["instance"]; !strings.Contains(why, "deadline") {
+		t.Errorf("%+v", f)
+	}
+	f = fullVM(t.Context(), &api.Info{}, Options{FullVM: dir})
+	if why := f.Missing["instance"]; !strings.Contains(why, "disk image") {
+		t.Errorf("%+v", f)
 	}
 }
 

@@ -144,7 +144,7 @@ func (r *Report) Recommend() string {
 	var strongest, first *Figures
 	for i := range r.Figures { // in order of strength
 		f := &r.Figures[i]
-		if f.Boot == 0 {
+		if f.Boot == 0 || f.Isolation == FullVM {
 			continue
 		}
 		if first == nil {
