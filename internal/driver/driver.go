@@ -71,6 +71,7 @@ type Info struct {
 	Unavailable string
 	Rootfs      []hull.RootfsKind // in order of preference
 	Abilities   []string          // "pause", "resize", "attach", "stats", "update", "pids", "root", "exec"
+	OneEach     bool              // a sandbox takes one container, once
 	MinMemory   int64             // smallest memory limit of a container, bytes; 0 = any
 	Details     map[string]string // for hull info: versions, why something is off
 }

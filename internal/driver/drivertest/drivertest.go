@@ -26,7 +26,7 @@ import (
 )
 
 // patience bounds every wait of the suite; nothing in it takes nearly as long.
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 // World is what a driver under test lives in.
 type World interface {
@@ -38,6 +38,8 @@ type World interface {
 	Rootfs() hull.Rootfs
 	// RunDir makes the run directory of pod id.
 	RunDir(id string) string
+	// NetNS is the network namespace of sandboxes; "" = the host's.
+	NetNS() string
 	// Log is where container id logs to, and Logged what it has logged.
 	Log(id string) hull.LogTarget
 	Logged(id string) string
@@ -100,8 +102,9 @@ func Run(t *testing.T, makeWorld func(t *testing.T) World) {
 // run is one test.
 type run struct {
 	*testing.T
-	w World
-	d driver.Driver
+	w     World
+	d     driver.Driver
+	boxes int
 }
 
 const podID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -122,7 +125,23 @@ func (r *run) ok(err error) {
 // box makes a sandbox that is destroyed at the end.
 func (r *run) box() driver.Sandbox {
 	r.Helper()
-	b, err := r.d.Create(r.ctx(), driver.SandboxSpec{ID: podID, RunDir: r.w.RunDir(podID)})
+	return r.boxOf(podID)
+}
+
+// next is b for another container, or another sandbox where b takes one only.
+func (r *run) next(b driver.Sandbox) driver.Sandbox {
+	r.Helper()
+	if !r.d.Info().OneEach {
+		return b
+	}
+	r.ok(b.Destroy(r.ctx()))
+	r.boxes++
+	return r.boxOf(fmt.Sprintf("%s%04x", podID[:60], r.boxes))
+}
+
+func (r *run) boxOf(id string) driver.Sandbox {
+	r.Helper()
+	b, err := r.d.Create(r.ctx(), driver.SandboxSpec{ID: id, RunDir: r.w.RunDir(id), NetNS: r.w.NetNS()})
 	r.ok(err)
 	r.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -20,6 +20,7 @@ type world struct {
 
 func (w *world) Driver() driver.Driver     { return fake.New(w.w) }
 func (w *world) Rootfs() hull.Rootfs       { return hull.Rootfs{} }
+func (w *world) NetNS() string             { return "" }
 func (w *world) RunDir(string) string      { return w.t.TempDir() }
 func (w *world) Log(string) hull.LogTarget { return hull.LogTarget{} }
 func (w *world) Logged(id string) string   { return w.w.Log(id) }

@@ -156,6 +156,8 @@ func (w *world) Rootfs() hull.Rootfs {
 	return r
 }
 
+func (*world) NetNS() string { return "" }
+
 func (w *world) RunDir(id string) string {
 	dir := filepath.Join(w.dir, "pods", id)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

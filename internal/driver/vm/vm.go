@@ -127,6 +127,7 @@ func (d *Driver) Info() driver.Info {
 	}
 	return driver.Info{
 		Name: hull.IsolationVM, Unavailable: why, Rootfs: []hull.RootfsKind{hull.RootfsBlock},
+		OneEach: true, MinMemory: minMemory,
 		Abilities: []string{"attach", "exec", "pause", "resize", "stats", "update"},
 		Details:   details,
 	}
