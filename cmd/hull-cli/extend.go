@@ -46,6 +46,7 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 		vol.AddCommand(volumeCommands(cli)...)
 	}
 	share(root, cli)
+	extendBuild(root, cli)
 	for _, path := range [][]string{{"update"}, {"container", "update"}} {
 		if update, rest, err := root.Find(path); err == nil && len(rest) == 0 {
 			withPorts(update, cli)

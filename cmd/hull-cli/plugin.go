@@ -143,7 +143,7 @@ func (p *program) builder(args []string) ([]string, []string, error) {
 		return args, nil, nil
 	}
 	bake := args[0] == "bake"
-	if !enabled && !bake {
+	if !enabled && !bake || !bake && hasOwnFlag(args) {
 		return args, nil, nil
 	}
 	plugin, err := pluginmanager.GetPlugin(name, p.cli, p.root)
@@ -191,6 +191,14 @@ func forward(args []string, name string) []string {
 		return slices.Concat([]string{name}, args[1:])
 	}
 	return nil
+}
+
+// hasOwnFlag tells whether a build has a flag that only hull knows.
+func hasOwnFlag(args []string) bool {
+	return slices.ContainsFunc(args, func(a string) bool {
+		name, _, _ := strings.Cut(strings.TrimPrefix(a, "--"), "=")
+		return strings.HasPrefix(a, "--") && slices.Contains(ownBuildFlags(), name)
+	})
 }
 
 // namesBuilder tells whether the user chose a buildx builder.

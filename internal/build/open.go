@@ -22,6 +22,7 @@ import (
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/frontend"
 	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway"
@@ -308,5 +309,8 @@ func (e *mobyExporter) Resolve(ctx context.Context, id int, attrs map[string]str
 		opt[k] = v
 	}
 	delete(opt, "unpack") // a named image's layers are taken over as they are
+	if opt[string(commonexptypes.OptKeySourceDateEpoch)] != "" && opt[string(exptypes.OptKeyRewriteTimestamp)] == "" {
+		opt[string(exptypes.OptKeyRewriteTimestamp)] = "true" // who gives a date wants the same digest again
+	}
 	return e.Exporter.Resolve(ctx, id, opt)
 }

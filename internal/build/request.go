@@ -44,21 +44,29 @@ func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	if r.Session != "" {
+		if r.Locked || r.OnlyFind {
+			return "", errdefs.ErrNotImplemented.WithMessage("lock files need the context in the request: build with hull build")
+		}
 		return k.traced(ctx, c, r, event)
 	}
 	if r.Remote != "" {
-		return k.told(ctx, c, r, nil, event)
+		return k.checked(ctx, c, r, nil, event)
 	}
 	dir, err := s.context(ctx, body)
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
+	if text, ok := r.Args[sourceDateEpoch]; ok {
+		if err := normalise(dir, text); err != nil {
+			return "", err
+		}
+	}
 	files, err := fsutil.NewFS(dir)
 	if err != nil {
 		return "", fmt.Errorf("build context: %w", err)
 	}
-	return k.told(ctx, c, r, map[string]fsutil.FS{"context": files, "dockerfile": files}, event)
+	return k.checked(ctx, c, r, map[string]fsutil.FS{"context": files, "dockerfile": files}, event)
 }
 
 // context unpacks a context that came as a tar, compressed or not. Nothing in it
@@ -192,6 +200,18 @@ func (k *kit) traced(ctx context.Context, c *client.Client, r hull.BuildRequest,
 
 // told builds and tells in words, as the classic builder does.
 func (k *kit) told(ctx context.Context, c *client.Client, r hull.BuildRequest, local map[string]fsutil.FS, event func(hull.BuildEvent)) (string, error) {
+	out, err := solve(ctx, c, client.SolveOpt{
+		Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: local, AllowedEntitlements: entitled(r),
+		Exports: []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": strings.Join(r.Names, ",")}}},
+	}, event)
+	if err != nil {
+		return "", err
+	}
+	return finish(out.ExporterResponse, r, event)
+}
+
+// solve builds and tells the steps.
+func solve(ctx context.Context, c *client.Client, opt client.SolveOpt, event func(hull.BuildEvent)) (*client.SolveResponse, error) {
 	status := make(chan *client.SolveStatus)
 	var watch sync.WaitGroup
 	watch.Go(func() {
@@ -200,15 +220,12 @@ func (k *kit) told(ctx context.Context, c *client.Client, r hull.BuildRequest, l
 			t.tell(st)
 		}
 	})
-	out, err := c.Solve(ctx, nil, client.SolveOpt{
-		Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: local, AllowedEntitlements: entitled(r),
-		Exports: []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": strings.Join(r.Names, ",")}}},
-	}, status)
+	out, err := c.Solve(ctx, nil, opt, status)
 	watch.Wait()
 	if err != nil {
-		return "", buildError(err)
+		return nil, buildError(err)
 	}
-	return finish(out.ExporterResponse, r, event)
+	return out, nil
 }
 
 func finish(resp map[string]string, r hull.BuildRequest, event func(hull.BuildEvent)) (string, error) {

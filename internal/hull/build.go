@@ -23,6 +23,9 @@ type BuildRequest struct {
 	Ulimits    []Ulimit
 	Cgroup     string // parent
 	Exports    []BuildExport
+	Locked     bool            // fail when what it is made from is not what Lock says
+	Lock       []BuildSource   // what it was made from when it was locked
+	OnlyFind   bool            // make no image: tell what it is made from
 	Auth       map[string]Auth // by registry
 }
 
@@ -37,6 +40,14 @@ type BuildEvent struct {
 	Text    string // for people
 	Trace   []byte // BuildKit's own status message
 	ImageID string // the result
+	Sources []BuildSource
+}
+
+// BuildSource is something from outside that a build is made from: a base image,
+// a file of the web, a git commit.
+type BuildSource struct {
+	URI    string // a package URL or a web address
+	Digest string // "sha256:...", of git "sha1:..."
 }
 
 // BuildCache is one record of the build cache.

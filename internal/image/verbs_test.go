@@ -605,3 +605,28 @@ func TestCopy(t *testing.T) {
 		t.Errorf("a source that is not there: %v", err)
 	}
 }
+
+func TestCompare(t *testing.T) {
+	s := service(t)
+	base := layerTar(t, file{name: "a", body: "1"}, file{name: "b", body: "2"})
+	for name, img := range map[string]built{
+		"one": build(t, nil, base), "same": build(t, nil, base),
+		"content": build(t, nil, layerTar(t, file{name: "a", body: "1"}, file{name: "b", body: "3"})),
+		"more":    build(t, nil, layerTar(t, file{name: "a", body: "1"}, file{name: "b", body: "2"}, file{name: "c", body: "2"})),
+		"layers":  build(t, nil, base, base),
+		"config":  build(t, func(c *imageConfig) { c.Config.Env = []string{"X=1"} }, base),
+	} {
+		load(t, s, img, "docker.io/library/"+name+":1")
+	}
+	for ref, want := range map[string]string{
+		"same": "", "content": "layer 1: b: content is ", "more": "layer 1: c is only in the second", "layers": "1 layers and 2", "config": "configuration: config is ",
+	} {
+		got, err := s.Compare(t.Context(), "one:1", ref+":1")
+		if err != nil || want == "" && got != "" || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, %v", ref, got, err)
+		}
+	}
+	if _, err := s.Compare(t.Context(), "one:1", "none:1"); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+}

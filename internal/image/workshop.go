@@ -213,7 +213,7 @@ func (w *workNames) built(ctx context.Context, i images.Image) error {
 		for _, t := range tasks(p) {
 			if err := w.takeOver(ctx, t); err != nil {
 				// It is unpacked from its blob when a container wants it.
-				s.log.Warn("layer of a build is not taken over", "layer", t.chain, "error", err)
+				s.log.Info("layer of a build is not taken over", "layer", t.chain, "error", err)
 				break
 			}
 		}

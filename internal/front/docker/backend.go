@@ -73,6 +73,8 @@ type Images interface {
 	// Copy sends an image from one registry to another.
 	Copy(ctx context.Context, r hull.CopyRequest) error
 	Save(ctx context.Context, r hull.SaveRequest, w io.Writer) error
+	// Compare words the first difference between two images, "" = none.
+	Compare(ctx context.Context, a, b string) (string, error)
 	// Layers lists the layers of images as they are stored, each once.
 	Layers(ctx context.Context, refs []string, platforms []string) ([]hull.Blob, error)
 	// Lacking returns those of the digests that are not stored here.

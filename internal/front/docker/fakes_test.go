@@ -142,6 +142,13 @@ func (f *fakeImages) Layers(_ context.Context, refs, _ []string) ([]hull.Blob, e
 	return []hull.Blob{{Digest: digestOf("1"), Size: int64(len(refs))}}, nil
 }
 
+func (f *fakeImages) Compare(_ context.Context, a, b string) (string, error) {
+	if a == b {
+		return "", nil
+	}
+	return "layer 1: " + a + " and " + b, nil
+}
+
 func (f *fakeImages) Lacking(_ context.Context, digests []string) ([]string, error) {
 	return digests[1:], nil
 }

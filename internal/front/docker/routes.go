@@ -79,6 +79,7 @@ func (s *Server) routes() {
 	s.handle("POST /hull/v1/images/layers", img.layers)
 	s.handle("POST /hull/v1/images/lacking", img.lacking)
 	s.handle("POST /hull/v1/images/archive", img.archive)
+	s.handle("POST /hull/v1/images/compare", img.compare)
 
 	s.handle("GET /volumes", vol.list)
 	s.handle("POST /volumes/create", vol.create)

@@ -65,3 +65,16 @@ func (a *imageAPI) archive(w http.ResponseWriter, r *http.Request) error {
 	}
 	return a.saveAll(w, r, hull.SaveRequest{Refs: s.Names, Platforms: orEmpty(s.Platforms), Since: s.Since, Omit: s.Omit})
 }
+
+// compare is POST /hull/v1/images/compare.
+func (a *imageAPI) compare(w http.ResponseWriter, r *http.Request) error {
+	var p api.ImagePair
+	if err := readJSON(r, maxShare, false, &p); err != nil {
+		return err
+	}
+	d, err := a.images.Compare(r.Context(), p.A, p.B)
+	if err != nil {
+		return err //nolint:wrapcheck // the service names the object
+	}
+	return reply(w, api.ImageDifference{Difference: d})
+}
