@@ -338,6 +338,10 @@ func (m *mounter) propagate(fd int, mp *MountPlan) error {
 }
 
 func setattr(f *os.File, set, clr uint64, rec bool) error {
+	return setattrFd(linux.FD(f), set, clr, rec)
+}
+
+func setattrFd(fd int, set, clr uint64, rec bool) error {
 	if set == 0 && clr == 0 {
 		return nil
 	}
@@ -348,7 +352,7 @@ func setattr(f *os.File, set, clr uint64, rec bool) error {
 	if set&unix.MOUNT_ATTR__ATIME != 0 || clr&unix.MOUNT_ATTR__ATIME != 0 {
 		clr |= unix.MOUNT_ATTR__ATIME
 	}
-	return unix.MountSetattr(linux.FD(f), "", flags, &unix.MountAttr{Attr_set: set, Attr_clr: clr})
+	return unix.MountSetattr(fd, "", flags, &unix.MountAttr{Attr_set: set, Attr_clr: clr})
 }
 
 // target opens the mount point of a file system, and says whether it was there.
@@ -629,13 +633,7 @@ func (m *mounter) cgroup(mp *MountPlan) error {
 		return err
 	}
 	for _, d := range m.cg.Dirs {
-		sub, err := linux.MkdirAllInRoot(mnt, d.Hierarchy, 0o755)
-		if err != nil {
-			return err
-		}
-		err = bindDir(d.Path, sub, attrs)
-		sub.Close()
-		if err != nil {
+		if err := bindIn(mnt, d.Hierarchy, d.Path, attrs); err != nil {
 			return err
 		}
 		if strings.Contains(d.Hierarchy, ",") {
@@ -674,12 +672,31 @@ func bindDir(dir string, target *os.File, attrs uint64) error {
 	return attach(linux.FD(src), target)
 }
 
+// bindIn makes a directory of a file system that nobody else has yet, where a name
+// can lead nowhere, and binds dir on it. There are ten of them in a container's
+// /sys/fs/cgroup: no more system calls than needed.
+func bindIn(mnt *os.File, name, dir string, attrs uint64) error {
+	if err := unix.Mkdirat(linux.FD(mnt), name, 0o755); err != nil {
+		return &os.PathError{Op: "mkdir", Path: name, Err: err}
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return &os.PathError{Op: "open_tree", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := setattrFd(fd, attrs, 0, false); err != nil {
+		return &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
+	}
+	if err := unix.MoveMount(fd, "", linux.FD(mnt), name, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "move_mount", Path: name, Err: err}
+	}
+	return nil
+}
+
 // dev fills /dev: nodes and links.
 func (m *mounter) dev() error {
-	for i := range m.plan.Devices {
-		if err := m.device(&m.plan.Devices[i]); err != nil {
-			return fmt.Errorf("make device %s: %w", m.plan.Devices[i].Path, err)
-		}
+	if err := m.devices(); err != nil {
+		return err
 	}
 	dev, err := linux.OpenNoSymlinks(m.root, "/dev", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -725,15 +742,31 @@ func (m *mounter) readonlyDev() error {
 	return nil
 }
 
-func (m *mounter) device(d *Device) error {
-	dirName, name := path.Split(d.Path)
-	dir, err := linux.MkdirAllInRoot(m.root, dirName, 0o755)
-	if err != nil {
-		return err
+// devices makes the nodes. Most are in one directory, which is opened once.
+func (m *mounter) devices() error {
+	var dir *os.File
+	at := ""
+	defer func() { linux.CloseAll([]*os.File{dir}) }()
+	for i := range m.plan.Devices {
+		d := &m.plan.Devices[i]
+		dirName, name := path.Split(d.Path)
+		if dir == nil || dirName != at {
+			linux.CloseAll([]*os.File{dir})
+			var err error
+			if dir, err = linux.MkdirAllInRoot(m.root, dirName, 0o755); err != nil {
+				return fmt.Errorf("make device %s: %w", d.Path, err)
+			}
+			at = dirName
+		}
+		if err := m.device(linux.FD(dir), name, d); err != nil {
+			return fmt.Errorf("make device %s: %w", d.Path, err)
+		}
 	}
-	defer dir.Close()
-	fd := linux.FD(dir)
-	err = unix.Mknodat(fd, name, d.Mode, int(unix.Mkdev(d.Major, d.Minor)))
+	return nil
+}
+
+func (m *mounter) device(dir int, name string, d *Device) error {
+	err := unix.Mknodat(dir, name, d.Mode, int(unix.Mkdev(d.Major, d.Minor)))
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
@@ -741,7 +774,7 @@ func (m *mounter) device(d *Device) error {
 		return err
 	}
 	if d.UID != 0 || d.GID != 0 {
-		return unix.Fchownat(fd, name, int(m.ids.user(d.UID)), int(m.ids.group(d.GID)), unix.AT_SYMLINK_NOFOLLOW)
+		return unix.Fchownat(dir, name, int(m.ids.user(d.UID)), int(m.ids.group(d.GID)), unix.AT_SYMLINK_NOFOLLOW)
 	}
 	return nil
 }
