@@ -20,10 +20,8 @@ import (
 
 // Compare words the first difference between two images of this host's platform;
 // "" = they are the same, byte for byte.
-func (s *Service) Compare(ctx context.Context, a, b string) (string, error) {
+func (s *store) Compare(ctx context.Context, a, b string) (string, error) {
 	ctx = s.ns(ctx)
-	leave := s.gate.enter()
-	defer leave()
 	var both [2]*parsed
 	var manifests [2]digest.Digest
 	for i, ref := range []string{a, b} {
@@ -93,7 +91,7 @@ func excerpt(b []byte) string {
 }
 
 // compareLayers finds the first file in which two layers differ.
-func (s *Service) compareLayers(ctx context.Context, a, b ocispec.Descriptor) (string, error) {
+func (s *store) compareLayers(ctx context.Context, a, b ocispec.Descriptor) (string, error) {
 	x, err := s.openLayer(ctx, a)
 	if err != nil {
 		return "", err
@@ -166,7 +164,7 @@ type layerReader struct {
 // Close ends it.
 func (r *layerReader) Close() error { return r.close() }
 
-func (s *Service) openLayer(ctx context.Context, d ocispec.Descriptor) (*layerReader, error) {
+func (s *store) openLayer(ctx context.Context, d ocispec.Descriptor) (*layerReader, error) {
 	ra, err := s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d.Digest})
 	if err != nil {
 		return nil, fmt.Errorf("read layer %s: %w", d.Digest, err)

@@ -156,7 +156,7 @@ func (s *Service) Close() error {
 }
 
 // ns puts the namespace into ctx, where containerd's libraries look for it.
-func (s *Service) ns(ctx context.Context) context.Context {
+func (s *store) ns(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, namespace)
 }
 

@@ -55,10 +55,8 @@ func (s *Service) Save(ctx context.Context, r hull.SaveRequest, w io.Writer) err
 
 // Layers lists the layers of images as they are stored, each once: what a
 // receiver of the images needs beside their documents.
-func (s *Service) Layers(ctx context.Context, refs, wanted []string) ([]hull.Blob, error) {
+func (s *store) Layers(ctx context.Context, refs, wanted []string) ([]hull.Blob, error) {
 	ctx = s.ns(ctx)
-	leave := s.gate.enter()
-	defer leave()
 	sv, err := s.collectSave(ctx, refs, wanted)
 	if err != nil {
 		return nil, err
@@ -76,7 +74,7 @@ func (s *Service) Layers(ctx context.Context, refs, wanted []string) ([]hull.Blo
 }
 
 // Lacking returns those of the digests that are not here.
-func (s *Service) Lacking(ctx context.Context, digests []string) ([]string, error) {
+func (s *store) Lacking(ctx context.Context, digests []string) ([]string, error) {
 	ctx = s.ns(ctx)
 	var out []string
 	for _, text := range digests {
@@ -92,7 +90,7 @@ func (s *Service) Lacking(ctx context.Context, digests []string) ([]string, erro
 }
 
 // collectSave finds all that an archive of the references would hold.
-func (s *Service) collectSave(ctx context.Context, refs, wanted []string) (*saver, error) {
+func (s *store) collectSave(ctx context.Context, refs, wanted []string) (*saver, error) {
 	sv := &saver{
 		s: s, blobs: map[digest.Digest]ocispec.Descriptor{}, docs: map[digest.Digest][]byte{},
 		layers: map[digest.Digest]bool{}, repos: map[string]map[string]string{},
@@ -114,7 +112,7 @@ func (s *Service) collectSave(ctx context.Context, refs, wanted []string) (*save
 }
 
 type saver struct {
-	s      *Service
+	s      *store
 	partly bool // some layers are left out
 	layers map[digest.Digest]bool
 	wanted []ocispec.Platform
