@@ -32,6 +32,7 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 		}
 	}
 	root.AddCommand(compareCommand(cli))
+	root.AddCommand(doctorCommand(cli))
 	for path, short := range map[string]string{"version": "Show the hull version information", "system": "Manage hull"} {
 		if cmd, _, err := root.Find([]string{path}); err == nil {
 			cmd.Short = short

@@ -82,6 +82,11 @@ func (w *world) engine(t *testing.T) {
 				"vm":        {Reason: "no qemu"},
 				"container": {Available: true, Abilities: []string{"pause", "stats"}, Details: map[string]string{"cgroups": "v1"}},
 			}}
+		case r.URL.Path == api.DoctorPath:
+			body = []api.Finding{
+				{Subject: "kernel", Verdict: "ok", Says: "Linux 7"},
+				{Subject: "br_netfilter", Verdict: "limited", Says: "on", Means: "less", Next: "turn it off"},
+			}
 		case strings.HasSuffix(r.URL.Path, "/info"):
 			body = map[string]any{"ID": "x", "ServerVersion": "1.2.3", "Name": "host", "Driver": "overlay2",
 				"DriverStatus": [][2]string{{"Supports d_type", "true"}, {"Isolation vm", "unavailable: no qemu"}}}
@@ -204,6 +209,40 @@ func TestDeadEngine(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(w.dir + "/starts"); string(b) != "run\n" {
 		t.Errorf("completion started the engine: %q", b)
+	}
+}
+
+// doctor says what an engine finds; without one that is the first finding, and its
+// program is asked for the others.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.engine(t)
+	const want = "ok       kernel       Linux 7\n" +
+		"limited  br_netfilter on\n" +
+		"                      means: less\n" +
+		"                      next:  turn it off\n" +
+		"\nContainers run; 1 limited.\n"
+	if code, out, errs := w.hull(t, "doctor"); code != 0 || out != want {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	var found []api.Finding
+	if code, out, errs := w.hull(t, "doctor", "--format", "json"); code != 0 || json.Unmarshal([]byte(out), &found) != nil || len(found) != 2 {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	if code, _, errs := w.hull(t, "doctor", "--format", "table"); code != 1 || !strings.Contains(errs, "only json is known") {
+		t.Errorf("%d %s", code, errs)
+	}
+
+	w = newWorld(t)
+	script := "#!/bin/sh\n[ \"$1\" != --examine ] || { echo '[{\"Subject\":\"nftables\",\"Verdict\":\"broken\",\"Says\":\"none\"}]'; exit 0; }\necho 'no nftables' >&2\nexit 9\n"
+	if err := os.WriteFile(filepath.Join(w.dir, "hulld"), []byte(script), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	code, out, errs := w.hull(t, "doctor")
+	if code != 1 || !strings.Contains(out, "BROKEN   engine") || !strings.Contains(out, "no nftables") || !strings.Contains(out, "BROKEN   nftables none\n") ||
+		!strings.Contains(out, "2 broken, 0 limited") {
+		t.Errorf("%d\n%s%s", code, out, errs)
 	}
 }
 

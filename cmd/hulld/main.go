@@ -65,6 +65,7 @@ type options struct {
 	stopAfter   time.Duration
 	runtimes    []string
 	showVersion bool
+	examine     bool
 }
 
 func main() {
@@ -75,6 +76,11 @@ func main() {
 	if err == nil && o.showVersion {
 		fmt.Println("hulld version " + version) //nolint:forbidigo // what was asked for
 		return
+	}
+	if err == nil && o.examine {
+		if err = examine(o, os.Stdout); err == nil {
+			return
+		}
 	}
 	if err == nil {
 		floor := heapFloor()
@@ -120,6 +126,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.tls.key, "tlskey", "", "server key (tcp:// only)")
 	f.DurationVar(&o.stopAfter, "stop-timeout", 10*time.Second, "time between the stop signal and SIGKILL")
 	f.StringArrayVar(&o.runtimes, "add-runtime", nil, "OCI runtime for --runtime NAME, as NAME=PATH[ ARGUMENT...]")
+	f.BoolVar(&o.examine, "examine", false, "print what stands against the engine on this host (JSON) and quit; hull doctor asks for it when there is no engine")
 	f.BoolVarP(&o.showVersion, "version", "v", false, "print the version and quit")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -238,7 +245,7 @@ func serve(ctx context.Context, o options) (err error) {
 
 	eng := engine.New(engine.Config{
 		RunDir: o.run, DefaultIsolation: hull.IsolationContainer, DefaultLogDriver: o.logDriver, CgroupParent: inst.cgroup,
-		StopTimeout: o.stopAfter, Host: host, UserNS: users,
+		StopTimeout: o.stopAfter, Host: host, UserNS: users, Examine: examinations(o),
 	}, engine.Parts{
 		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes, hull.IsolationVM: machines}, Runtimes: runtimes,
 		Images: images, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,

@@ -175,6 +175,8 @@ type Config struct {
 	StopTimeout      time.Duration
 	UserNS           UserNS
 	Host             hull.EngineInfo // what info says that never changes
+	// Examine look at what the services need of the host.
+	Examine []func() []hull.Finding
 }
 
 // Engine is the verbs. All state that matters is in Store and in the kernel.

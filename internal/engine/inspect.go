@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -183,6 +184,43 @@ func psTable(ctx context.Context, args string, pids []int) ([]string, [][]string
 }
 
 // Info describes the engine; the front adds what it knows of images.
+// Examine says how the host stands to what the engine needs of it: what the services
+// find, then user namespaces and isolations.
+func (e *views) Examine(context.Context) []hull.Finding {
+	var out []hull.Finding
+	for _, look := range e.cfg.Examine {
+		out = append(out, look()...)
+	}
+	users := hull.Finding{Subject: "user namespaces", Verdict: hull.Fine, Says: "each container has its own"}
+	switch {
+	case e.cfg.UserNS.Reason != "":
+		users.Verdict, users.Says = hull.Limited, e.cfg.UserNS.Reason
+		users.Means, users.Next = "root in a container is root of the host, held back by capabilities and seccomp alone", "see docs/guide/user-namespaces.md"
+	case e.cfg.UserNS.Default == usersHost:
+		users.Says = "on demand (--userns private)"
+	}
+	out = append(out, users)
+	for _, name := range slices.Sorted(maps.Keys(e.drivers)) {
+		out = append(out, isolationFinding(name, e.drivers[name].Info(), name == e.cfg.DefaultIsolation))
+	}
+	return out
+}
+
+func isolationFinding(name hull.Isolation, i driver.Info, usual bool) hull.Finding {
+	f := hull.Finding{Subject: "isolation " + string(name), Verdict: hull.Fine, Says: "available"}
+	for _, key := range slices.Sorted(maps.Keys(i.Details)) {
+		f.Says += ", " + key + " " + i.Details[key]
+	}
+	if i.Unavailable != "" {
+		f.Verdict, f.Says = hull.Limited, i.Unavailable
+		if usual {
+			f.Verdict = hull.Broken
+		}
+		f.Means, f.Next = "--isolation "+string(name)+" is refused", "see docs/guide/isolation.md"
+	}
+	return f
+}
+
 func (e *views) Info(context.Context) (hull.EngineInfo, error) {
 	info := e.cfg.Host
 	info.DefaultIsolation, info.Isolations = e.cfg.DefaultIsolation, map[hull.Isolation]hull.IsolationInfo{}

@@ -353,6 +353,42 @@ func TestHostFirewallStaysInCharge(t *testing.T) {
 	w.detach(a)
 }
 
+// A chain of the host's that drops what is forwarded is found.
+func TestExamine(t *testing.T) {
+	require.Root(t)
+	newWorld(t)
+	find := func() hull.Finding {
+		t.Helper()
+		var found hull.Finding
+		for _, f := range Examine() {
+			if (f.Verdict == hull.Fine) != (f.Means == "" && f.Next == "") || f.Says == "" {
+				t.Errorf("%+v", f)
+			}
+			if f.Subject == "host's firewall" {
+				found = f
+			} else if f.Verdict == hull.Broken {
+				t.Errorf("%+v", f)
+			}
+		}
+		return found
+	}
+	if f := find(); f.Verdict != hull.Fine {
+		t.Errorf("%+v", f)
+	}
+	conn, drop := &nftables.Conn{}, nftables.ChainPolicyDrop
+	table := conn.AddTable(&nftables.Table{Name: "ufw", Family: nftables.TableFamilyINet})
+	conn.AddChain(&nftables.Chain{Name: "fwd", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+	must(t, conn.Flush())
+	if f := find(); f.Verdict != hull.Limited || f.Says != "drops forwarded packets in inet ufw fwd" {
+		t.Errorf("%+v", f)
+	}
+	conn.DelTable(table)
+	must(t, conn.Flush())
+	if f := find(); f.Verdict != hull.Fine {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestRoutedAndIsolatedGateways(t *testing.T) {
 	require.Root(t)
 	w := newWorld(t)

@@ -27,6 +27,22 @@ func TestHullStartsTheEngineByItself(t *testing.T) {
 	e.Adopt()
 }
 
+// TestDoctor: an engine that runs says that containers can be had, and of each thing
+// that it looked at what it is.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, nil)
+	out := e.Hull().Run("doctor")
+	for _, want := range []string{"kernel ", "cgroups ", "overlayfs ", "nftables ", "disk space ", "isolation container available", "isolation sandbox ", "isolation vm "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("nothing about %s:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "BROKEN") {
+		t.Error(out)
+	}
+}
+
 func TestTwoEnginesNeverMeet(t *testing.T) {
 	t.Parallel()
 	a := harness.Start(t, []string{"busybox"})

@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hull/api"
 	"hull/internal/hull"
 )
 
@@ -335,6 +336,16 @@ func TestVolumesAndNetworks(t *testing.T) {
 	}
 	if a := w.do("GET", `/networks?filters={"type":{"custom":true}}`, ""); strings.Count(a.body, `"Name"`) != 1 {
 		t.Errorf("custom: %s", a.body)
+	}
+}
+
+func TestHullDoctor(t *testing.T) {
+	t.Parallel()
+	var found []api.Finding
+	a := newWorld(t).do("GET", api.DoctorPath, "")
+	if err := json.Unmarshal([]byte(a.body), &found); err != nil || len(found) != 2 || found[0].Verdict != "ok" ||
+		found[1] != (api.Finding{Subject: "nftables", Verdict: "broken", Says: "no", Means: "no networks", Next: "modprobe"}) {
+		t.Errorf("%v: %s", err, a.body)
 	}
 }
 

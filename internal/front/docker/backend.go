@@ -56,6 +56,7 @@ type Containers interface {
 	ExecResize(ctx context.Context, execID string, rows, cols uint16) error
 	Exec(ctx context.Context, execID string) (hull.Exec, error)
 	Info(ctx context.Context) (hull.EngineInfo, error)
+	Examine(ctx context.Context) []hull.Finding
 }
 
 // Images is the image service.

@@ -628,6 +628,10 @@ func (e *fakeEngine) Exec(_ context.Context, id string) (hull.Exec, error) {
 	return hull.Exec{}, fmt.Errorf("exec %s: %w", id, errdefs.ErrNotFound)
 }
 
+func (e *fakeEngine) Examine(context.Context) []hull.Finding {
+	return []hull.Finding{{Subject: "kernel", Verdict: hull.Fine, Says: "Linux"}, {Subject: "nftables", Verdict: hull.Broken, Says: "no", Means: "no networks", Next: "modprobe"}}
+}
+
 func (e *fakeEngine) Info(context.Context) (hull.EngineInfo, error) {
 	return hull.EngineInfo{
 		ID: "engine-1", Name: "host", Root: "/var/lib/hull", Kernel: "6.18", OS: "Debian", Architecture: "x86_64", CPUs: 2, Memory: 1 << 34,

@@ -21,6 +21,7 @@ func (s *Server) routes() {
 	s.handle("GET /version", sys.version)
 	s.handle("GET /info", sys.info)
 	s.handle("GET /hull/v1/info", sys.hullInfo)
+	s.handle("GET /hull/v1/doctor", sys.doctor)
 	s.handle("POST /hull/v1/containers/{id}/ports", con.ports)
 	s.handle("GET /events", sys.events)
 	s.handle("GET /system/df", sys.diskUsage)

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
+	"hull/api"
 	"hull/internal/hull"
 )
 
@@ -92,6 +93,20 @@ func (a *systemAPI) hullInfo(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return reply(w, info)
+}
+
+// doctor is what the engine finds about its host.
+func (a *systemAPI) doctor(w http.ResponseWriter, r *http.Request) error {
+	return reply(w, Findings(a.parts.Containers.Examine(r.Context())))
+}
+
+// Findings are what an examination found, as hull's own route has it.
+func Findings(in []hull.Finding) []api.Finding {
+	out := make([]api.Finding, 0, len(in))
+	for _, f := range in {
+		out = append(out, api.Finding{Subject: f.Subject, Verdict: string(f.Verdict), Says: f.Says, Means: f.Means, Next: f.Next})
+	}
+	return out
 }
 
 func toInfo(cfg Config, i hull.EngineInfo, now time.Time) system.Info {
