@@ -143,6 +143,12 @@ func (c *Client) streamID() uint32 {
 
 // call asks and waits for the answer.
 func (c *Client) call(ctx context.Context, r Request) (Reply, error) {
+	return c.callThen(ctx, r, func() {})
+}
+
+// callThen is call; sent is called when the guest has been asked: what is sent on
+// the request's streams before that, it throws away, because it knows none of them.
+func (c *Client) callThen(ctx context.Context, r Request, sent func()) (Reply, error) {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return Reply{}, err
@@ -162,6 +168,7 @@ func (c *Client) call(ctx context.Context, r Request) (Reply, error) {
 	if err := c.s.Send(KindRequest, id, b); err != nil {
 		return Reply{}, c.lost()
 	}
+	sent()
 	select {
 	case rep, ok := <-ch:
 		switch {
@@ -364,16 +371,15 @@ func (c *Client) push(ctx context.Context, r Request, in io.Reader) error {
 		return err
 	}
 	defer func() { _ = st.Close() }() // only says that the other side closed first
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(st, in)
-		_ = st.CloseWrite()
-		copied <- err
-	}()
-	if _, err := c.call(ctx, r); err != nil {
-		return err
-	}
-	return nil
+	// What cannot be read of in ends the stream, which the guest notices: a tar has
+	// an end of its own.
+	_, err = c.callThen(ctx, r, func() {
+		go func() {
+			_, _ = io.Copy(st, in)
+			_ = st.CloseWrite()
+		}()
+	})
+	return err
 }
 
 // Off ends the containers, writes the disk back and ends the machine.

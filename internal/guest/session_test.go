@@ -160,6 +160,28 @@ func TestHostileGuest(t *testing.T) {
 	}
 }
 
+// TestStreamAfterItsRequest: what a request's stream carries comes after the request
+// that tells the guest of the stream.
+func TestStreamAfterItsRequest(t *testing.T) {
+	c := connect(t, func(p *peer, f Frame, r Request) error {
+		st, err := p.s.Open(r.In)
+		if err != nil {
+			return err
+		}
+		go func() {
+			b, err := io.ReadAll(st)
+			_ = st.Close()
+			_ = p.reply(f.ID, Reply{Error: ToRemote(err), Pid: len(b)})
+		}()
+		return nil
+	})
+	for range 2000 {
+		if err := c.Unpack(limit(t), "x", "/", "", false, strings.NewReader("text")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestSilentGuest(t *testing.T) {
 	c := connect(t, func(*peer, Frame, Request) error { return nil })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
@@ -168,21 +190,3 @@ func TestSilentGuest(t *testing.T) {
 		t.Errorf("a guest that never answers gives %v", err)
 	}
 }
-
-func FuzzClient(f *testing.F) {
-	f.Add(appendFrame(nil, KindReply, 1, []byte(`{"Error":{"Text":"x"}}`)))
-	f.Add(appendFrame(appendFrame(nil, KindOpen, GuestsBit|1, []byte("dns")), kindData, GuestsBit|1, []byte{0, 1, 2}))
-	f.Add(appendFrame(nil, KindExited, 0, []byte(`{"ID":"a","Status":9}`)))
-	f.Add(appendFrame(nil, kindCredit, 5, []byte{1, 2, 3, 4}))
-	f.Fuzz(func(_ *testing.T, raw []byte) {
-		c := Dial(&replay{r: bytes.NewReader(raw)}, func(Exited) {}, func(io.ReadWriter) error { return nil })
-		<-c.Gone()
-	})
-}
-
-// replay is a connection on which a guest has said all it will.
-type replay struct{ r *bytes.Reader }
-
-func (p *replay) Read(b []byte) (int, error)  { return p.r.Read(b) }
-func (p *replay) Write(b []byte) (int, error) { return len(b), nil }
-func (p *replay) Close() error                { return nil }

@@ -143,14 +143,6 @@ func (d *Driver) OpenDisk(ctx context.Context, root hull.Rootfs) (_ driver.Files
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootSeconds*time.Second)
 	defer cancel()
-	var f vmm.Files
-	if state != "" {
-		if f.State, err = os.Open(state); err != nil {
-			return nil, fmt.Errorf("open template: %w", err)
-		}
-		defer f.State.Close()
-		c.Incoming, c.MemoryFile = true, memory
-	}
 	share, err := os.MkdirTemp(d.cfg.Dir, "share-*") // a device of the template
 	if err != nil {
 		return nil, err
@@ -159,6 +151,31 @@ func (d *Driver) OpenDisk(ctx context.Context, root hull.Rootfs) (_ driver.Files
 	c.Disks = monitorvm.Disks(root.Block, root.Disk)
 	c.Nets = []vmm.Net{{Mac: monitorvm.SpareMac(0)}}
 	c.Share, c.ShareTag = share, guest.ShareTag
+	var x *disk
+	err = monitorvm.Boot(ctx, state, func(s string) { d.cfg.Log.Warn(s) }, func(ctx context.Context, restore bool) error {
+		if c.MemoryFile, c.Incoming = "", restore; restore {
+			c.MemoryFile = memory
+		}
+		x, err = startDisk(ctx, c, state)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// startDisk starts a machine without a container.
+func startDisk(ctx context.Context, c vmm.Config, state string) (*disk, error) {
+	var f vmm.Files
+	if c.Incoming {
+		st, err := os.Open(state)
+		if err != nil {
+			return nil, fmt.Errorf("open template: %w", err)
+		}
+		defer st.Close()
+		f.State = st
+	}
 	m, err := vmm.Start(ctx, c, f)
 	if err != nil {
 		return nil, err
@@ -168,6 +185,7 @@ func (d *Driver) OpenDisk(ctx context.Context, root hull.Rootfs) (_ driver.Files
 		err = m.Explain(fmt.Errorf("boot the guest: %w", err))
 		m.Kill()
 		<-m.Done()
+		x.c.Close()
 		return nil, err
 	}
 	return x, nil

@@ -92,23 +92,15 @@ func (b *backend) Create(ctx context.Context, r monitor.CreateRequest) (_ monito
 }
 
 // boot starts the machine, restored where there is a template, and waits until
-// the guest has its disks and its network. A template that is no good is removed.
+// the guest has its disks and its network.
 func (b *backend) boot(ctx context.Context, s Spec) error {
-	if s.State != "" {
-		// A restored guest answers soon, or never.
-		half, cancel := context.WithTimeout(ctx, time.Duration(b.conf.BootSeconds)*time.Second/2)
-		err := b.tryBoot(half, s)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return err
+	return Boot(ctx, s.State, b.pod.Warn, func(ctx context.Context, restore bool) error {
+		t := s
+		if !restore {
+			t.State, t.Memory = "", ""
 		}
-		b.pod.Warn("the machine is booted because its template cannot be restored: " + err.Error())
-		if err := os.Remove(s.State); err != nil && !errors.Is(err, os.ErrNotExist) {
-			b.pod.Warn("remove template: " + err.Error())
-		}
-		s.State, s.Memory = "", ""
-	}
-	return b.tryBoot(ctx, s)
+		return b.tryBoot(ctx, t)
+	})
 }
 
 func (b *backend) tryBoot(ctx context.Context, s Spec) (err error) {
