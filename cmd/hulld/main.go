@@ -265,7 +265,7 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	closers.add(builder.Close)
 
-	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver}, docker.Parts{
+	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver, MinAPI: os.Getenv("DOCKER_MIN_API_VERSION")}, docker.Parts{
 		Containers: eng, Images: images, Volumes: volumes, Files: eng, Networks: networks, Events: events, Builder: builder, Log: log,
 	})
 	listeners, err := listen(o)

@@ -22,7 +22,6 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sys/unix"
 
 	"hull/internal/hull"
@@ -34,13 +33,13 @@ const sourceDateEpoch = "SOURCE_DATE_EPOCH"
 
 // checked builds; before an image is made, it looks at what it would be made
 // from, if that is asked for.
-func (k *kit) checked(ctx context.Context, c *client.Client, r hull.BuildRequest, local map[string]fsutil.FS, event func(hull.BuildEvent)) (string, error) {
+func (k *kit) checked(ctx context.Context, c *client.Client, r hull.BuildRequest, from local, event func(hull.BuildEvent)) (string, error) {
 	if !r.Locked && !r.OnlyFind {
-		return k.told(ctx, c, r, local, event)
+		return k.told(ctx, c, r, from, event)
 	}
 	ref := newID()
 	_, err := solve(ctx, c, client.SolveOpt{
-		Ref: ref, Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: local, AllowedEntitlements: entitled(r),
+		Ref: ref, Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: from.mounts, SharedKey: from.key, AllowedEntitlements: entitled(r),
 	}, event)
 	if err != nil {
 		return "", err
@@ -58,7 +57,7 @@ func (k *kit) checked(ctx context.Context, c *client.Client, r hull.BuildRequest
 	}
 	// All steps are in the cache now, whatever the request says.
 	r.NoCache, r.Pull = false, false
-	return k.told(ctx, c, r, local, func(e hull.BuildEvent) {
+	return k.told(ctx, c, r, from, func(e hull.BuildEvent) {
 		if !strings.HasPrefix(e.Text, "Step ") && !strings.HasPrefix(e.Text, " --->") {
 			event(e) // the steps were told
 		}

@@ -15,9 +15,11 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sync/errgroup"
 
@@ -29,6 +31,9 @@ import (
 // client's session. What happens is told through event, in order. The result is
 // the image's id, "" when it was exported elsewhere.
 func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader, event func(hull.BuildEvent)) (id string, err error) {
+	if _, err := platforms.ParseAll(splitList(r.Platform)); err != nil {
+		return "", fmt.Errorf("platform %s: %w: %w", r.Platform, err, errdefs.ErrInvalidArgument)
+	}
 	k, err := s.open(ctx)
 	if err != nil {
 		return "", err
@@ -50,9 +55,9 @@ func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader
 		return k.traced(ctx, c, r, event)
 	}
 	if r.Remote != "" {
-		return k.checked(ctx, c, r, nil, event)
+		return k.checked(ctx, c, r, local{}, event)
 	}
-	dir, err := s.context(ctx, body)
+	dir, sum, err := s.context(ctx, body)
 	if err != nil {
 		return "", err
 	}
@@ -66,20 +71,36 @@ func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader
 	if err != nil {
 		return "", fmt.Errorf("build context: %w", err)
 	}
-	return k.checked(ctx, c, r, map[string]fsutil.FS{"context": files, "dockerfile": files}, event)
+	return k.checked(ctx, c, r, local{map[string]fsutil.FS{"context": files, "dockerfile": files}, sum}, event)
 }
 
-// context unpacks a context that came as a tar, compressed or not. Nothing in it
-// leads outside of the directory.
-func (s *Service) context(ctx context.Context, body io.Reader) (string, error) {
+// local is a context that was sent. BuildKit tells files of one key apart by size
+// and time, which two tars may have in common: so each tar has a key of its own.
+type local struct {
+	mounts map[string]fsutil.FS
+	key    string
+}
+
+func splitList(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+// context unpacks a context that came as a tar, compressed or not, and gives its
+// digest. Nothing in it leads outside of the directory.
+func (s *Service) context(ctx context.Context, body io.Reader) (string, string, error) {
 	top := filepath.Join(s.cfg.Root, "contexts")
 	if err := os.MkdirAll(top, 0o700); err != nil {
-		return "", fmt.Errorf("make build context: %w", err)
+		return "", "", fmt.Errorf("make build context: %w", err)
 	}
 	dir, err := os.MkdirTemp(top, "")
 	if err != nil {
-		return "", fmt.Errorf("make build context: %w", err)
+		return "", "", fmt.Errorf("make build context: %w", err)
 	}
+	sum := digest.Canonical.Digester()
+	body = io.TeeReader(body, sum.Hash())
 	root, err := os.Open(dir)
 	if err == nil {
 		var plain io.ReadCloser
@@ -89,10 +110,13 @@ func (s *Service) context(ctx context.Context, body io.Reader) (string, error) {
 		}
 		root.Close()
 	}
-	if err != nil {
-		return "", errors.Join(fmt.Errorf("unpack build context: %w", err), os.RemoveAll(dir))
+	if err == nil {
+		_, err = io.Copy(io.Discard, body) // what follows the end of the tar
 	}
-	return dir, nil
+	if err != nil {
+		return "", "", errors.Join(fmt.Errorf("unpack build context: %w", err), os.RemoveAll(dir))
+	}
+	return dir, sum.Digest().String(), nil
 }
 
 // attrs are the Dockerfile frontend's.
@@ -199,9 +223,9 @@ func (k *kit) traced(ctx context.Context, c *client.Client, r hull.BuildRequest,
 }
 
 // told builds and tells in words, as the classic builder does.
-func (k *kit) told(ctx context.Context, c *client.Client, r hull.BuildRequest, local map[string]fsutil.FS, event func(hull.BuildEvent)) (string, error) {
+func (k *kit) told(ctx context.Context, c *client.Client, r hull.BuildRequest, from local, event func(hull.BuildEvent)) (string, error) {
 	out, err := solve(ctx, c, client.SolveOpt{
-		Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: local, AllowedEntitlements: entitled(r),
+		Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: from.mounts, SharedKey: from.key, AllowedEntitlements: entitled(r),
 		Exports: []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": strings.Join(r.Names, ",")}}},
 	}, event)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -62,8 +63,12 @@ func (s *Service) Session(ctx context.Context, w http.ResponseWriter, r *http.Re
 	if err != nil {
 		return err
 	}
-	if r.Header.Get("Upgrade") != "h2c" {
-		return errdefs.ErrInvalidArgument.WithMessage("a build session needs an upgrade to h2c")
+	switch proto := r.Header.Get("Upgrade"); proto {
+	case "h2c":
+	case "":
+		return errdefs.ErrInvalidArgument.WithMessage("no upgrade proto in request: a build session needs one to h2c")
+	default:
+		return errdefs.ErrInvalidArgument.WithMessage("protocol " + strconv.Quote(proto) + " not supported: a build session needs h2c")
 	}
 	return k.sessions.HandleHTTPRequest(ctx, w, r)
 }

@@ -78,7 +78,7 @@ func resolve(s hull.Spec, img hull.ImageConfig) (hull.Resolved, error) {
 		r.Entrypoint = nil
 	}
 	argv := slices.Concat(r.Entrypoint, r.Cmd)
-	if len(argv) == 0 || argv[0] == "" && len(argv) == 1 {
+	if len(argv) == 0 { // an empty name is for the start to find missing
 		return r, fmt.Errorf("no command specified: %w", errdefs.ErrInvalidArgument)
 	}
 	r.Path, r.Args = argv[0], argv[1:]

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,28 +45,30 @@ func apply(c *runConfig, line string) error {
 		c.Entrypoint = command(rest)
 		c.Cmd = nil // as a Dockerfile: the old one was the old entrypoint's argument
 	case "ENV":
-		return pairs(rest, func(k, v string) { c.Env = setEnv(c.Env, k, v) })
+		before := slices.Clone(c.Env) // one instruction sees what was before it
+		return pairs(rest, func(k, v string) { c.Env = setEnv(c.Env, k, expand(v, before)) })
 	case "LABEL":
-		return pairs(rest, func(k, v string) { c.Labels = with(c.Labels, k, v) })
+		return pairs(rest, func(k, v string) { c.Labels = with(c.Labels, k, expand(v, c.Env)) })
 	case "EXPOSE":
-		return expose(c, rest)
+		return expose(c, expand(rest, c.Env))
 	case "VOLUME":
 		list, ok := jsonList(rest)
 		if !ok {
 			list = strings.Fields(rest)
 		}
 		for _, v := range list {
-			c.Volumes = with(c.Volumes, v, struct{}{})
+			c.Volumes = with(c.Volumes, expand(v, c.Env), struct{}{})
 		}
 	case "USER":
-		c.User = rest
+		c.User = expand(rest, c.Env)
 	case "WORKDIR":
+		rest = expand(rest, c.Env)
 		if !strings.HasPrefix(rest, "/") {
 			rest = strings.TrimSuffix(c.WorkingDir, "/") + "/" + rest
 		}
 		c.WorkingDir = rest
 	case "STOPSIGNAL":
-		c.StopSignal = rest
+		c.StopSignal = expand(rest, c.Env)
 	case "ONBUILD":
 		c.OnBuild = append(c.OnBuild, rest)
 	case "SHELL":
@@ -80,6 +83,36 @@ func apply(c *runConfig, line string) error {
 		return fmt.Errorf("%s is not a valid change command", verb)
 	}
 	return nil
+}
+
+// expand puts variables in for $NAME and ${NAME}, with ${NAME:-default} and
+// ${NAME:+other}, as a Dockerfile does. A backslash keeps a dollar.
+func expand(s string, env []string) string {
+	const kept = "\x00" // also of words
+	value := func(name string) string {
+		for _, kv := range env {
+			if k, v, _ := strings.Cut(kv, "="); k == name {
+				return v
+			}
+		}
+		return ""
+	}
+	out := os.Expand(strings.ReplaceAll(s, `\$`, kept), func(name string) string {
+		if base, def, ok := strings.Cut(name, ":-"); ok {
+			if v := value(base); v != "" {
+				return v
+			}
+			return def
+		}
+		if base, other, ok := strings.Cut(name, ":+"); ok {
+			if value(base) == "" {
+				return ""
+			}
+			return other
+		}
+		return value(name)
+	})
+	return strings.ReplaceAll(out, kept, "$")
 }
 
 // command is the exec form or the shell form.
@@ -140,7 +173,8 @@ func pairs(s string, set func(k, v string)) error {
 	return nil
 }
 
-// words splits at blanks outside quotes and takes the quotes off.
+// words splits at blanks outside quotes and takes the quotes off. A dollar that
+// stands for itself becomes a zero byte, for expand to make one again.
 func words(s string) ([]string, error) {
 	var list []string
 	var b strings.Builder
@@ -148,6 +182,9 @@ func words(s string) ([]string, error) {
 	escaped := false
 	for _, r := range s {
 		switch {
+		case (escaped || quote == '\'') && r == '$':
+			b.WriteByte(0) // not for expand
+			escaped = false
 		case escaped:
 			b.WriteRune(r)
 			escaped = false

@@ -90,6 +90,9 @@ func parseTarget(ref string) (reference.Named, error) {
 	if _, ok := n.(reference.Digested); ok {
 		return nil, say(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")
 	}
+	if reference.FamiliarName(n) == digest.Canonical.String() {
+		return nil, say(errdefs.ErrInvalidArgument, "refusing to create an ambiguous tag using digest algorithm as name")
+	}
 	return reference.TagNameOnly(n), nil
 }
 

@@ -53,7 +53,10 @@ func (s *Service) OpenImage(ctx context.Context, id, subpath string) (*os.File, 
 	}
 	f, err := linux.CloneBelow(root, s.root, subpath)
 	err = errors.Join(err, root.Close())
-	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EXDEV) {
+	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EXDEV) {
+		return nil, fmt.Errorf("%s leads out of the image: path concatenation escapes the base directory: %w", subpath, errdefs.ErrInvalidArgument)
+	}
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, fmt.Errorf("cannot access path %s of the image: %w: %w", subpath, err, errdefs.ErrInvalidArgument)
 	}
 	return f, err

@@ -231,7 +231,11 @@ func (w *workNames) built(ctx context.Context, i images.Image) error {
 func (w *workNames) name(ctx context.Context, i images.Image) error {
 	s := w.s
 	if i.Name == "" {
-		return errors.Join(s.keepNameless(ctx, i.Target), s.reload(ctx))
+		if err := errors.Join(s.keepNameless(ctx, i.Target), s.reload(ctx)); err != nil {
+			return err
+		}
+		w.created(i.Target.Digest)
+		return nil
 	}
 	n, err := reference.ParseNormalizedNamed(i.Name)
 	if err != nil {
@@ -244,10 +248,20 @@ func (w *workNames) name(ctx context.Context, i images.Image) error {
 	if err := s.reload(ctx); err != nil {
 		return err
 	}
+	w.created(i.Target.Digest)
 	for _, e := range s.view.Load().byName[n.String()] {
 		s.publish("tag", e.img.ID, reference.FamiliarString(n))
 	}
 	return nil
+}
+
+// created tells that an image was built.
+func (w *workNames) created(manifest digest.Digest) {
+	for _, e := range w.s.view.Load().byID {
+		if e.manifest.Digest == manifest {
+			w.s.publish("create", e.img.ID, "")
+		}
+	}
 }
 
 // takeOver makes a layer of the snapshot that has its files.

@@ -131,8 +131,6 @@ func checkEndpoint(n *network, e hull.EndpointSpec) error {
 		switch {
 		case !user:
 			return invalid("user specified IP address is supported on user defined networks only")
-		case n.rec.IPAM.Driver == ipamAuto:
-			return invalid("user specified IP address is supported only when connecting to networks with user configured subnets")
 		case want.pool == nil || !want.pool.Subnet().Contains(a.Unmap()):
 			return invalid("invalid endpoint settings: no configured subnet or ip-range contain the IP address %s", want.addr)
 		}

@@ -105,12 +105,6 @@ func (s *Service) mountVolume(ctx context.Context, containerID string, m hull.Mo
 	if err != nil {
 		return fail(err)
 	}
-	if !m.Spec.NoCopy && m.Spec.Subpath == "" {
-		if err := s.copyUp(v, m, fs, len(st.running) > 0, root); err != nil {
-			closeAll(fs)
-			return fail(err)
-		}
-	}
 	if m.Spec.Subpath != "" {
 		sub, err := s.subpath(v, fs, m.Spec.Subpath)
 		closeAll(fs)
@@ -118,6 +112,12 @@ func (s *Service) mountVolume(ctx context.Context, containerID string, m hull.Mo
 			return fail(fmt.Errorf("subpath: %w", err))
 		}
 		fs = sub
+	}
+	if !m.Spec.NoCopy {
+		if err := s.copyUp(v, m, fs, len(st.running) > 0, root); err != nil {
+			closeAll(fs)
+			return fail(err)
+		}
 	}
 	if _, again := st.running[containerID]; !again {
 		st.running[containerID] = struct{}{}

@@ -123,7 +123,7 @@ func (s places) subpath(v hull.Volume, fs *os.File, sub string) (*os.File, error
 	f, err := s.clone(v, fs, sub)
 	switch {
 	case errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.ELOOP):
-		return nil, invalid("%s leads out of the volume", sub)
+		return nil, invalid("%s leads out of the volume: path concatenation escapes the base directory", sub)
 	case errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR):
 		return nil, invalid("cannot access path %s: no such file or directory", sub)
 	}

@@ -582,6 +582,19 @@ func copying() []scenario {
 			{run: "cp -a $DIR/src $T-a:/dst"},
 			{run: "exec $T-a stat -c %u:%g /dst/a", out: "1000:1001"},
 		}},
+		{name: "names of images", steps: []step{
+			{run: "tag busybox $T-i:one"}, {run: "tag busybox $T-i:two"},
+			{run: "images --filter reference=docker.io/library/$T-i:o* --format {{.Tag}}", out: "one"},
+			{run: "save -o $DIR/all.tar $T-i"},
+			{run: "rmi $T-i:one $T-i:two"},
+			{run: "load -q -i $DIR/all.tar", out: `(?s)Loaded image: $T-i:(one\nLoaded image: $T-i:two|two\nLoaded image: $T-i:one)`},
+			{run: "tag busybox sha256:$T", code: 1, err: "refusing to create an ambiguous tag using digest algorithm as name"},
+		}},
+		{name: "commit expands variables", steps: []step{
+			{run: "create --name $T-a -e A=1 busybox"},
+			{run: "commit -c 'ENV B=$$A/$${NONE:-2}' $T-a $T-i"},
+			{run: "run --rm $T-i printenv B", out: "1/2"},
+		}},
 		{name: "cp with a stopped container", steps: []step{
 			write("one", "1\n"),
 			{run: "create --name $T-a busybox cat /one"},

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"hull/test/harness"
 )
@@ -82,6 +83,23 @@ CMD ["cat", "/who", "/from-cache", "/data/a"]
 		t.Errorf("after the cache was pruned the image says %q", got)
 	}
 	c.Run("rmi", "built", "again")
+}
+
+// TestBuildContextsThatLookAlike: size and time of a file say nothing of what is in it.
+func TestBuildContextsThatLookAlike(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Docker()
+	for _, text := range []string{"one", "two"} {
+		dir := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nCOPY f /\n", "f": text})
+		if err := os.Chtimes(filepath.Join(dir, "f"), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+		c.Run("build", "-q", "-t", "alike", dir)
+		if got := c.Run("run", "--rm", "alike", "cat", "/f"); got != text {
+			t.Errorf("built %q, want %q", got, text)
+		}
+	}
 }
 
 func TestBuildFailures(t *testing.T) {

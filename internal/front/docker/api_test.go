@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -100,7 +101,24 @@ func TestPushAndLoad(t *testing.T) {
 	if d := cmp.Diff(hull.ImportRequest{Ref: "imp:v1", Message: "m", Changes: []string{"CMD x", "ENV a=b"}}, w.images.asked); d != "" || a.body != `{"status":"`+digestOf("9")+"\"}\r\n" {
 		t.Errorf("import: %s\n%s", a.body, d)
 	}
-	w.do("POST", "/images/create?fromSrc=http://x/y.tar", "").want(t, 400, "importing from a URL is not supported: download http://x/y.tar and send it as the body with fromSrc=-")
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/y.tar" {
+			http.NotFound(w, r)
+		}
+	}))
+	defer site.Close()
+	for _, scheme := range []string{site.URL, strings.TrimPrefix(site.URL, "http://")} {
+		a = w.do("POST", "/images/create?repo=imp&fromSrc="+scheme+"/y.tar", "")
+		if a.status != 200 || !strings.Contains(a.body, "Downloading from "+scheme) || w.images.asked.Message != "Imported from "+scheme+"/y.tar" {
+			t.Errorf("import from %s: %d %s %+v", scheme, a.status, a.body, w.images.asked)
+		}
+		if a := w.do("POST", "/images/create?fromSrc="+scheme+"/no.tar", ""); a.status != 404 {
+			t.Errorf("import of a file that is not there: %d %s", a.status, a.body)
+		}
+	}
+	if a := w.do("POST", "/images/create?fromSrc=%252Fdata%252Ffile.tar", ""); a.status != 400 {
+		t.Errorf("import of a path: %d %s", a.status, a.body)
+	}
 }
 
 func TestImages(t *testing.T) {

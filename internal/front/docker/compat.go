@@ -48,6 +48,9 @@ func createFor(v apiVersion, b createBody) createBody {
 	if v < 41 {
 		h.CgroupnsMode = ""
 	}
+	if v < 40 && h.IpcMode == "" {
+		h.IpcMode = container.IPCModeShareable
+	}
 	if v < 43 {
 		h.Annotations = nil
 	}

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 )
 
 // keys are the names at a dotted path of a JSON answer.
@@ -88,4 +91,28 @@ func TestVersionDifferences(t *testing.T) {
 		t.Errorf("verbose: %s", a.body)
 	}
 	w.do("GET", "/system/df?type=what", "").want(t, 400, "unknown object type: what")
+}
+
+// TestMinAPI: an operator may admit older clients.
+func TestMinAPI(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]apiVersion{"1.24": 24, "1.40": 40, "1.55": 55, "1.23": 0, "1.56": 0, "2.40": 0, "x": 0, "1.": 0} {
+		if v, err := parseMin(text); (err == nil) != (want != 0) || err == nil && v != want {
+			t.Errorf("%s: %v, %v", text, v, err)
+		}
+	}
+	if _, v, err := splitVersion("/v1.24/info", 24); err != nil || v != 24 {
+		t.Errorf("admitted: %v, %v", v, err)
+	}
+	b := createBody{CreateRequest: container.CreateRequest{HostConfig: &container.HostConfig{}}}
+	if got := createFor(39, b).HostConfig.IpcMode; got != container.IPCModeShareable {
+		t.Errorf("IPC mode before 1.40: %q", got)
+	}
+	ends := createBody{CreateRequest: container.CreateRequest{NetworkingConfig: &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{"a": {}, "b": {}}}}}
+	if err := checkCreate(43, ends); err == nil || err.Error() != "Container cannot be created with multiple network endpoints: a, b" {
+		t.Errorf("two networks before 1.44: %v", err)
+	}
+	if err := checkCreate(44, ends); err != nil {
+		t.Errorf("two networks: %v", err)
+	}
 }

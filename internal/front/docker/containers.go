@@ -199,6 +199,9 @@ func (a *containerAPI) update(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, a.maxBody, false, &body); err != nil {
 		return err
 	}
+	if versionOf(r) < 40 {
+		body.PidsLimit = nil // update did not know it
+	}
 	warnings, err := a.engine.Update(r.Context(), ref(r), toUpdate(body))
 	if err != nil {
 		return err //nolint:wrapcheck // the engine names the object

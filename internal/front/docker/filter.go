@@ -150,6 +150,21 @@ func (f filters) until(now time.Time) (time.Time, error) {
 	return parseTime(v, now)
 }
 
+// untils is until where several may be given: the earliest of them.
+func (f filters) untils(now time.Time) (time.Time, error) {
+	var first time.Time
+	for _, v := range f.values("until") {
+		t, err := parseTime(v, now)
+		if err != nil {
+			return t, err
+		}
+		if first.IsZero() || t.Before(first) {
+			first = t
+		}
+	}
+	return first, nil
+}
+
 // timeLayouts are the date forms Docker takes, local time where no zone is said.
 //
 //nolint:gochecknoglobals // a table

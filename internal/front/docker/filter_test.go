@@ -196,3 +196,26 @@ func FuzzFilters(f *testing.F) {
 		fs.event(hull.Event{Type: "container", Action: "start", Actor: "x"})
 	})
 }
+
+func TestReferencePatterns(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, pattern string
+		want          bool
+	}{
+		{"utest:tag1", "utest", true},
+		{"utest:tag1", "utest*", true},
+		{"utest:tag1", "docker.io/library/utest", true},
+		{"utest:tag1", "docker.io/library/utest:*", true},
+		{"utest/docker:tag2", "docker.io/utest/docker", true},
+		{"utest/docker:tag2", "utest", false},
+		{"utest:5000/docker:tag3", "*5000*/*", true},
+		{"utest:5000/docker:tag3", "docker.io/*/*", false},
+		{"localhost/a:1", "localhost/a", true},
+		{"a@sha256:1", "docker.io/library/a", true},
+	} {
+		if got := matchesReference(tc.name, []string{tc.pattern}); got != tc.want {
+			t.Errorf("%s against %s: %v", tc.name, tc.pattern, got)
+		}
+	}
+}

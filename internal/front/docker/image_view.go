@@ -101,7 +101,7 @@ func (a *imageAPI) imageFilter(ctx context.Context, f filters) (func(hull.Image)
 	if err != nil {
 		return nil, err
 	}
-	until, err := f.until(time.Now())
+	until, err := f.untils(time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -144,17 +144,37 @@ func (a *imageAPI) createdOf(ctx context.Context, f filters, term string) (time.
 	return img.Created, nil
 }
 
-// matchesReference: a pattern is matched against the whole familiar name and
-// against the name without tag or digest, as moby does with path.Match.
-func matchesReference(name string, patterns []string) bool {
-	repo := name
-	if i := strings.IndexByte(repo, '@'); i >= 0 {
-		repo = repo[:i]
-	} else if i := strings.LastIndexByte(repo, ':'); i > strings.LastIndexByte(repo, '/') {
-		repo = repo[:i]
+// cutTag splits a name from its tag or digest.
+func cutTag(name string) (repo, tag string, ok bool) {
+	if repo, tag, ok = strings.Cut(name, "@"); ok {
+		return repo, tag, ok
 	}
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		return name[:i], name[i+1:], true
+	}
+	return name, "", false
+}
+
+// canonical writes a familiar name out: busybox:1 is docker.io/library/busybox:1.
+func canonical(name string) string {
+	host, rest, ok := strings.Cut(name, "/")
+	switch {
+	case !ok:
+		return "docker.io/library/" + name
+	case strings.ContainsAny(host, ".:") && rest != "" || host == "localhost":
+		return name
+	}
+	return "docker.io/" + name
+}
+
+// matchesReference: a pattern is matched against the familiar and the whole name,
+// and against either without tag or digest, as moby does with path.Match.
+func matchesReference(name string, patterns []string) bool {
+	repo, _, _ := cutTag(name)
+	full := canonical(name)
+	fullRepo, _, _ := cutTag(full)
 	return slices.ContainsFunc(patterns, func(p string) bool {
-		for _, s := range []string{name, repo} {
+		for _, s := range []string{name, repo, full, fullRepo} {
 			if ok, err := path.Match(p, s); err == nil && ok {
 				return true
 			}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/image"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -65,24 +66,6 @@ func pullName(image, tag string) (string, bool, error) {
 	}
 	last := image[strings.LastIndexByte(image, '/')+1:]
 	return image, !strings.ContainsAny(last, ":@"), nil
-}
-
-func (a *imageAPI) importTar(w http.ResponseWriter, r *http.Request, src string) error {
-	if src != "-" {
-		return invalid("importing from a URL is not supported: download %s and send it as the body with fromSrc=-", src)
-	}
-	name := r.FormValue("repo")
-	if tag := r.FormValue("tag"); tag != "" && name != "" {
-		name += ":" + tag
-	}
-	p := newProgressStream(w, r)
-	id, err := a.images.Import(r.Context(), hull.ImportRequest{
-		Ref: name, Message: r.FormValue("message"), Changes: r.Form["changes"], Platform: r.FormValue("platform"),
-	}, r.Body)
-	if err == nil {
-		p.step(hull.Progress{Status: id})
-	}
-	return p.end(err)
 }
 
 func (a *imageAPI) push(w http.ResponseWriter, r *http.Request, name string) error {
@@ -208,6 +191,11 @@ func (a *imageAPI) users(ctx context.Context) (func(imageID string) []hull.Conta
 	by := map[string][]hull.Container{}
 	for _, c := range all {
 		by[c.Image.ID] = append(by[c.Image.ID], c)
+		for _, m := range c.Mounts {
+			if m.Type == hull.MountImage && m.Source != c.Image.ID {
+				by[m.Source] = append(by[m.Source], c)
+			}
+		}
 	}
 	return func(id string) []hull.Container { return by[id] }, nil
 }
@@ -273,12 +261,32 @@ func (a *imageAPI) saveAll(w http.ResponseWriter, r *http.Request, req hull.Save
 		}
 	}
 	for _, n := range slices.Concat(req.Refs, req.Since) {
-		if _, err := a.images.Resolve(r.Context(), n, ""); err != nil {
-			return err //nolint:wrapcheck // the service names the object
+		if err := a.known(r.Context(), n); err != nil {
+			return err
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	return a.images.Save(r.Context(), req, w) //nolint:wrapcheck // the service names the object
+}
+
+// known says whether name is an image, or a repository that has some.
+func (a *imageAPI) known(ctx context.Context, name string) error {
+	_, err := a.images.Resolve(ctx, name, "")
+	if !errdefs.IsNotFound(err) {
+		return err //nolint:wrapcheck // the service names the object
+	}
+	all, lerr := a.images.List(ctx, false)
+	if lerr != nil {
+		return fmt.Errorf("list images: %w", lerr)
+	}
+	for _, i := range all {
+		for _, t := range i.RepoTags {
+			if repo, _, _ := cutTag(t); repo == name {
+				return nil
+			}
+		}
+	}
+	return err //nolint:wrapcheck // the service names the object
 }
 
 func (a *imageAPI) load(w http.ResponseWriter, r *http.Request) error {
@@ -326,6 +334,9 @@ func (a *imageAPI) list(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilters(r.FormValue("filters"), imageFilters)
 	if err != nil {
 		return err
+	}
+	if boolQuery(r, "identity") && !boolQuery(r, "manifests") {
+		return invalid("identity requires manifests=1")
 	}
 	all, err := a.images.List(r.Context(), boolQuery(r, "all"))
 	if err != nil {

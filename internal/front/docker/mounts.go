@@ -254,6 +254,9 @@ func toMount(in mount.Mount) (hull.Mount, error) {
 		if in.ImageOptions != nil {
 			m.Subpath = in.ImageOptions.Subpath
 		}
+		if climbs(m.Subpath) {
+			return m, bad("%s", badSubpath)
+		}
 	default:
 		return m, bad("mount type unknown")
 	}
@@ -302,6 +305,13 @@ func bindOptions(m *hull.Mount, in mount.Mount) string {
 	return ""
 }
 
+const badSubpath = "subpath must be a relative path within the volume"
+
+// climbs says whether a subpath is not below where it starts.
+func climbs(sub string) bool {
+	return path.IsAbs(sub) || slices.Contains(strings.Split(sub, "/"), "..")
+}
+
 func volumeOptions(m *hull.Mount, in mount.Mount) string {
 	if in.Source != "" && !volumeName.MatchString(in.Source) {
 		return "\"" + in.Source + "\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
@@ -314,8 +324,8 @@ func volumeOptions(m *hull.Mount, in mount.Mount) string {
 		if in.Source == "" {
 			return "must not set Subpath when using anonymous volumes"
 		}
-		if path.IsAbs(o.Subpath) || slices.Contains(strings.Split(o.Subpath, "/"), "..") {
-			return "subpath must be a relative path within the volume"
+		if climbs(o.Subpath) {
+			return badSubpath
 		}
 	}
 	m.NoCopy, m.Subpath, m.VolumeLabels = o.NoCopy, o.Subpath, o.Labels

@@ -132,12 +132,15 @@ func (s *Server) swarmRoutes() {
 
 	s.handle("GET /plugins", emptyList)
 	s.handle("GET /plugins/privileges", noPlugins)
-	s.handle("POST /plugins/pull", noPlugins)
+	s.handle("POST /plugins/pull", readFirst(s.cfg.MaxBody, noPlugins))
 	s.handle("POST /plugins/create", noPlugins)
 	s.handle("GET /plugins/{name}/json", noPlugin)
 	s.handle("DELETE /plugins/{name}", noPlugin)
-	for _, verb := range []string{"enable", "disable", "upgrade", "push", "set"} {
+	for _, verb := range []string{"enable", "disable", "push"} {
 		s.handle("POST /plugins/{name}/"+verb, noPlugin)
+	}
+	for _, verb := range []string{"upgrade", "set"} {
+		s.handle("POST /plugins/{name}/"+verb, readFirst(s.cfg.MaxBody, noPlugin))
 	}
 }
 

@@ -20,6 +20,8 @@ type Config struct {
 	Version, GitCommit, BuildTime string
 	// LogDriver is the engine's default log driver, shown by /info ("" = json-file).
 	LogDriver string
+	// MinAPI is the oldest API version to serve, "1.24" to "1.55" ("" = 1.40).
+	MinAPI string
 	// MaxBody bounds a JSON request body in bytes (0 = 8 MiB). Archives are not
 	// bounded: they are streamed.
 	MaxBody int64
@@ -43,6 +45,7 @@ type Server struct {
 	cfg   Config
 	parts Parts
 	mux   *http.ServeMux
+	min   apiVersion
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -61,7 +64,15 @@ func New(cfg Config, p Parts) *Server {
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, parts: p, mux: http.NewServeMux()}
+	oldest := minVersion
+	if cfg.MinAPI != "" {
+		var err error
+		if oldest, err = parseMin(cfg.MinAPI); err != nil {
+			p.Log.Warn("the default is used", "error", err)
+		}
+	}
+	cfg.MinAPI = oldest.String()
+	s := &Server{cfg: cfg, parts: p, mux: http.NewServeMux(), min: oldest}
 	s.routes()
 	return s
 }
@@ -116,7 +127,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h["Api-Version"] = []string{maxVersion.String()}
 	h["Ostype"] = []string{"linux"}
 	h["Docker-Experimental"] = []string{"false"}
-	path, v, err := splitVersion(r.URL.Path)
+	path, v, err := splitVersion(r.URL.Path, s.min)
 	if err != nil {
 		writeError(w, err)
 		return

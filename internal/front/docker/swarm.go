@@ -1,6 +1,9 @@
 package docker
 
-import "net/http"
+import (
+	"encoding/json"
+	"net/http"
+)
 
 // errNotManager is what an engine outside a swarm says to everything about one.
 func errNotManager() error {
@@ -27,6 +30,17 @@ func noPlugins(http.ResponseWriter, *http.Request) error {
 
 func noPlugin(_ http.ResponseWriter, r *http.Request) error {
 	return notFound("plugin %q not found", r.PathValue("name"))
+}
+
+// readFirst refuses a body that is no JSON before it says what h has to say.
+func readFirst(maxBody int64, h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		var body json.RawMessage
+		if err := readJSON(r, maxBody, false, &body); err != nil {
+			return err
+		}
+		return h(w, r)
+	}
 }
 
 func noCheckpoint(http.ResponseWriter, *http.Request) error {

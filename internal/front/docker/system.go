@@ -49,13 +49,13 @@ func (a *systemAPI) version(w http.ResponseWriter, r *http.Request) error {
 func toVersion(cfg Config, i hull.EngineInfo) system.VersionResponse {
 	return system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "hull"},
-		Version:  cfg.Version, APIVersion: maxVersion.String(), MinAPIVersion: minVersion.String(),
+		Version:  cfg.Version, APIVersion: maxVersion.String(), MinAPIVersion: cfg.MinAPI,
 		Os: "linux", Arch: runtime.GOARCH, GitCommit: cfg.GitCommit, GoVersion: runtime.Version(),
 		KernelVersion: i.Kernel, BuildTime: cfg.BuildTime,
 		Components: []system.ComponentVersion{{
 			Name: "Engine", Version: cfg.Version,
 			Details: map[string]string{
-				"ApiVersion": maxVersion.String(), "MinAPIVersion": minVersion.String(), "Os": "linux", "Arch": runtime.GOARCH,
+				"ApiVersion": maxVersion.String(), "MinAPIVersion": cfg.MinAPI, "Os": "linux", "Arch": runtime.GOARCH,
 				"GitCommit": cfg.GitCommit, "GoVersion": runtime.Version(), "KernelVersion": i.Kernel,
 				"BuildTime": cfg.BuildTime, "Experimental": "false",
 			},

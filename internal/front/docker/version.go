@@ -17,7 +17,20 @@ type apiVersion int
 const (
 	minVersion apiVersion = 40
 	maxVersion apiVersion = 55
+	// oldVersion is the oldest that may be asked for with Config.MinAPI: what older
+	// clients cannot say gets today's answers.
+	oldVersion apiVersion = 24
 )
+
+// parseMin reads Config.MinAPI.
+func parseMin(text string) (apiVersion, error) {
+	major, minor, _ := strings.Cut(text, ".")
+	v, ok := number(minor)
+	if major != "1" || !ok || v < oldVersion || v > maxVersion {
+		return minVersion, fmt.Errorf("minimum API version %q: must be between %s and %s: %w", text, oldVersion, maxVersion, errdefs.ErrInvalidArgument)
+	}
+	return v, nil
+}
 
 // versionKey is the path value that holds the version of a request.
 const versionKey = "hull-api-version"
@@ -34,8 +47,9 @@ func versionOf(r *http.Request) apiVersion {
 	return apiVersion(n)
 }
 
-// splitVersion takes "/v1.44" off a path. No prefix means the newest version.
-func splitVersion(path string) (string, apiVersion, error) {
+// splitVersion takes "/v1.44" off a path. No prefix means the newest version; one
+// older than oldest is refused.
+func splitVersion(path string, oldest apiVersion) (string, apiVersion, error) {
 	rest, ok := strings.CutPrefix(path, "/v")
 	if !ok {
 		return path, maxVersion, nil
@@ -51,8 +65,8 @@ func splitVersion(path string) (string, apiVersion, error) {
 		return path, maxVersion, nil
 	}
 	switch {
-	case ma < 1 || ma == 1 && v < minVersion:
-		return "", 0, fmt.Errorf("client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version: %w", text, minVersion, errdefs.ErrInvalidArgument)
+	case ma < 1 || ma == 1 && v < oldest:
+		return "", 0, fmt.Errorf("client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version: %w", text, oldest, errdefs.ErrInvalidArgument)
 	case ma > 1 || v > maxVersion:
 		return "", 0, fmt.Errorf("client version %s is too new. Maximum supported API version is %s: %w", text, maxVersion, errdefs.ErrInvalidArgument)
 	}
