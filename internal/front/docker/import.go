@@ -18,7 +18,7 @@ func (a *imageAPI) importTar(w http.ResponseWriter, r *http.Request, src string)
 	if tag := r.FormValue("tag"); tag != "" && name != "" {
 		name += ":" + tag
 	}
-	body := io.ReadCloser(r.Body)
+	body := r.Body
 	p := newProgressStream(w, r)
 	message := r.FormValue("message")
 	if src != "-" {
