@@ -12,8 +12,12 @@ import (
 )
 
 // batchSize is how many bytes of records are gathered before they are written
-// in the middle of a chunk. Bytes.
-const batchSize = 128 << 10
+// in the middle of a chunk; from asideSize on a batch is written by a goroutine of
+// its own, so that a flood is encoded and written at the same time. Bytes.
+const (
+	batchSize = 128 << 10
+	asideSize = batchSize / 2
+)
 
 // fileWriter is a log in files: PATH is the present one, PATH.1 the one before
 // it, and so on, the older ones with .gz behind when they have been compressed.
@@ -23,14 +27,22 @@ type fileWriter struct {
 	gz     *compressor // nil = do not compress
 	limit  int         // flush above this many bytes
 
+	// fileMu is held while the files change: taken after mu, where both are.
+	fileMu sync.Mutex
+	f      *os.File // nil after a failed rotation: opened again at the next write
+	size   int64
+
 	mu    sync.Mutex
-	f     *os.File // nil after a failed rotation: opened again at the next write
-	size  int64
 	enc   encoder
 	split [2]splitter // by Stream-1
 	buf   []byte
 	lost  int64 // bytes of records dropped since the last successful write
 	why   error // first error of that loss
+
+	// A batch that is being written aside, at most one. While it is, buf is another.
+	aside []byte     // nil = none
+	spare []byte     // the buffer that is not in use
+	done  chan error // how it went; made with the first
 }
 
 func openFile(t hull.LogTarget, enc encoder, repair func(*os.File) error) (*fileWriter, error) {
@@ -48,7 +60,7 @@ func openFile(t hull.LogTarget, enc encoder, repair func(*os.File) error) (*file
 	return w, nil
 }
 
-// open opens the present file. The caller holds mu or is the only user.
+// open opens the present file. The caller holds fileMu or is the only user.
 func (w *fileWriter) open(flags int) error {
 	f, err := os.OpenFile(w.t.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW|flags, 0o640)
 	if err != nil {
@@ -105,24 +117,50 @@ func (w *fileWriter) line(sp *splitter, s Stream, line []byte, last bool, now ti
 	w.enc.begin(s, now)
 }
 
-// flush writes the batch. What cannot be written is dropped and counted.
+// flush writes the batch, a large one aside. What cannot be written is dropped and
+// counted.
 func (w *fileWriter) flush() {
 	if len(w.buf) == 0 {
 		return
 	}
+	w.collect()
 	b := w.buf
-	w.buf = w.buf[:0]
 	if w.lost > 0 {
 		b = w.withNotice(b)
 	}
-	if err := w.put(b); err != nil {
-		if w.why == nil {
-			w.why = err
-		}
-		w.lost += int64(len(b))
+	if len(b) < asideSize {
+		w.buf = w.buf[:0]
+		w.settle(len(b), w.put(b))
 		return
 	}
-	w.lost, w.why = 0, nil
+	if w.done == nil {
+		w.done = make(chan error, 1)
+	}
+	w.aside, w.buf = b, w.spare[:0]
+	go func() { w.done <- w.put(b) }()
+}
+
+// collect waits for the batch that is being written aside.
+func (w *fileWriter) collect() {
+	if w.aside == nil {
+		return
+	}
+	err := <-w.done
+	n := len(w.aside)
+	w.spare, w.aside = w.aside[:0], nil
+	w.settle(n, err)
+}
+
+// settle notes how the writing of n bytes of records went.
+func (w *fileWriter) settle(n int, err error) {
+	if err == nil {
+		w.lost, w.why = 0, nil
+		return
+	}
+	if w.why == nil {
+		w.why = err
+	}
+	w.lost += int64(n)
 }
 
 // withNotice puts a record about what was lost in front of b.
@@ -134,6 +172,8 @@ func (w *fileWriter) withNotice(b []byte) []byte {
 
 // put writes b as a whole or not at all.
 func (w *fileWriter) put(b []byte) error {
+	w.fileMu.Lock()
+	defer w.fileMu.Unlock()
 	if w.f == nil {
 		if err := w.open(0); err != nil {
 			return err
@@ -231,7 +271,10 @@ func (w *fileWriter) Close() error {
 		*sp = splitter{}
 	}
 	w.flush()
+	w.collect()
 	err := w.why
+	w.fileMu.Lock()
+	defer w.fileMu.Unlock()
 	if w.f != nil {
 		err = errors.Join(err, w.f.Close())
 		w.f = nil

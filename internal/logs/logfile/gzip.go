@@ -108,13 +108,13 @@ func (c *compressor) file(path string, gen int64) (_ bool, err error) {
 	}
 	if err == nil {
 		// Under the writer's lock no rotation comes between the two.
-		c.w.mu.Lock()
+		c.w.fileMu.Lock()
 		if c.gen.Load() != gen {
 			err = errAborted
 		} else if err = os.Rename(tmp, path+".gz"); err == nil {
 			err = os.Remove(path)
 		}
-		c.w.mu.Unlock()
+		c.w.fileMu.Unlock()
 	}
 	if err != nil {
 		return false, errors.Join(fmt.Errorf("compress log: %w", err), gone(os.Remove(tmp)))
