@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"hull/test/harness"
@@ -34,6 +36,42 @@ func TestCounts(t *testing.T) {
 		}
 	})
 
+	t.Run("exec", func(t *testing.T) {
+		const runs = 20
+		hull.Run("run", "-d", "--name", "still", "busybox", "sleep", "10000")
+		defer hull.Run("rm", "-f", "still")
+		pid := func() int {
+			return number(t, hull.Run("exec", "still", "sh", "-c", "echo $$"))
+		}
+		monitor := parent(t, number(t, hull.Run("inspect", "-f", "{{.State.Pid}}", "still")))
+		first := pid()
+		engine, pod := counters(t, e.Pid()), counters(t, monitor)
+		for range runs {
+			hull.Run("exec", "still", "true")
+		}
+		for process, c := range map[string]struct {
+			pid    int
+			before map[string]float64
+			limits map[string]float64
+		}{
+			"hulld":        {e.Pid(), engine, map[string]float64{"syscr": 50, "syscw": 12}},
+			"hull-monitor": {monitor, pod, map[string]float64{"syscr": 25, "syscw": 4}},
+		} {
+			after := counters(t, c.pid)
+			for name, limit := range c.limits {
+				n := (after[name] - c.before[name]) / runs
+				t.Logf("%s of %s for an exec: %.1f", name, process, n)
+				if n > limit {
+					t.Errorf("%s of %s: %.0f for an exec, at most %.0f", name, process, n, limit)
+				}
+			}
+		}
+		// Nothing is started in a container beside what was asked for.
+		if n := pid() - first; n != runs+1 {
+			t.Errorf("%d processes in the container for %d execs", n, runs+1)
+		}
+	})
+
 	// What a container writes goes from its monitor to the log: not through hulld.
 	t.Run("output", func(t *testing.T) {
 		before := counters(t, e.Pid())
@@ -47,6 +85,15 @@ func TestCounts(t *testing.T) {
 		}
 		hull.Run("rm", "loud")
 	})
+}
+
+func number(t *testing.T, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // counters are the sums of /proc/PID/task/*/io: of the threads alone, for the
