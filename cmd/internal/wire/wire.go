@@ -13,6 +13,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+
+	"hull/api"
 )
 
 const (
@@ -66,7 +68,7 @@ func (c *Conn) Send(method, target string, body []byte, upgrade bool) error {
 	b = append(b, target...)
 	b = append(b, " HTTP/1.1\r\nHost: hull\r\nUser-Agent: hull\r\n"...)
 	if upgrade {
-		b = append(b, "Connection: Upgrade\r\nUpgrade: tcp\r\n"...)
+		b = append(b, "Connection: Upgrade\r\nUpgrade: tcp\r\n"+api.BufferedHeader+": 1\r\n"...)
 	}
 	if body != nil {
 		b = append(b, "Content-Type: application/json\r\n"...)

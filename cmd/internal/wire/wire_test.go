@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"hull/api"
 )
 
 // answers is a connection on which the engine has already answered.
@@ -90,7 +92,7 @@ func TestSend(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if first.Method != "POST" || first.URL.String() != "/v1.55/a?b=c" || string(body) != `{"x":1}` || first.Header.Get("Upgrade") != "tcp" || first.Header.Get("Content-Type") != "application/json" {
+	if first.Method != "POST" || first.URL.String() != "/v1.55/a?b=c" || string(body) != `{"x":1}` || first.Header.Get("Upgrade") != "tcp" || first.Header.Get(api.BufferedHeader) != "1" || first.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("%+v %s", first, body)
 	}
 	second, err := http.ReadRequest(r)

@@ -14,6 +14,8 @@ import (
 	"github.com/moby/moby/api/types"
 	"github.com/moby/moby/api/types/common"
 	"golang.org/x/sys/unix"
+
+	"hull/api"
 )
 
 // stream is a client's connection, taken over from net/http. hulld keeps it only
@@ -42,11 +44,14 @@ func hijack(w http.ResponseWriter, r *http.Request, mux bool) (*stream, error) {
 		return nil, fmt.Errorf("take over connection: %w", err)
 	}
 	header := switchHeader(r, w.Header(), mux)
+	buffered := r.Header.Get(api.BufferedHeader) == "1"
 	s := &stream{conn: conn, begin: func() (net.Conn, error) {
 		if _, err := conn.Write(header); err != nil {
 			return nil, err //nolint:wrapcheck // answer says what
 		}
-		awaitRead(conn)
+		if !buffered {
+			awaitRead(conn)
+		}
 		return conn, nil
 	}}
 	if n := rw.Reader.Buffered(); n > 0 {
