@@ -258,7 +258,7 @@ func serve(ctx context.Context, o options) (err error) {
 	closers.add(func() error { eng.Close(); return nil })
 
 	builder, err := build.New(build.Config{Root: filepath.Join(o.root, "build"), RunDir: o.run, Version: version}, build.Parts{
-		Images: images, Networks: networks, Driver: box, Spec: eng.Spec, Log: log,
+		Images: images, Networks: networks, Driver: box, Spec: eng.Spec, Users: eng.Users, Log: log,
 	})
 	if err != nil {
 		return err

@@ -52,7 +52,9 @@ type Parts struct {
 	Driver   driver.Driver
 	// Spec builds the OCI specification of a step, as for a container.
 	Spec func(c hull.Container, ep hull.Endpoint) (*specs.Spec, error)
-	Log  *slog.Logger
+	// Users says in which user namespace a step is, as for a container.
+	Users func(ctx context.Context, c hull.Container) (hull.PodUsers, error)
+	Log   *slog.Logger
 }
 
 // Service is the builder.

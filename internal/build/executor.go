@@ -114,7 +114,7 @@ func (e *executor) Run(ctx context.Context, id string, root bk.Mount, mounts []b
 	back.Add("remove mount points", release)
 	fs.Lower = append([]string{scaffold}, fs.Lower...)
 
-	c := container(st.id, p.Meta, binds)
+	c := container(st.id, e.parts.Driver.Info().Name, p.Meta, binds)
 	dir := filepath.Join(e.cfg.RunDir, "pods", st.id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
@@ -122,6 +122,9 @@ func (e *executor) Run(ctx context.Context, id string, root bk.Mount, mounts []b
 	back.Add("remove run directory", func(context.Context) error { return os.RemoveAll(dir) })
 
 	pod := hull.Pod{ID: st.id, Name: "build step", Isolation: e.parts.Driver.Info().Name, Implicit: true, Hostname: c.Spec.Hostname, Network: c.Spec.Network, Resources: c.Spec.Resources}
+	if pod.Users, err = e.parts.Users(ctx, c); err != nil {
+		return nil, fmt.Errorf("user namespace of the step: %w", err)
+	}
 	endpoint, detach, err := e.parts.Networks.Attach(ctx, pod, dir)
 	if err != nil {
 		return nil, fmt.Errorf("network of the step: %w", err)
@@ -296,8 +299,9 @@ func stepError(err error) error {
 }
 
 // container is a step as a container's record.
-func container(id string, m bk.Meta, binds []bind) hull.Container {
+func container(id string, isolation hull.Isolation, m bk.Meta, binds []bind) hull.Container {
 	c := hull.Container{ID: id, PodID: id, Name: "build-" + id[:12]}
+	c.Spec.Isolation = isolation
 	c.Spec.Hostname = m.Hostname
 	if c.Spec.Hostname == "" {
 		c.Spec.Hostname = defaultHostname

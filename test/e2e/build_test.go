@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +102,68 @@ func TestBuildContextsThatLookAlike(t *testing.T) {
 		if got := c.Run("run", "--rm", "alike", "cat", "/f"); got != text {
 			t.Errorf("built %q, want %q", got, text)
 		}
+	}
+}
+
+// running counts the processes of the machine with an argument.
+func running(t *testing.T, arg string) int {
+	t.Helper()
+	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, p := range list {
+		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), "\x00"+arg+"\x00") {
+			n++
+		}
+	}
+	return n
+}
+
+// TestBuildAbandoned: a client that leaves cancels its build, and a killed engine's
+// build ends with it; neither leaves a step running or a mount behind.
+func TestBuildAbandoned(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Docker()
+	seconds := strconv.Itoa(100_000 + os.Getpid()) // nobody else sleeps for so long
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nRUN --mount=type=cache,target=/c echo kept > /kept\nRUN --mount=type=cache,target=/c sleep " + seconds + "\n"})
+	start := func() func() {
+		cmd := c.Cmd("build", dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		e.Eventually("the step runs", func() error {
+			if running(t, seconds) == 0 {
+				return errors.New("it does not")
+			}
+			return nil
+		})
+		return func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}
+	gone := func() {
+		e.Eventually("the step ends", func() error {
+			if n := running(t, seconds); n > 0 {
+				return fmt.Errorf("%d processes of it run", n)
+			}
+			return nil
+		})
+	}
+	start()()
+	gone()
+	leave := start()
+	e.KillDaemon()
+	leave()
+	e.StartDaemon()
+	gone()
+	// The cache is whole.
+	fixed := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nRUN --mount=type=cache,target=/c echo kept > /kept\nRUN cat /kept\n"})
+	if out := c.Run("build", fixed); !strings.Contains(out, "Using cache") || !strings.Contains(out, "\nkept\n") {
+		t.Errorf("the build after it says: %s", out)
 	}
 }
 
