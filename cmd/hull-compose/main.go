@@ -127,6 +127,9 @@ func (p *program) newRoot() *cobra.Command {
 	})
 	c.Short = "Define and run applications of several containers"
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.StatusError{StatusCode: 1, Status: err.Error()} })
+	if up, rest, err := c.Find([]string{"up"}); err == nil && len(rest) == 0 {
+		p.withRollout(up)
+	}
 	root.AddCommand(c)
 	return root
 }

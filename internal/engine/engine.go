@@ -90,6 +90,9 @@ type Networks interface {
 	Rename(ctx context.Context, podID, name string) error
 	// Publish changes the published ports of a running pod, and returns all of them.
 	Publish(ctx context.Context, podID string, add, remove []hull.PortBinding) ([]hull.PublishedPort, error)
+	// TakeOver gives a running pod that is held back its names and published ports;
+	// those of pod from go over in one step.
+	TakeOver(ctx context.Context, podID, from string) ([]hull.PublishedPort, error)
 	// Stats counts the interfaces of a pod's namespace.
 	Stats(ctx context.Context, netns string) (map[string]hull.NetStats, error)
 	// Sweep removes every host object of this instance whose pod keep denies.

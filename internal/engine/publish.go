@@ -60,3 +60,38 @@ func means(r, p hull.PortBinding) bool {
 	return r.ContainerPort == p.ContainerPort && proto(r) == proto(p) &&
 		(r.HostIP == "" || r.HostIP == p.HostIP) && (r.HostPort == "" || r.HostPort == p.HostPort)
 }
+
+// TakeOver gives ref, a running container that was made to be held back, its names
+// and published ports; those of the running container from go over in one step.
+func (e *creation) TakeOver(ctx context.Context, ref, from string) ([]hull.PublishedPort, error) {
+	c, err := e.store.Container(ref)
+	if err != nil {
+		return nil, err
+	}
+	old, err := e.store.Container(from)
+	if err != nil {
+		return nil, err
+	}
+	if c.PodID == old.PodID {
+		return nil, fmt.Errorf("container %s cannot take over from itself: %w", c.Name, errdefs.ErrInvalidArgument)
+	}
+	for _, id := range slices.Sorted(slices.Values([]string{c.PodID, old.PodID})) {
+		unlock, err := e.locks.Lock(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
+	for _, x := range []hull.Container{c, old} {
+		if e.runs.pod(x.PodID) == nil {
+			return nil, fmt.Errorf("container %s is not running: %w", x.Name, errdefs.ErrConflict)
+		}
+	}
+	now, err := e.networks.TakeOver(ctx, c.PodID, old.PodID)
+	if err != nil {
+		return nil, fmt.Errorf("container %s takes over from %s: %w", c.Name, old.Name, err)
+	}
+	e.publish("update", c, nil)
+	e.publish("update", old, nil)
+	return now, nil
+}

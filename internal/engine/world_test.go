@@ -174,6 +174,10 @@ func (f fnetworks) Attach(_ context.Context, p hull.Pod, _ string) (hull.Endpoin
 func (f fnetworks) Reattach(context.Context, hull.Pod, string) (hull.Release, error) {
 	return f.w.release("net"), nil
 }
+func (f fnetworks) TakeOver(context.Context, string, string) ([]hull.PublishedPort, error) {
+	return nil, nil
+}
+
 func (f fnetworks) Publish(context.Context, string, []hull.PortBinding, []hull.PortBinding) ([]hull.PublishedPort, error) {
 	return nil, nil
 }

@@ -188,6 +188,9 @@ type NetworkSpec struct {
 	DNSOptions []string
 	ExtraHosts []string // "name:ip" ("host-gateway" allowed as ip)
 	Links      []string
+	// Held: until it takes over from another container, it publishes nothing and only
+	// its own name is known.
+	Held bool
 }
 
 // EndpointSpec is what was asked for on one network.

@@ -164,6 +164,9 @@ func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.
 	ep := hull.Endpoint{NetNS: sl.path(), IDs: sl.ids, Networks: map[string]hull.NetworkEndpoint{}}
 	for i, e := range a.ends {
 		r := e.record(wanted[i].spec, p)
+		if p.Network.Held && r.DNSNames != nil {
+			r.DNSNames = dnsNames(hull.EndpointSpec{}, hull.Pod{ID: p.ID, Name: p.Name})
+		}
 		e.names, e.priority = r.DNSNames, wanted[i].spec.GwPriority
 		ep.Networks[e.network.rec.Name] = r
 	}

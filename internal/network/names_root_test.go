@@ -7,10 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
@@ -538,4 +540,66 @@ func TestMissingDriverIsNamed(t *testing.T) {
 	} else if err == nil || !strings.Contains(err.Error(), "CONFIG_IPVLAN") {
 		t.Errorf("%v", err)
 	}
+}
+
+// A held pod is known by its own name alone and publishes nothing, until it takes
+// over: then what is new goes there, and what is under way stays.
+func TestTakeOver(t *testing.T) {
+	require.Root(t)
+	w := newWorld(t)
+	ctx := context.Background()
+	_, _, err := w.s.Create(ctx, hull.Network{Name: "red", EnableIPv4: true})
+	must(t, err)
+	spec := func(held bool) hull.NetworkSpec {
+		return hull.NetworkSpec{
+			Mode: "red", Held: held, Ports: []hull.PortBinding{port("8080", 80, ""), {HostIP: "127.0.0.1", HostPort: "8081-8082", ContainerPort: 81}},
+			Endpoints: map[string]hull.EndpointSpec{"red": {Aliases: []string{"web"}}},
+		}
+	}
+	asker := w.attach("asker", hull.NetworkSpec{Mode: "red"})
+	w.serveNames(asker)
+	old := w.attach("old", spec(false))
+	held := w.attach("new", spec(true))
+	names := func() string {
+		p, err := w.pod(old.pod.ID)
+		must(t, err)
+		q, err := w.pod(held.pod.ID)
+		must(t, err)
+		return fmt.Sprint(p.Status.Endpoint.Networks["red"].DNSNames[0], slices.Contains(p.Status.Endpoint.Networks["red"].DNSNames, "web"),
+			len(p.Status.Endpoint.Ports), " ", q.Status.Endpoint.Networks["red"].DNSNames[0], slices.Contains(q.Status.Endpoint.Networks["red"].DNSNames, "web"), len(q.Status.Endpoint.Ports))
+	}
+	if got := names(); got != "oldtrue 2 newfalse 0" {
+		t.Errorf("before: %s", got)
+	}
+	serve(t, old.ns(), "tcp", ":80")
+	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
+	if _, err := w.s.TakeOver(ctx, old.pod.ID, held.pod.ID); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("one that is not held: %v", err)
+	}
+	if _, err := w.s.TakeOver(ctx, held.pod.ID, "nobody"); !errdefs.IsNotFound(err) {
+		t.Errorf("from nobody: %v", err)
+	}
+	now, err := w.s.TakeOver(ctx, held.pod.ID, old.pod.ID)
+	must(t, err)
+	if len(now) != 2 || now[0].HostPort != 8080 {
+		t.Errorf("took over %+v", now)
+	}
+	if got := names(); got != "oldfalse 0 newtrue 2" {
+		t.Errorf("after: %s", got)
+	}
+	// Nobody listens in the new one yet, and the old one is out of reach.
+	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
+	serve(t, held.ns(), "tcp", ":80")
+	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
+	if _, err := w.s.TakeOver(ctx, held.pod.ID, old.pod.ID); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("twice: %v", err)
+	}
+	// The ports are the new one's, whoever ends first.
+	w.detach(old)
+	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
+	if _, err := w.tryAttach("third", spec(false)); err == nil || !strings.Contains(err.Error(), "container new") {
+		t.Errorf("the port is free: %v", err)
+	}
+	w.detach(held)
+	w.detach(asker)
 }

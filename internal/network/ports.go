@@ -346,7 +346,7 @@ func as4(a netip.Addr) [4]byte {
 
 // publishPorts claims the ports of a request and translates them, all or none.
 func (s *Service) publishPorts(a *attachment, spec hull.NetworkSpec) ([]hull.PublishedPort, error) {
-	if len(a.ends) == 0 || len(spec.Ports) == 0 && !spec.PublishAll || !a.ends[0].publishes() {
+	if spec.Held || len(a.ends) == 0 || len(spec.Ports) == 0 && !spec.PublishAll || !a.ends[0].publishes() {
 		return nil, nil
 	}
 	bindings, err := allBindings(spec)

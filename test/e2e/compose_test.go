@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"hull/test/harness"
 )
@@ -112,7 +113,7 @@ func TestVoting(t *testing.T) {
 			case <-stop:
 				done <- nil
 				return
-			default:
+			case <-time.After(50 * time.Millisecond): // what the worker can count
 			}
 			if err := w.vote("dogs"); err != nil {
 				done <- fmt.Errorf("vote %d: %w", votes.Load(), err)
@@ -136,6 +137,14 @@ func TestVoting(t *testing.T) {
 	more(20)
 	e.StartDaemon()
 	more(20)
+
+	// And while a service is replaced.
+	was := e.Docker().Run("ps", "-q", "--no-trunc", "--filter", "label=com.docker.compose.service=web")
+	hull.Run("up", "--rollout", "--force-recreate", "web")
+	more(20)
+	if now := e.Docker().Run("ps", "-q", "--no-trunc", "--filter", "label=com.docker.compose.service=web"); now == was || strings.Contains(now, "\n") || now == "" {
+		t.Errorf("web was %s, and is %s", was, now)
+	}
 	close(stop)
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -28,6 +28,8 @@ type Containers interface {
 	Update(ctx context.Context, ref string, r hull.UpdateRequest) ([]string, error)
 	// Publish changes the published ports, and returns them all.
 	Publish(ctx context.Context, ref string, add, remove []hull.PortBinding) ([]hull.PublishedPort, error)
+	// TakeOver gives a container that was held back its names and ports, from another.
+	TakeOver(ctx context.Context, ref, from string) ([]hull.PublishedPort, error)
 	Remove(ctx context.Context, ref string, r hull.RemoveRequest) error
 	// Container and List return records with their present status.
 	Container(ctx context.Context, ref string) (hull.Container, error)

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/sys/signal"
 
+	"hull/api"
 	"hull/internal/hull"
 )
 
@@ -319,6 +320,7 @@ func toNetwork(q container.CreateRequest, mac network.HardwareAddr) (hull.Networ
 		Mode: string(h.NetworkMode), Disabled: c.NetworkDisabled,
 		Ports: ports, PublishAll: h.PublishAllPorts, MacAddress: mac.String(),
 		DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions, ExtraHosts: h.ExtraHosts, Links: h.Links,
+		Held: c.Labels[api.HeldLabel] == "true",
 	}
 	for _, a := range h.DNS {
 		n.DNS = append(n.DNS, a.String())

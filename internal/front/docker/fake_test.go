@@ -300,6 +300,10 @@ func (e *fakeEngine) Rename(_ context.Context, ref, name string) error {
 	return nil
 }
 
+func (e *fakeEngine) TakeOver(_ context.Context, ref, from string) ([]hull.PublishedPort, error) {
+	return []hull.PublishedPort{{ContainerPort: 80, Proto: "tcp", HostIP: "0.0.0.0", HostPort: 8080}}, nil
+}
+
 func (e *fakeEngine) Publish(_ context.Context, ref string, _, _ []hull.PortBinding) ([]hull.PublishedPort, error) {
 	_, unlock, err := e.get("publish", ref)
 	if err != nil {

@@ -21,11 +21,31 @@ func (a *containerAPI) ports(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err //nolint:wrapcheck // the engine names the object
 	}
+	return reply(w, portsState(now))
+}
+
+func portsState(now []hull.PublishedPort) api.PortsState {
 	out := api.PortsState{Ports: []api.Port{}}
 	for _, p := range now {
 		out.Ports = append(out.Ports, api.Port{HostIP: p.HostIP, HostPort: strconv.Itoa(int(p.HostPort)), ContainerPort: p.ContainerPort, Proto: p.Proto})
 	}
-	return reply(w, out)
+	return out
+}
+
+// takeOver is POST /hull/v1/containers/{id}/takeover.
+func (a *containerAPI) takeOver(w http.ResponseWriter, r *http.Request) error {
+	var body api.TakeOver
+	if err := readJSON(r, a.maxBody, false, &body); err != nil {
+		return err
+	}
+	if body.From == "" {
+		return invalid("From must name the container to take over from")
+	}
+	now, err := a.engine.TakeOver(r.Context(), ref(r), body.From)
+	if err != nil {
+		return err //nolint:wrapcheck // the engine names the object
+	}
+	return reply(w, portsState(now))
 }
 
 func toBindings(list []api.Port) []hull.PortBinding {

@@ -23,6 +23,7 @@ func (s *Server) routes() {
 	s.handle("GET /hull/v1/info", sys.hullInfo)
 	s.handle("GET /hull/v1/doctor", sys.doctor)
 	s.handle("POST /hull/v1/containers/{id}/ports", con.ports)
+	s.handle("POST /hull/v1/containers/{id}/takeover", con.takeOver)
 	s.handle("GET /events", sys.events)
 	s.handle("GET /system/df", sys.diskUsage)
 	s.handle("POST /auth", sys.auth)
