@@ -18,7 +18,7 @@ import (
 
 // Version of the protocol: guest and monitor are of one build, mostly, but a
 // kernel's initramfs may lie in a cache.
-const Version = 2
+const Version = 3
 
 // Where things are in a guest. The container's file system is mounted in its own
 // mount namespace, as on a host.
@@ -95,10 +95,10 @@ type Boot struct {
 	Seed     []byte // for the kernel's random numbers
 	Hostname string
 	Nets     []Interface
-	DNS      bool   // queries to 127.0.0.11 go through the monitor
-	Root     bool   // the image's disk is there
-	Disk     bool   // the writable one
-	Share    string // what the file system of host directories is: 9p, virtiofs, "" = none
+	DNS      bool // queries to 127.0.0.11 go through the monitor
+	Root     bool // the image's disk is there
+	Disk     bool // the writable one
+	Share    bool // there are directories of the host, by virtio-fs
 }
 
 // Interface is one network interface, in the order of the machine's devices.

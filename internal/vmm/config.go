@@ -23,7 +23,7 @@ const (
 const CodeBuffer = 32
 
 // Layout changes when Args does: a template fits only machines of the same one.
-const Layout = 1
+const Layout = 2
 
 // DiskSize is the size of every disk, whatever it holds: a template's device
 // state holds its disks' sizes, and a machine restored from it has others.
@@ -31,22 +31,21 @@ const DiskSize = 64 << 30
 
 // Config is a machine. It is pure data: Args says all that QEMU is told.
 type Config struct {
-	QEMU     string // the program
-	Accel    Accel
-	CPUs     int
-	Memory   int64  // bytes
-	Kernel   string // uncompressed ELF with a PVH entry
-	Initrd   string
-	Cmdline  string
-	Name     string // shown in process lists
-	Disks    []Disk
-	Nets     []Net
-	Share    string // host directory for the guest (9p), "" = none
-	ShareTag string
-	// VirtioFS has ShareTag served by the program at the other end of
-	// Descriptors.FS instead. Such a machine shares its memory with that program,
-	// and cannot be saved.
-	VirtioFS bool
+	QEMU    string // the program
+	Accel   Accel
+	CPUs    int
+	Memory  int64  // bytes
+	Kernel  string // uncompressed ELF with a PVH entry
+	Initrd  string
+	Cmdline string
+	Name    string // shown in process lists
+	UID     uint32 // whom QEMU runs as, see User
+	Disks   []Disk
+	Nets    []Net
+	// VirtioFS is the tag of a directory that the program at the other end of
+	// Descriptors.FS serves, "" = none. Such a machine shares its memory with that
+	// program, and cannot be saved.
+	VirtioFS string
 	// ACPI is for kernels that find virtio devices in its tables only. Ours find
 	// them on the command line, which QEMU completes, and start faster without.
 	ACPI bool
@@ -90,7 +89,7 @@ const AgentPort = "hull.agent"
 func Args(c Config, fd Descriptors) []string {
 	a := []string{
 		c.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", comma(c.Name),
-		"-sandbox", "on,obsolete=deny,elevateprivileges=allow,spawn=deny,resourcecontrol=deny",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-machine", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=" + onOff(c.ACPI),
 		"-accel", accel(c), "-cpu", cpu(c.Accel), "-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>20, 10) + "M",
 		"-object", memory(c),
@@ -124,16 +123,10 @@ func Args(c Config, fd Descriptors) []string {
 		}
 		a = append(a, "-netdev", back, "-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, n.Mac))
 	}
-	switch {
-	case c.VirtioFS:
+	if c.VirtioFS != "" {
 		a = append(
 			a, "-global", "virtio-mmio.force-legacy=false", "-chardev", fmt.Sprintf("socket,id=fs,fd=%d", fd.FS),
-			"-device", "vhost-user-fs-device,chardev=fs,queue-size=512,tag="+comma(c.ShareTag),
-		)
-	case c.Share != "":
-		a = append(
-			a, "-fsdev", "local,id=share,path="+comma(c.Share)+",security_model=passthrough,multidevs=remap",
-			"-device", "virtio-9p-device,fsdev=share,mount_tag="+comma(c.ShareTag),
+			"-device", "vhost-user-fs-device,chardev=fs,queue-size=512,tag="+comma(c.VirtioFS),
 		)
 	}
 	if c.Incoming {

@@ -9,16 +9,16 @@ import (
 func TestArgs(t *testing.T) {
 	c := Config{
 		QEMU: "/q", Accel: TCG, CPUs: 1, Memory: 256 << 20, Kernel: "/k", Initrd: "/i", Cmdline: "quiet", Name: "a,b",
-		Disks: []Disk{{Path: "/root,1.erofs", Serial: "r", ReadOnly: true}, {Serial: "d", Absent: true}},
-		Nets:  []Net{{Mac: "02:00:00:00:00:01", Tap: true}, {Mac: "02:00:00:00:00:02"}},
-		Share: "/s", ShareTag: "hull", MemoryFile: "/m", Incoming: true,
+		Disks:    []Disk{{Path: "/root,1.erofs", Serial: "r", ReadOnly: true}, {Serial: "d", Absent: true}},
+		Nets:     []Net{{Mac: "02:00:00:00:00:01", Tap: true}, {Mac: "02:00:00:00:00:02"}},
+		VirtioFS: "hull", MemoryFile: "/m", Incoming: true,
 	}
 	got := strings.Join(Args(c, Descriptors{QMP: 3, Agent: 4, Log: 5, Taps: []int{6}}), " ")
 	for _, want := range []string{
 		"-name a,,b ", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=off", "-accel tcg,thread=single,tb-size=32",
 		"-m 256M", "memory-backend-file,id=mem,size=256M,mem-path=/m,share=off",
 		"file.filename=/root,,1.erofs", "read-only=on", "driver=null-co,node-name=disk1", "serial=r,discard=off,write-zeroes=off",
-		"tap,id=net0,fd=6,vhost=off", "hubport,id=net1", "virtio-9p-device,fsdev=share,mount_tag=hull", "-incoming defer",
+		"tap,id=net0,fd=6,vhost=off", "hubport,id=net1", "vhost-user-fs-device,chardev=fs,queue-size=512,tag=hull", "elevateprivileges=deny", "-incoming defer",
 		"socket,id=agent,fd=4", "name=" + AgentPort,
 	} {
 		if !strings.Contains(got, want) {
@@ -35,8 +35,9 @@ func TestArgs(t *testing.T) {
 		}
 		return out
 	}
+	c.VirtioFS = ""
 	tmpl := c
-	tmpl.Incoming, tmpl.MemoryShared, tmpl.Share = false, true, "/other"
+	tmpl.Incoming, tmpl.MemoryShared = false, true
 	tmpl.Disks = []Disk{{Serial: "r", ReadOnly: true, Absent: true}, {Serial: "d", Absent: true}}
 	tmpl.Nets = []Net{{Mac: "02:00:00:00:00:01"}, {Mac: "02:00:00:00:00:02"}}
 	if a, b := devices(c), devices(tmpl); !slices.Equal(a, b) {

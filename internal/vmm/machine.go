@@ -70,7 +70,7 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 	}
 	fd := Descriptors{QMP: firstFd, Agent: firstFd + 1, Log: firstFd + 2}
 	files := theirs[:3:3]
-	if c.VirtioFS {
+	if c.VirtioFS != "" {
 		fd.FS = firstFd + len(files)
 		files = append(files, f.FS)
 	}
@@ -78,9 +78,12 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 		fd.Taps = append(fd.Taps, firstFd+len(files))
 		files = append(files, t)
 	}
-	if m.proc, err = m.exec(Args(c, fd), theirs[3], files, f.Before); err != nil {
+	if m.proc, err = m.exec(c, Args(c, fd), theirs[3], files, f.Before); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.QEMU, err)
 	}
+	// Only QEMU has them from here: their end is QEMU's.
+	linux.CloseAll(theirs)
+	theirs = nil
 	m.Pid, m.Agent = m.proc.Pid, ours[1]
 	go m.log.fill(ours[2])
 	go m.stderr.fill(ours[3])
@@ -103,10 +106,10 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 	return m, nil
 }
 
-// exec starts QEMU on a thread of its own: QEMU inherits its system call filter
-// and its namespaces, and dies with it, which is with this process. The thread
+// exec starts QEMU on a thread of its own: QEMU inherits its system call filter,
+// its root directory and its namespaces, and dies with it, which is with this process. The thread
 // waits until QEMU has ended.
-func (m *Machine) exec(args []string, stderr *os.File, files []*os.File, before func() error) (*os.Process, error) {
+func (m *Machine) exec(c Config, args []string, stderr *os.File, files []*os.File, before func() error) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -122,6 +125,15 @@ func (m *Machine) exec(args []string, stderr *os.File, files []*os.File, before 
 		if before != nil {
 			r.err = before()
 		}
+		var sys *syscall.SysProcAttr
+		if r.err == nil {
+			sys, r.err = confine(c)
+		}
+		if r.err == nil {
+			if r.err = enterJail(c); r.err != nil {
+				r.err = fmt.Errorf("make its jail: %w", r.err)
+			}
+		}
 		if r.err == nil {
 			r.err = keepTemplate()
 		}
@@ -129,7 +141,7 @@ func (m *Machine) exec(args []string, stderr *os.File, files []*os.File, before 
 			r.p, r.err = os.StartProcess(args[0], args, &os.ProcAttr{
 				Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"},
 				Files: append([]*os.File{null, null, stderr}, files...),
-				Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+				Sys:   sys,
 			})
 		}
 		ch <- r

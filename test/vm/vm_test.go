@@ -107,6 +107,8 @@ func TestMachine(t *testing.T) {
 	w.page("http://127.0.0.1:38581/", "two")
 	w.unique("one", "two")
 
+	w.jailed("one")
+
 	// By name: machine to machine, container to machine and back.
 	c.Run("run", "-d", "--name", "plain", "--hostname", "plain", "--network", "names", "busybox", "sh", "-c", web)
 	for _, pair := range [][2]string{{"one", "two"}, {"two", "one"}, {"plain", "one"}, {"one", "plain"}} {
@@ -186,6 +188,43 @@ func (w *world) files(name, tag string) {
 	w.c.Run("export", "-o", file, name)
 	if list, err := w.HostCommand("tar", "-tf", file).Output(); err != nil || !strings.Contains(string(list), "www/"+tag+"\n") || !strings.Contains(string(list), "bin/busybox\n") {
 		w.t.Errorf("export of a %s machine: %v, %.300s", tag, err, list)
+	}
+}
+
+// jailed asserts that a machine's QEMU has no rights and sees nothing of the host.
+func (w *world) jailed(name string) {
+	w.t.Helper()
+	pid := w.qemu(name)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.has("status of qemu", string(status), "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n")
+	if strings.Contains(string(status), "\nUid:\t0\t") {
+		w.t.Error("qemu runs as root")
+	}
+	for _, ns := range []string{"mnt", "net", "pid", "ipc", "uts"} {
+		own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns))
+		engine, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", w.Pid(), ns))
+		if err != nil || err2 != nil || own == engine {
+			w.t.Errorf("qemu is in the engine's %s namespace (%v, %v)", ns, err, err2)
+		}
+	}
+	for _, path := range []string{"/proc", "/etc/passwd", "/run", filepath.Join(w.Root, "hull.db")} {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d/root%s", pid, path)); !os.IsNotExist(err) {
+			w.t.Errorf("qemu sees %s (%v)", path, err)
+		}
+	}
+	// Descriptors: streams to its parent, its own events, and what Config names.
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	own := regexp.MustCompile(`^(/dev/null|/dev/net/tun|socket:.*|anon_inode:.*|.*/disk|.*\.erofs|.*/memory|.*/share)$`)
+	for _, fd := range fds {
+		if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name())); err == nil && !own.MatchString(to) {
+			w.t.Errorf("qemu has %s open", to)
+		}
 	}
 }
 

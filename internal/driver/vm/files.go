@@ -143,14 +143,9 @@ func (d *Driver) OpenDisk(ctx context.Context, root hull.Rootfs) (_ driver.Files
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootSeconds*time.Second)
 	defer cancel()
-	share, err := os.MkdirTemp(d.cfg.Dir, "share-*") // a device of the template
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(share)
 	c.Disks = monitorvm.Disks(root.Block, root.Disk)
 	c.Nets = []vmm.Net{{Mac: monitorvm.SpareMac(0)}}
-	c.Share, c.ShareTag = share, guest.ShareTag
+	c.UID = vmm.User(root.Disk)
 	var x *disk
 	err = monitorvm.Boot(ctx, state, func(s string) { d.cfg.Log.Warn(s) }, func(ctx context.Context, restore bool) error {
 		if c.MemoryFile, c.Incoming = "", restore; restore {

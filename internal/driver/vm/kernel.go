@@ -30,9 +30,8 @@ type Kernel struct {
 	ACPI    bool     // finds its devices in ACPI tables only
 	Args    []string // of its command line, beside ours
 	Modules []string // file names below modules/, in the order to load
-	No9P    bool     // host directories cannot come over 9p,
-	// VirtioFS: but over virtio-fs. A machine with such a device cannot be saved, so
-	// there are no templates with it.
+	// VirtioFS: it has the file system by which host directories are shown to it. A
+	// machine with such a device cannot be saved: there are no templates with it.
 	VirtioFS bool
 }
 
@@ -50,12 +49,12 @@ func findKernel(places []string) (Kernel, error) {
 			}
 			return Kernel{}, fmt.Errorf("guest kernel: %w", err)
 		}
-		k := Kernel{Path: p, Name: "hull"}
+		k := Kernel{Path: p, Name: "hull", VirtioFS: true}
 		b, err := os.ReadFile(filepath.Join(filepath.Dir(p), KernelInfo))
 		if errors.Is(err, fs.ErrNotExist) {
 			return k, nil
 		}
-		if err == nil {
+		if k.VirtioFS = false; err == nil {
 			err = json.Unmarshal(b, &k)
 		}
 		if err != nil {
@@ -155,7 +154,7 @@ func writeFile(path string, fill func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(fill(f), f.Close())
+	err = errors.Join(fill(f), f.Chmod(0o444), f.Close()) // machines read it, as users of their own
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}

@@ -80,7 +80,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	}
 	x.Container.User, x.Container.Groups, x.Container.Lookup = c.User, c.Groups, true
 	x.Container.Limits = limits(spec.Linux.Resources)
-	if len(x.Binds) > 0 && b.kernel.No9P {
+	if len(x.Binds) > 0 {
 		x.VirtioFSD, err = b.d.virtiofsd()
 	} else {
 		x.State, x.Memory, err = b.d.template(ctx, b.machine, b.slots)

@@ -86,7 +86,7 @@ func (b *sandbox) share(m specs.Mount, x *monitorvm.Spec) (specs.Mount, error) {
 		m.Source = filepath.Join(guest.FilesDir, name)
 		return m, nil
 	}
-	if b.kernel.No9P && !b.kernel.VirtioFS {
+	if !b.kernel.VirtioFS {
 		return m, fmt.Errorf("the guest kernel %s cannot show %s of the host to the machine; use hull's own kernel (`make kernel`): %w", b.kernel.Name, m.Source, errdefs.ErrFailedPrecondition)
 	}
 	x.Binds = append(x.Binds, monitorvm.Bind{Name: name, Source: m.Source, ReadOnly: slices.Contains(m.Options, "ro")})

@@ -139,16 +139,21 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 			err = errors.Join(fmt.Errorf("make template: %w", err), os.RemoveAll(tmp))
 		}
 	}()
-	share := filepath.Join(tmp, "share")
-	if err := os.Mkdir(share, 0o700); err != nil {
-		return err
-	}
 	c.MemoryFile, c.MemoryShared = filepath.Join(tmp, memoryName), true
 	c.Disks = monitorvm.Disks("", "")
 	for i := range slots {
 		c.Nets = append(c.Nets, vmm.Net{Mac: monitorvm.SpareMac(i)})
 	}
-	c.Share, c.ShareTag, c.Name = share, guest.ShareTag, "hull-template"
+	c.Name = "hull-template"
+	// Machines open it for writing, though none writes to it (see keepTemplate of vmm).
+	mem, err := os.OpenFile(c.MemoryFile, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(mem.Chmod(0o666), mem.Close()); err != nil {
+		return err
+	}
+	c.UID = vmm.User(tmp)
 	state, err := os.OpenFile(filepath.Join(tmp, stateName), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -171,9 +176,6 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 		return m.Explain(fmt.Errorf("the guest did not boot: %w", context.Cause(ctx)))
 	}
 	if err := m.Save(ctx); err != nil {
-		return err
-	}
-	if err := os.Remove(share); err != nil {
 		return err
 	}
 	// What lies there without a state is a template that could not be restored.

@@ -310,8 +310,7 @@ func (d *Driver) template(ctx context.Context, c vmm.Config, slots int) (state, 
 	return state, memory, nil
 }
 
-// virtiofsd finds the program that shows host directories to machines whose kernel
-// has no 9p.
+// virtiofsd finds the program that shows host directories to machines.
 func (d *Driver) virtiofsd() (string, error) {
 	for _, p := range []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"} {
 		if _, err := os.Stat(p); err == nil {

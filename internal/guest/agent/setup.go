@@ -14,7 +14,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"hull/internal/guest"
@@ -324,13 +323,9 @@ func mountDisks(b *guest.Boot) error {
 			return err
 		}
 	}
-	options, ok := map[string]string{"9p": "trans=virtio,version=9p2000.L,msize=262144,cache=mmap,access=client,posixacl", "virtiofs": ""}[b.Share]
-	if !ok && b.Share != "" {
-		return fmt.Errorf("share by %q: %w", b.Share, errdefs.ErrInvalidArgument)
-	}
-	if ok {
-		if err := mount(guest.ShareTag, guest.ShareDir, b.Share, 0, options); err != nil {
-			return fmt.Errorf("%w (does the kernel have %s?)", err, b.Share)
+	if b.Share {
+		if err := mount(guest.ShareTag, guest.ShareDir, "virtiofs", 0, ""); err != nil {
+			return fmt.Errorf("%w (does the kernel have virtio-fs?)", err)
 		}
 	}
 	return nil

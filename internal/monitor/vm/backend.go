@@ -141,16 +141,9 @@ func (b *backend) tryBoot(ctx context.Context, s Spec) (err error) {
 	if _, err := unix.Getrandom(seed, 0); err != nil {
 		return fmt.Errorf("seed for the guest: %w", err)
 	}
-	share := ""
-	switch {
-	case len(s.Binds) > 0 && s.VirtioFSD != "":
-		share = "virtiofs"
-	case len(s.Binds) > 0:
-		share = "9p"
-	}
 	_, err = c.Boot(ctx, guest.Boot{
 		Now: time.Now().UnixNano(), Seed: seed, Hostname: b.conf.Hostname, Nets: b.conf.Nets, DNS: b.conf.NetNS != "",
-		Root: true, Disk: s.Disk != "", Share: share,
+		Root: true, Disk: s.Disk != "", Share: len(s.Binds) > 0,
 	})
 	if err != nil {
 		return m.Explain(fmt.Errorf("boot the guest: %w", err))
@@ -178,24 +171,24 @@ func (b *backend) start(ctx context.Context, s Spec) (*vmm.Machine, error) {
 	for i := len(c.Nets); i < b.conf.Slots; i++ {
 		c.Nets = append(c.Nets, vmm.Net{Mac: SpareMac(i)})
 	}
-	c.Share, c.ShareTag = filepath.Join(b.pod.Dir, shareName), guest.ShareTag
-	if err := b.makeShare(c.Share, s.Binds); err != nil {
-		return nil, err
-	}
-	f.Before = func() error { return mountShare(c.Share, s.Binds) }
-	if len(s.Binds) > 0 && s.VirtioFSD != "" {
+	c.UID = vmm.User(b.pod.Dir)
+	if len(s.Binds) > 0 {
+		share := filepath.Join(b.pod.Dir, shareName)
+		if err := b.makeShare(share, s.Binds); err != nil {
+			return nil, err
+		}
 		l, fs, err := fsSocket(b.pod.Dir)
 		if err != nil {
 			return nil, fmt.Errorf("make virtiofsd's socket: %w", err)
 		}
 		defer l.Close()
 		defer fs.Close()
-		c.VirtioFS, f.FS = true, fs
+		c.VirtioFS, f.FS = guest.ShareTag, fs
 		f.Before = func() error {
-			if err := mountShare(c.Share, s.Binds); err != nil {
+			if err := mountShare(share, s.Binds); err != nil {
 				return err
 			}
-			return b.startFSD(s.VirtioFSD, c.Share, l)
+			return b.startFSD(s.VirtioFSD, share, l)
 		}
 	}
 	return vmm.Start(ctx, c, f)
@@ -239,7 +232,7 @@ func (b *backend) makeShare(dir string, binds []Bind) error {
 }
 
 // mountShare binds the host's directories below dir, in a mount namespace that
-// only QEMU will have. It runs on QEMU's thread.
+// only virtiofsd will have. It runs on the thread that starts it, and then QEMU.
 func mountShare(dir string, binds []Bind) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 		return fmt.Errorf("make mount namespace: %w", err)

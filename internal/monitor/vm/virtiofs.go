@@ -57,7 +57,7 @@ func fsSocket(dir string) (listener, conn *os.File, err error) {
 	return listener, conn, nil
 }
 
-// startFSD starts virtiofsd on QEMU's thread, and so in QEMU's mount namespace. It
+// startFSD starts virtiofsd on this thread, and so in its mount namespace. It
 // ends when QEMU's end of the socket does, or with this process.
 func (b *backend) startFSD(program, dir string, listener *os.File) error {
 	log, err := os.OpenFile(filepath.Join(b.pod.Dir, "virtiofsd.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)

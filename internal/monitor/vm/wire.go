@@ -32,7 +32,7 @@ type Spec struct {
 	Root      string // the image's file system, a block image
 	Disk      string // the writable one
 	Binds     []Bind
-	// VirtioFSD is the program that shows Binds to the guest; "" = QEMU does, by 9p.
+	// VirtioFSD is the program that shows Binds to the guest.
 	VirtioFSD string
 	// State is a template's device state, and Memory its memory; "" = boot.
 	State, Memory string
