@@ -200,7 +200,7 @@ func serve(ctx context.Context, o options) (err error) {
 
 	images, err := image.New(ctx, image.Config{
 		Root: filepath.Join(o.root, "images"), HostsDir: o.hostsDir, DockerConfig: dockerConfig(), Insecure: o.insecure, Mirrors: o.mirrors,
-		Events: events.Publish, Log: log,
+		Unpack: unpacker(o), Events: events.Publish, Log: log,
 	})
 	if err != nil {
 		return err

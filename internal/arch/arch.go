@@ -115,6 +115,7 @@ func Rules() []Rule {
 		{Package: "cmd/hull-compose/...", May: []string{"cmd/hull-compose/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-registry/...", May: []string{"cmd/hull-registry/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-probe/..."},
+		{Package: "cmd/hull-unpack/...", May: []string{"internal/image/jail"}, Never: []string{"internal/image", "internal/engine/...", "internal/store/..."}},
 		{Package: "cmd/hull-monitor/...", May: []string{"cmd/hull-monitor/...", "internal/monitor/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-runc/...", May: []string{"cmd/hull-runc/...", "internal/runtime/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-guest/...", May: []string{"cmd/hull-guest/...", "internal/guest/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/..."}},
@@ -180,7 +181,7 @@ func Confined() []Foreign {
 		},
 		{
 			Prefixes: []string{"unsafe"},
-			Only:     []string{"internal/linux/...", "internal/runtime/...", "internal/vmm/...", "internal/monitor/...", "internal/guest/...", "internal/driver/..."},
+			Only:     []string{"internal/linux/...", "internal/runtime/...", "internal/vmm/...", "internal/image/jail", "internal/monitor/...", "internal/guest/...", "internal/driver/..."},
 			Why:      "raw system calls live in few places",
 		},
 	}

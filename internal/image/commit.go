@@ -150,8 +150,8 @@ func (s *layerMaker) fillLayer(ctx context.Context, d *layers.Draft, tar io.Read
 		pr.CloseWithError(err) //nolint:errcheck // never fails
 		return errors.Join(err, z.Close())
 	})
-	sum := newHasher(digest.SHA256)
 	var res archive.Result
+	var diff digest.Digest
 	g.Go(func() error {
 		o := archive.Options{Limits: s.cfg.Limits, User: s.cfg.UserXattr, SkipOwner: s.cfg.SkipOwner}
 		if parent != "" {
@@ -159,12 +159,12 @@ func (s *layerMaker) fillLayer(ctx context.Context, d *layers.Draft, tar io.Read
 			o.Lower = func(ctx context.Context) ([]*os.File, error) { return s.openLower(ctx, t) }
 		}
 		var err error
-		res, err = archive.Unpack(gctx, io.TeeReader(io.TeeReader(tar, sum), pw), d.Root(), o)
+		res, diff, err = s.cfg.Unpack(gctx, io.TeeReader(tar, pw), d.Root(), o)
 		pw.CloseWithError(err) //nolint:errcheck // never fails; nil is EOF
 		return err
 	})
 	err = g.Wait()
-	l := newLayer{diff: sum.digest()}
+	l := newLayer{diff: diff}
 	if err != nil {
 		return l, layers.Info{}, errors.Join(err, s.blobs.Abort(context.WithoutCancel(ctx), ref))
 	}

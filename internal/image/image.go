@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -53,7 +54,10 @@ type Config struct {
 	Retries      int            // in a row without progress; default 5
 	SkipOwner    bool           // files get our own owner: for an engine that is not root
 	UserXattr    bool           // whiteouts as an overlay in a user namespace reads them
-	Events       func(hull.Event)
+	// Unpack makes a layer's files below root, as archive.Layer does, which is the
+	// default: in this process. Its input is hostile.
+	Unpack func(ctx context.Context, r io.Reader, root *os.File, o archive.Options) (archive.Result, digest.Digest, error)
+	Events func(hull.Event)
 	Log          *slog.Logger
 }
 
@@ -79,6 +83,9 @@ type Service struct {
 func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if cfg.Downloads == 0 {
 		cfg.Downloads = 8
+	}
+	if cfg.Unpack == nil {
+		cfg.Unpack = archive.Layer
 	}
 	if cfg.Stall == 0 {
 		cfg.Stall = 20 * time.Second

@@ -105,7 +105,7 @@ func (s *layerMaker) Refill(ctx context.Context, id string, layer io.Reader) err
 		return nil
 	}
 	o := archive.Options{Limits: s.cfg.Limits, User: s.cfg.UserXattr, SkipOwner: s.cfg.SkipOwner}
-	if _, err := archive.Unpack(ctx, layer, upper, o); err != nil {
+	if _, _, err := s.cfg.Unpack(ctx, layer, upper, o); err != nil {
 		return fmt.Errorf("unpack writable layer: %w", err)
 	}
 	return nil

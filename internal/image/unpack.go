@@ -1,14 +1,11 @@
 package image
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
-	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
@@ -56,23 +53,11 @@ func (s *layerMaker) unpackLayer(ctx context.Context, t layerTask, r io.Reader) 
 }
 
 func (s *layerMaker) unpackInto(ctx context.Context, d *layers.Draft, t layerTask, r io.Reader) (layers.Info, error) {
-	in := &counter{r: r}
-	dec, kind, err := archive.Decompress(in)
-	if err != nil {
-		return layers.Info{}, fmt.Errorf("layer %s: %w", t.blob.Digest, err)
-	}
-	defer dec.Close()
-	o := archive.Options{Limits: s.cfg.Limits, User: s.cfg.UserXattr, SkipOwner: s.cfg.SkipOwner}
-	if kind != archive.None {
-		o.Compressed = in.n.Load
-	}
+	o := archive.Options{Limits: s.cfg.Limits, User: s.cfg.UserXattr, SkipOwner: s.cfg.SkipOwner, Packed: true}
 	if len(t.below) > 0 {
 		o.Lower = func(ctx context.Context) ([]*os.File, error) { return s.openLower(ctx, t) }
 	}
-	sum := newHasher(digest.SHA256)
-	// The tar reader asks for 512 bytes at a time; the hasher is to get blocks.
-	res, err := archive.Unpack(ctx, bufio.NewReaderSize(io.TeeReader(dec, sum), 128<<10), d.Root(), o)
-	got := sum.digest()
+	res, got, err := s.cfg.Unpack(ctx, r, d.Root(), o)
 	if err != nil {
 		return layers.Info{}, fmt.Errorf("unpack layer %s: %w", t.blob.Digest, err)
 	}
@@ -103,55 +88,6 @@ func (s *layerMaker) openLower(ctx context.Context, t layerTask) ([]*os.File, er
 		list = append(list, f)
 	}
 	return list, nil
-}
-
-// counter counts what was read.
-type counter struct {
-	r io.Reader
-	n atomic.Int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n.Add(int64(n))
-	return n, err
-}
-
-// hasher computes a digest in a goroutine of its own, so that hashing and
-// unpacking share the work between cores.
-type hasher struct {
-	h    hash.Hash
-	full chan []byte
-	free chan []byte
-	done chan struct{}
-}
-
-func newHasher(a digest.Algorithm) *hasher {
-	h := &hasher{h: a.Hash(), full: make(chan []byte, 4), free: make(chan []byte, 4), done: make(chan struct{})}
-	for range 4 {
-		h.free <- nil
-	}
-	go func() {
-		defer close(h.done)
-		for b := range h.full {
-			h.h.Write(b)
-			h.free <- b[:0]
-		}
-	}()
-	return h
-}
-
-func (h *hasher) Write(p []byte) (int, error) {
-	b := <-h.free
-	h.full <- append(b, p...)
-	return len(p), nil
-}
-
-// digest ends the goroutine and gives the sum. It is called once.
-func (h *hasher) digest() digest.Digest {
-	close(h.full)
-	<-h.done
-	return digest.NewDigest(digest.SHA256, h.h)
 }
 
 // ready makes sure that all layers below a writable layer are there, and unpacks

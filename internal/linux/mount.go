@@ -26,7 +26,7 @@ func MountOverlay(o Overlay) (*os.File, error) {
 		return nil, fmt.Errorf("overlay without a lower directory: %w", unix.EINVAL)
 	}
 	if o.Upper == "" && len(o.Lower) == 1 {
-		return cloneReadOnly(o.Lower[0])
+		return OpenTreeReadOnly(o.Lower[0])
 	}
 	fs, err := Fsopen("overlay")
 	if err != nil {
@@ -80,7 +80,8 @@ func (fs *FsContext) lower(dirs []string) error {
 	return nil
 }
 
-func cloneReadOnly(dir string) (*os.File, error) {
+// OpenTreeReadOnly is OpenTree of a mount alone, read-only.
+func OpenTreeReadOnly(dir string) (*os.File, error) {
 	f, err := OpenTree(dir, false)
 	if err != nil {
 		return nil, err
