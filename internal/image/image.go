@@ -58,7 +58,7 @@ type Config struct {
 	// default: in this process. Its input is hostile.
 	Unpack func(ctx context.Context, r io.Reader, root *os.File, o archive.Options) (archive.Result, digest.Digest, error)
 	Events func(hull.Event)
-	Log          *slog.Logger
+	Log    *slog.Logger
 }
 
 // Service is the image service. Its methods may be called concurrently.

@@ -3,6 +3,7 @@ package archive
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"hash"
 	"io"
 	"os"
@@ -26,7 +27,7 @@ func Layer(ctx context.Context, r io.Reader, root *os.File, o Options) (Result, 
 		}
 		r = dec
 	}
-	sum := newHasher(digest.SHA256)
+	sum := newHasher()
 	// The tar reader asks for 512 bytes at a time; the hasher is to get blocks.
 	res, err := Unpack(ctx, bufio.NewReaderSize(io.TeeReader(r, sum), 128<<10), root, o)
 	return res, sum.digest(), err
@@ -44,7 +45,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// hasher computes a digest in a goroutine of its own, so that hashing and
+// hasher computes a SHA-256 digest in a goroutine of its own, so that hashing and
 // unpacking share the work between cores.
 type hasher struct {
 	h    hash.Hash
@@ -53,8 +54,8 @@ type hasher struct {
 	done chan struct{}
 }
 
-func newHasher(a digest.Algorithm) *hasher {
-	h := &hasher{h: a.Hash(), full: make(chan []byte, 4), free: make(chan []byte, 4), done: make(chan struct{})}
+func newHasher() *hasher {
+	h := &hasher{h: sha256.New(), full: make(chan []byte, 4), free: make(chan []byte, 4), done: make(chan struct{})}
 	for range 4 {
 		h.free <- nil
 	}

@@ -89,7 +89,7 @@ func (u *Unpacker) start(ctx context.Context, r io.Reader) (_ *child, err error)
 		return nil, errors.Join(err, conn.Close(), in.Close())
 	}
 	go c.feed(r)
-	context.AfterFunc(ctx, func() { c.conn.Close() })
+	context.AfterFunc(ctx, func() { _ = c.conn.Close() }) // serve sees it
 	return c, nil
 }
 
@@ -181,7 +181,7 @@ func (c *child) sendLower(ctx context.Context, o archive.Options) error {
 func (c *child) wait() error {
 	c.stdin.Close() // ends feed, unless the reader stalls
 	err := c.cmd.Wait()
-	c.conn.Close()
+	_ = c.conn.Close() // by the end of ctx already, mostly
 	<-c.fed
 	if c.said.Len() > 0 {
 		return fmt.Errorf("%w: %s", err, c.said.String())
