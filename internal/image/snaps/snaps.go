@@ -426,7 +426,7 @@ func (s *Store) mounts(x *snap) ([]mount.Mount, error) {
 			own = s.files(x)
 		}
 		return []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{
-			"index=off", "redirect_dir=off", "metacopy=off",
+			"index=off", "redirect_dir=off", // not "metacopy=off", which this implies: BuildKit would not know it and compare whole trees
 			"workdir=" + filepath.Join(s.dir(x.N), "work"), "upperdir=" + own, "lowerdir=" + strings.Join(lower, ":"),
 		}}}, nil
 	case len(lower) == 0:
@@ -439,7 +439,7 @@ func (s *Store) mounts(x *snap) ([]mount.Mount, error) {
 		return []mount.Mount{{Type: "bind", Source: lower[0], Options: []string{"ro", "rbind"}}}, nil
 	}
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{
-		"index=off", "redirect_dir=off", "metacopy=off", "lowerdir=" + strings.Join(lower, ":"),
+		"index=off", "redirect_dir=off", "lowerdir=" + strings.Join(lower, ":"),
 	}}}, nil
 }
 
