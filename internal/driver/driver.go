@@ -62,6 +62,10 @@ type Process interface {
 // AbilityUserNS: containers may be in user namespaces of their own.
 const AbilityUserNS = "userns"
 
+// AbilityOwnStack: without a name server in the pod's namespace, containers use a
+// network stack of the sandbox's own, which has the interfaces it started with.
+const AbilityOwnStack = "network-stack"
+
 // Info is data the engine may branch on, so that it never branches on a
 // driver's name.
 type Info struct {

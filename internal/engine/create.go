@@ -60,6 +60,9 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 	if s, err = e.resolveShared(s); err != nil {
 		return hull.Container{}, nil, notImage(err)
 	}
+	if s, err = e.resolveLinks(s); err != nil {
+		return hull.Container{}, nil, err
+	}
 	if err := e.checkMachine(s, podID, drv); err != nil {
 		return hull.Container{}, nil, err
 	}

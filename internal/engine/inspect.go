@@ -25,13 +25,15 @@ func (e *views) Container(_ context.Context, ref string) (hull.Container, error)
 	if err != nil {
 		return c, err
 	}
-	c.Execs = e.runs.liveExecs(c.ID)
+	c.Execs, c.Links = e.runs.liveExecs(c.ID), e.links(c)
 	return c, nil
 }
 
 // List gives all records, newest first.
 func (e *views) List(context.Context) ([]hull.Container, error) {
-	return e.store.Containers(), nil
+	all := e.store.Containers()
+	nameLinked(all)
+	return all, nil
 }
 
 // Logs opens a container's log.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 // podOf is the pod of one that a Docker container is.
 func (e *base) podOf(ctx context.Context, c hull.Container, drv driver.Driver) (hull.Pod, error) {
 	s := c.Spec
-	if err := e.checkShared(s); err != nil {
+	if err := e.checkShared(c); err != nil {
 		return hull.Pod{}, err
 	}
 	users, err := e.usersOf(ctx, c, drv)
@@ -25,7 +26,7 @@ func (e *base) podOf(ctx context.Context, c hull.Container, drv driver.Driver) (
 		ID:    c.PodID, Name: c.Name, Created: c.Created, Isolation: s.Isolation, Runtime: s.Runtime, Implicit: true,
 		Hostname: hostnameOf(c), Domainname: s.Domainname, Labels: c.Resolved.Labels,
 		Network: networkOf(c), Namespaces: s.Namespaces, Resources: s.Resources, Sysctls: s.Security.Sysctls,
-		FixedLinks: onDisk(drv),
+		FixedLinks: onDisk(drv), OwnStack: slices.Contains(drv.Info().Abilities, driver.AbilityOwnStack),
 	}, err
 }
 
@@ -40,9 +41,13 @@ func networkOf(c hull.Container) hull.NetworkSpec {
 }
 
 // checkShared reports a joined container that does not run.
-func (e *base) checkShared(s hull.Spec) error {
+func (e *base) checkShared(c hull.Container) error {
+	s := c.Spec
 	if _, err := e.sharedPid(s.Network.Mode); err != nil {
 		return fmt.Errorf("cannot join network namespace of a non running container: %w", err)
+	}
+	if err := e.checkLinks(c); err != nil {
+		return err
 	}
 	if _, err := e.sharedPid(s.Namespaces.PID); err != nil {
 		return fmt.Errorf("failed to join PID namespace: %w", asInternal(err))

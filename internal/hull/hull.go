@@ -67,6 +67,7 @@ type Pod struct {
 	Namespaces Namespaces
 	Users      PodUsers `json:"-"` // decided anew at each start
 	FixedLinks bool     // while it runs it keeps the network interfaces it started with
+	OwnStack   bool     // so does its network stack, unless it has a name server when it starts
 	Resources  Resources
 	Sysctls    map[string]string
 	Status     PodStatus
@@ -92,6 +93,8 @@ type Container struct {
 	Mounts   []MountPoint // resolved at create; shown by inspect
 	Status   Status
 	Execs    []string `json:"-"` // ids of live execs, filled by the engine
+	Links    []string `json:"-"` // "/db:/web/alias", of a look-up: links to others, by their names now
+	Linked   []string `json:"-"` // "/web/alias", of a list: names that links of others give it
 }
 
 // ImageRef pins the image a container was made from.

@@ -29,6 +29,7 @@ const undoLimit = 10 * time.Second
 // attachment is a pod's place on its networks for one run.
 type attachment struct {
 	podID, name string
+	links       []string // to pods that its hosts file names
 	runDir      string
 	netns       string // path; "" = the host's
 
@@ -57,7 +58,7 @@ func (s *Service) Attach(ctx context.Context, p hull.Pod, runDir string) (_ hull
 	if err := s.Check(ctx, p.Network); err != nil {
 		return hull.Endpoint{}, nil, err
 	}
-	a := &attachment{podID: p.ID, name: p.Name, runDir: runDir, asked: p.Network}
+	a := &attachment{podID: p.ID, name: p.Name, runDir: runDir, asked: p.Network, links: linksToFollow(p.Network)}
 	var back undo.Stack
 	defer back.OnError(ctx, undoLimit, &err)
 
@@ -84,6 +85,7 @@ func (s *Service) Attach(ctx context.Context, p hull.Pod, runDir string) (_ hull
 	for _, e := range a.ends {
 		s.publish(e.network, "connect", "container", p.ID)
 	}
+	s.relink(p, ep)
 	return ep, func(context.Context) error { return s.release(a) }, nil
 }
 

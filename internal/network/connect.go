@@ -370,6 +370,9 @@ func (s *Service) live(ref, containerID string) (*attachment, hull.Pod, *network
 	if a != nil && p.Status.Running && p.FixedLinks {
 		return nil, hull.Pod{}, nil, fmt.Errorf("container %s runs in a machine, whose network interfaces cannot change; stop it first, for its next start: %w", p.Name, errdefs.ErrNotImplemented)
 	}
+	if a != nil && p.Status.Running && p.OwnStack && !a.hasNames() {
+		return nil, hull.Pod{}, nil, fmt.Errorf("container %s runs in a sandbox with a network stack of its own, which keeps the interfaces it started with; stop it first, for its next start: %w", p.Name, errdefs.ErrNotImplemented)
+	}
 	if a == nil || !p.Status.Running {
 		if s.cfg.Change != nil {
 			return nil, hull.Pod{}, n, nil

@@ -213,20 +213,8 @@ func (f files) linkHosts(p hull.Pod) (string, error) {
 		if !other.Status.Running {
 			return "", invalid("cannot link to a non running container: /%s AS /%s/%s", other.Name, p.Name, alias)
 		}
-		names := alias
-		for _, n := range []string{hostname(other, false), other.Name} {
-			if n != "" && !strings.Contains(" "+names+" ", " "+n+" ") {
-				names += " " + n
-			}
-		}
-		e, ok := other.Status.Endpoint.Networks[modeOf(p.Network)]
-		if !ok { // nothing of the other networks is reached from here
-			return "", invalid("cannot link to /%s, as it does not belong to the default network", other.Name)
-		}
-		for _, a := range []string{e.IPv4, e.IPv6} {
-			if a != "" {
-				fmt.Fprintf(&b, "%s\t%s\n", a, names)
-			}
+		for _, line := range linkLines(other, other.Status.Endpoint, alias) {
+			b.WriteString(line)
 		}
 	}
 	return b.String(), nil

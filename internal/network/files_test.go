@@ -132,3 +132,19 @@ func FuzzResolvConf(f *testing.F) {
 		}
 	})
 }
+
+func TestMoveHost(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "hosts")
+	old := "127.0.0.1\tlocalhost\n172.17.0.2\tdb abc sql\nfd00::2\tdb abc sql\n# mine\n172.17.0.3\tweb db\n"
+	if err := os.WriteFile(file, []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := moveHost(file, "db", []string{"172.17.0.9\tdb abc\n"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(file)
+	if want := "127.0.0.1\tlocalhost\n# mine\n172.17.0.3\tweb db\n172.17.0.9\tdb abc\n"; err != nil || string(got) != want {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+}

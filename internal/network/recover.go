@@ -25,7 +25,7 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, runDir string) (hull.R
 		return nil, fmt.Errorf("invalid pod id %q: %w", p.ID, errdefs.ErrInvalidArgument)
 	}
 	ep := p.Status.Endpoint
-	a := &attachment{podID: p.ID, name: p.Name, runDir: runDir, asked: p.Network, netns: ep.NetNS}
+	a := &attachment{podID: p.ID, name: p.Name, runDir: runDir, asked: p.Network, links: linksToFollow(p.Network), netns: ep.NetNS}
 	if err := s.enter(a); err != nil {
 		return nil, err
 	}

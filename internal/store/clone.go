@@ -75,7 +75,7 @@ func ownContainer(c *hull.Container) {
 		ownMount(&c.Mounts[i].Spec)
 	}
 	ownStatus(&c.Status)
-	c.Execs = slices.Clone(c.Execs)
+	c.Execs, c.Links, c.Linked = slices.Clone(c.Execs), slices.Clone(c.Links), slices.Clone(c.Linked)
 }
 
 func ownSpec(s *hull.Spec) {

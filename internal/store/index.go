@@ -100,9 +100,30 @@ func (x *index) find(ref string) (*hull.Container, error) {
 		}
 	}
 	if found == nil {
+		found = x.linked(ref)
+	}
+	if found == nil {
 		return nil, noContainer(ref)
 	}
 	return found, nil
+}
+
+// linked finds by "container/alias", which a link of that container is called.
+func (x *index) linked(ref string) *hull.Container {
+	parent, alias, ok := strings.Cut(strings.TrimPrefix(ref, "/"), "/")
+	if !ok {
+		return nil
+	}
+	c := x.get(x.byName[parent])
+	if c == nil {
+		return nil
+	}
+	for _, l := range c.Spec.Network.Links {
+		if id, name, _ := strings.Cut(l, ":"); name == alias {
+			return x.get(id)
+		}
+	}
+	return nil
 }
 
 func (x *index) get(id string) *hull.Container {

@@ -95,6 +95,7 @@ func (d *Driver) Info() driver.Info {
 		i.Name, i.MinMemory = hull.IsolationSandbox, minSandboxMemory
 		i.Details["platform"] = d.platform(f)
 		i.Details["boundary"] = "a kernel in user space (gVisor) that serves the program's system calls, and asks few of the host's"
+		i.Abilities = append(i.Abilities, driver.AbilityOwnStack)
 		i.Details["network"] = "gVisor's own stack; the pod's namespace's on networks with names"
 	}
 	return i

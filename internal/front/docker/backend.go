@@ -31,6 +31,7 @@ type Containers interface {
 	// TakeOver gives a container that was held back its names and ports, from another.
 	TakeOver(ctx context.Context, ref, from string) ([]hull.PublishedPort, error)
 	Remove(ctx context.Context, ref string, r hull.RemoveRequest) error
+	Unlink(ctx context.Context, name string) error // "container/alias"
 	// Container and List return records with their present status.
 	Container(ctx context.Context, ref string) (hull.Container, error)
 	List(ctx context.Context) ([]hull.Container, error) // newest first, all phases

@@ -220,7 +220,10 @@ func toUpdate(b container.UpdateConfig) hull.UpdateRequest {
 
 func (a *containerAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	if boolQuery(r, "link") {
-		return invalid("links between containers are not supported: use a network of your own")
+		if err := a.engine.Unlink(r.Context(), ref(r)); err != nil {
+			return err //nolint:wrapcheck // the engine names the object
+		}
+		return noContent(w)
 	}
 	q := hull.RemoveRequest{Force: boolQuery(r, "force"), Volumes: boolQuery(r, "v")}
 	if err := a.engine.Remove(r.Context(), ref(r), q); err != nil {

@@ -30,16 +30,17 @@ type fakeEngine struct {
 	fail  map[string]error // by verb
 
 	last struct { // what the front door asked for
-		spec   hull.Spec
-		exec   hull.ExecSpec
-		stop   hull.StopRequest
-		remove hull.RemoveRequest
-		update hull.UpdateRequest
-		logs   hull.LogsRequest
-		copy   hull.CopyToRequest
-		tar    []byte
-		commit hull.CommitRequest
-		size   [2]uint16
+		unlinked string
+		spec     hull.Spec
+		exec     hull.ExecSpec
+		stop     hull.StopRequest
+		remove   hull.RemoveRequest
+		update   hull.UpdateRequest
+		logs     hull.LogsRequest
+		copy     hull.CopyToRequest
+		tar      []byte
+		commit   hull.CommitRequest
+		size     [2]uint16
 	}
 }
 
@@ -642,4 +643,9 @@ func (e *fakeEngine) Info(context.Context) (hull.EngineInfo, error) {
 		CgroupVersion: 1, Containers: len(e.all), LogDrivers: []string{"json-file", "local", "none"},
 		Isolations: map[hull.Isolation]hull.IsolationInfo{"container": {Available: true}, "vm": {Reason: "no kernel"}},
 	}, e.fail["info"]
+}
+
+func (e *fakeEngine) Unlink(_ context.Context, name string) error {
+	e.last.unlinked = name
+	return nil
 }

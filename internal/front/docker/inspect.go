@@ -157,6 +157,9 @@ func hostConfig(c hull.Container, q *container.HostConfig) *container.HostConfig
 	if asked := string(q.Isolation); asked != "default" { // that is shown as asked
 		out.Isolation = container.Isolation(s.Isolation)
 	}
+	if len(c.Links) > 0 || len(s.Network.Links) == 0 {
+		out.Links = c.Links
+	}
 	out.ShmSize = s.Resources.ShmSize
 	if out.ShmSize == 0 {
 		out.ShmSize = 64 << 20

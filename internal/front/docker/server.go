@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -133,7 +134,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	u := *r.URL
-	u.Path, u.RawPath = squeeze(path), ""
+	u.Path = squeeze(path)
+	u.RawPath = linkPath(r.Method, u.Path)
 	r.URL = &u
 	// Only the query counts as form: a body may be an archive that calls itself one.
 	r.Form = r.URL.Query()
@@ -148,6 +150,26 @@ func squeeze(path string) string {
 		path = strings.ReplaceAll(path, "//", "/")
 	}
 	return path
+}
+
+// linkPath writes the slash in the name of a link, /containers/web/db/json, so that
+// it is no separator; "" where the path names none.
+func linkPath(method, path string) string {
+	s := strings.Split(path, "/") // "", "containers", name, ...
+	if len(s) < 4 || s[1] != "containers" {
+		return ""
+	}
+	switch {
+	case method == http.MethodDelete && len(s) == 4:
+	case len(s) == 5 && s[3] != "attach" && s[3] != "checkpoints":
+	default:
+		return ""
+	}
+	name := url.PathEscape(s[2] + "/" + s[3])
+	for i := 4; i < len(s); i++ {
+		name += "/" + url.PathEscape(s[i])
+	}
+	return "/containers/" + name
 }
 
 // handler answers a request, or returns an error that becomes Docker's error

@@ -275,3 +275,25 @@ func TestOutsideSwarm(t *testing.T) {
 		w.do("POST", path, "").want(t, 501, "building images is not supported by this version")
 	}
 }
+
+func TestLinkPaths(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ method, path, want string }{
+		{"GET", "/containers/web/db/json", "/containers/web%2Fdb/json"},
+		{"DELETE", "/containers/web/db", "/containers/web%2Fdb"},
+		{"DELETE", "/containers/web", ""},
+		{"GET", "/containers/web/json", ""},
+		{"GET", "/containers/web/attach/ws", ""},
+		{"DELETE", "/containers/web/checkpoints/one", ""},
+		{"GET", "/images/a/b/json", ""},
+	} {
+		if got := linkPath(tc.method, tc.path); got != tc.want {
+			t.Errorf("%s %s: %q, want %q", tc.method, tc.path, got, tc.want)
+		}
+	}
+	w := newWorld(t)
+	w.do("DELETE", "/containers/web/db?link=1", "").want(t, 204, "")
+	if got := w.engine.last.unlinked; got != "web/db" {
+		t.Errorf("unlinked %q", got)
+	}
+}

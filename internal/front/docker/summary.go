@@ -17,7 +17,7 @@ import (
 // toSummary is a container's line in a list.
 func toSummary(c hull.Container, now time.Time) container.Summary {
 	out := container.Summary{
-		ID: c.ID, Names: []string{"/" + c.Name},
+		ID: c.ID, Names: namesOf(c),
 		Image: imageText(c), ImageID: c.Image.ID, ImageManifestDescriptor: manifestOf(c.Image),
 		Command: command(c.Resolved), Created: c.Created.Unix(),
 		Ports: toPortSummaries(c), Labels: orEmptyMap(c.Resolved.Labels),
@@ -29,6 +29,11 @@ func toSummary(c hull.Container, now time.Time) container.Summary {
 	out.HostConfig.NetworkMode = string(networkMode(c))
 	out.HostConfig.Annotations = c.Spec.Annotations
 	return out
+}
+
+// namesOf is a container's name, and those that links of others give it.
+func namesOf(c hull.Container) []string {
+	return append([]string{"/" + c.Name}, c.Linked...)
 }
 
 // tableRow is a summary for a client that prefers "return=minimal" (RFC 7240): the
@@ -48,7 +53,7 @@ type tableRow struct {
 
 func toTableRow(c hull.Container, now time.Time) tableRow {
 	return tableRow{
-		ID: c.ID, Names: []string{"/" + c.Name}, Image: imageText(c), ImageID: c.Image.ID,
+		ID: c.ID, Names: namesOf(c), Image: imageText(c), ImageID: c.Image.ID,
 		Command: command(c.Resolved), Created: c.Created.Unix(), Ports: toPortSummaries(c),
 		State: stateOf(c.Status), Status: statusText(c.Status, now),
 	}
