@@ -85,7 +85,7 @@ func (s *Service) Attach(ctx context.Context, p hull.Pod, runDir string) (_ hull
 	for _, e := range a.ends {
 		s.publish(e.network, "connect", "container", p.ID)
 	}
-	s.relink(p, ep)
+	relink(s, p, ep)
 	return ep, func(context.Context) error { return s.release(a) }, nil
 }
 

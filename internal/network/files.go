@@ -213,7 +213,11 @@ func (f files) linkHosts(p hull.Pod) (string, error) {
 		if !other.Status.Running {
 			return "", invalid("cannot link to a non running container: /%s AS /%s/%s", other.Name, p.Name, alias)
 		}
-		for _, line := range linkLines(other, other.Status.Endpoint, alias) {
+		on, ok := other.Status.Endpoint.Networks[modeOf(p.Network)]
+		if !ok { // nothing of the other networks is reached from here
+			return "", invalid("cannot link to /%s, as it does not belong to the default network", other.Name)
+		}
+		for _, line := range linkLines(other, on, alias) {
 			b.WriteString(line)
 		}
 	}

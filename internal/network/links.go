@@ -10,8 +10,8 @@ import (
 	"hull/internal/linux"
 )
 
-// linkLines are the lines of a hosts file for a link to a pod.
-func linkLines(to hull.Pod, ep hull.Endpoint, alias string) []string {
+// linkLines are the lines of a hosts file for a link to a pod that is at on.
+func linkLines(to hull.Pod, on hull.NetworkEndpoint, alias string) []string {
 	names := alias
 	for _, n := range []string{hostname(to, false), to.Name} {
 		if n != "" && !strings.Contains(" "+names+" ", " "+n+" ") {
@@ -19,18 +19,16 @@ func linkLines(to hull.Pod, ep hull.Endpoint, alias string) []string {
 		}
 	}
 	var out []string
-	for _, e := range ep.Networks {
-		for _, a := range []string{e.IPv4, e.IPv6} {
-			if a != "" {
-				out = append(out, fmt.Sprintf("%s\t%s\n", a, names))
-			}
+	for _, a := range []string{on.IPv4, on.IPv6} {
+		if a != "" {
+			out = append(out, fmt.Sprintf("%s\t%s\n", a, names))
 		}
 	}
 	return out
 }
 
 // relink tells the running pods that have a link to p where it is now.
-func (s *Service) relink(p hull.Pod, ep hull.Endpoint) {
+func relink(s *Service, p hull.Pod, ep hull.Endpoint) {
 	parents := map[string][]string{} // aliases by pod
 	s.mu.Lock()
 	for id, a := range s.pods {
@@ -45,7 +43,7 @@ func (s *Service) relink(p hull.Pod, ep hull.Endpoint) {
 		parent, err := s.cfg.Pod(id)
 		for _, alias := range aliases {
 			if err == nil {
-				err = moveHost(parent.Status.Endpoint.Hosts, alias, linkLines(p, ep, alias))
+				err = moveHost(parent.Status.Endpoint.Hosts, alias, linkLines(p, ep.Networks[Bridge], alias))
 			}
 		}
 		if err != nil {
