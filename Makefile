@@ -36,6 +36,10 @@ UNIT    := ./api/... ./cmd/... ./internal/...
 # here fails instead of skipping. Empty for a developer without root.
 ifeq ($(shell id -u),0)
 REQUIRE := root,overlay,userns,netns,nft,mmdebstrap,psql,docker,bin,runsc,runc
+ifeq ($(shell uname -m),x86_64)
+REQUIRE := $(REQUIRE),vm
+KERNEL  := kernel-debian
+endif
 endif
 
 .PHONY: help
@@ -61,7 +65,7 @@ $(addprefix bin/,$(BINS)): bin/%:
 	@$(GOBUILD) -ldflags "$(LDFLAGS)" -o $@ ./cmd/$*
 
 .PHONY: test
-test: setup build runsc testbin ## Everything of tiers 0 to 2: installs what is missing, builds, runs
+test: setup build runsc testbin $(KERNEL) ## Everything of tiers 0 to 2: installs what is missing, builds, runs
 	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -timeout 20m ./...
 
 .PHONY: unit

@@ -73,9 +73,14 @@ func VM(t testing.TB) string {
 		Must(t, "vm", exists(k), k+" is not there")
 		return k
 	}
-	found, err := filepath.Glob(filepath.Join(cacheDir(), "kernel/*/vmlinux"))
-	Must(t, "vm", err == nil && len(found) > 0, "no guest kernel; run make kernel-debian")
-	return found[len(found)-1]
+	for _, which := range []string{"debian-*", "*"} {
+		found, err := filepath.Glob(filepath.Join(cacheDir(), "kernel", which, "vmlinux"))
+		if err == nil && len(found) > 0 {
+			return found[len(found)-1]
+		}
+	}
+	Must(t, "vm", false, "no guest kernel; run make kernel-debian")
+	return ""
 }
 
 // cacheDir is where tools and kernels are kept outside the tree.

@@ -110,6 +110,9 @@ func (d *Driver) Info() driver.Info {
 		"accelerator": string(d.accelerator()),
 		"boundary":    "a machine with a kernel of its own; the host sees QEMU, as a user of no rights with a seccomp filter",
 	}
+	if _, err := os.Stat("/dev/kvm"); err == nil && d.accelerator() == vmm.TCG {
+		details["notice"] = "/dev/kvm is there and not used: instructions are emulated"
+	}
 	q, err := d.qemu()
 	if err == nil {
 		details["qemu"] = q
