@@ -239,7 +239,8 @@ func (e *Engine) StartDaemon() {
 	})
 	if e.fds == 0 {
 		e.fds = e.openFiles()
-		_, e.mounts = e.ns.mounts(e.t, e.dir)
+		_, mounts := e.ns.mounts(e.t, e.dir)
+		e.mounts = len(mounts)
 	}
 }
 

@@ -89,7 +89,7 @@ func (n *namespaces) processes(t testing.TB) []string {
 // mounts counts the mount points below dir: pins of network namespaces, of which
 // an engine may have a pool, and all others. (What other programs of the machine
 // had mounted elsewhere when the namespace was made comes and goes with them.)
-func (n *namespaces) mounts(t testing.TB, dir string) (pins, others int) {
+func (n *namespaces) mounts(t testing.TB, dir string) (pins int, others []string) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", n.holder.Process.Pid))
 	if err != nil {
@@ -101,7 +101,7 @@ func (n *namespaces) mounts(t testing.TB, dir string) (pins, others int) {
 		case f[0] == "nsfs":
 			pins++
 		default:
-			others++
+			others = append(others, f[1])
 		}
 	}
 	return pins, others
@@ -249,7 +249,7 @@ func (e *Engine) leaks() error {
 		}
 	}
 	pins, mounts := e.ns.mounts(e.t, e.dir)
-	check("mounts", mounts, e.mounts)
+	check(fmt.Sprintf("mounts %v", mounts), len(mounts), e.mounts)
 	check("pinned network namespaces", pins, poolMax)
 	check("processes", len(e.ns.processes(e.t)), 1+poolMax)
 	check("veth interfaces", len(e.ns.links(e.t, "veth")), poolMax)
