@@ -49,7 +49,7 @@ func (s *Service) TakeOver(_ context.Context, podID, from string) ([]hull.Publis
 }
 
 // both locks two attachments, in an order that all keep.
-func (s *Service) both(podID, from string) (a, old *attachment, unlock func(), err error) {
+func (s *registry) both(podID, from string) (a, old *attachment, unlock func(), err error) {
 	s.mu.Lock()
 	a, old = s.pods[podID], s.pods[from]
 	s.mu.Unlock()
@@ -71,7 +71,7 @@ func (s *Service) both(podID, from string) (a, old *attachment, unlock func(), e
 }
 
 // fullNames makes a's ends known by all their names.
-func (s *Service) fullNames(a *attachment) error {
+func (s *registry) fullNames(a *attachment) error {
 	p, err := s.cfg.Pod(a.podID)
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func (s *Service) takePorts(a, old *attachment) error {
 	for _, b := range wanted {
 		same := 0
 		for _, p := range old.published {
-			if b.admits(p) && !slices.Contains(moved, p) && s.familyOf(a, p) {
+			if b.admits(p) && !slices.Contains(moved, p) && a.familyOf(p) {
 				moved = append(moved, p)
 				same++
 			}
@@ -149,7 +149,7 @@ func (b binding) admits(p hull.PublishedPort) bool {
 }
 
 // familyOf says whether a has an address to which p can lead.
-func (s *Service) familyOf(a *attachment, p hull.PublishedPort) bool {
+func (a *attachment) familyOf(p hull.PublishedPort) bool {
 	host, err := netip.ParseAddr(p.HostIP)
 	return err == nil && (host.Is4() && a.ends[0].v4.IsValid() || !host.Is4() && a.ends[0].v6.IsValid())
 }
@@ -164,7 +164,7 @@ func (p *ports) give(claims []*claim, pod, name string) {
 }
 
 // recordTaken stores what a has, for an engine that finds it again.
-func (s *Service) recordTaken(a *attachment) error {
+func (s *registry) recordTaken(a *attachment) error {
 	if s.cfg.Update == nil {
 		return nil
 	}
