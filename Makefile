@@ -119,7 +119,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s)
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, at a pinned version
-	GOLANGCI_LINT_CACHE=$(LINTCACHE) $(GOLANGCI) run ./...
+	GOLANGCI_LINT_CACHE=$(LINTCACHE) $(GOLANGCI) run --allow-parallel-runners ./...
 
 $(GOLANGCI):
 	@mkdir -p $(TOOLS)
