@@ -39,7 +39,7 @@ func (k *kit) checked(ctx context.Context, c *client.Client, r hull.BuildRequest
 	}
 	ref := newID()
 	_, err := solve(ctx, c, client.SolveOpt{
-		Ref: ref, Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: from.mounts, SharedKey: from.key, AllowedEntitlements: entitled(r),
+		Ref: ref, Session: credentials(r), Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: from.mounts, SharedKey: from.key, AllowedEntitlements: entitled(r),
 	}, event)
 	if err != nil {
 		return "", err

@@ -225,6 +225,7 @@ func (k *kit) traced(ctx context.Context, c *client.Client, r hull.BuildRequest,
 // told builds and tells in words, as the classic builder does.
 func (k *kit) told(ctx context.Context, c *client.Client, r hull.BuildRequest, from local, event func(hull.BuildEvent)) (string, error) {
 	out, err := solve(ctx, c, client.SolveOpt{
+		Session:  credentials(r),
 		Internal: true, // no record for buildx: with its statements it is a third of a build that changes nothing
 		Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: from.mounts, SharedKey: from.key, AllowedEntitlements: entitled(r),
 		Exports: []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": strings.Join(r.Names, ",")}}},

@@ -167,6 +167,33 @@ func TestBuildAbandoned(t *testing.T) {
 	}
 }
 
+// TestBuildFromAPrivateRegistry: the client's credentials are used for FROM.
+func TestBuildFromAPrivateRegistry(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	// The password is "pass"; the rest is bcrypt.
+	registry := e.Registry(e.WriteFile("htpasswd", "user:$2a$05$Ege9XALrQvQy0JwISdHjluUiVylWJdoO8eG/I8rhNgha8fPbHXjEu\n"), nil)
+	c := e.Docker()
+	ref := registry + "/private/box:1"
+	if r := c.TryStdin("pass", "login", "-u", "user", "--password-stdin", registry); r.Code != 0 {
+		t.Fatalf("login: %+v", r)
+	}
+	c.Run("tag", "busybox", ref)
+	c.Run("push", ref)
+	c.Run("rmi", ref)
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM " + ref + "\nRUN echo built > /b\n"})
+	c.Run("build", "-t", "private", dir)
+	if got := c.Run("run", "--rm", "private", "cat", "/b"); got != "built" {
+		t.Errorf("it says %q", got)
+	}
+	c.Run("logout", registry)
+	c.Run("rmi", "private")
+	c.Run("builder", "prune", "-af")
+	if r := c.Try("build", "--no-cache", "--pull", dir); r.Code == 0 {
+		t.Errorf("built without a password: %s", r.Stdout)
+	}
+}
+
 func TestBuildFailures(t *testing.T) {
 	t.Parallel()
 	e := harness.Start(t, []string{"busybox"})

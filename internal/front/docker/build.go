@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/api/types/registry"
 
 	"hull/api"
 	"hull/internal/hull"
@@ -55,6 +56,7 @@ func (a *buildAPI) build(w http.ResponseWriter, r *http.Request) error {
 	if err := buildOptions(r.Header.Get(api.BuildHeader), &req); err != nil {
 		return err
 	}
+	req.Auth = registryConfig(r)
 	out := newProgressStream(w, r)
 	quiet := boolQuery(r, "q")
 	id, err := a.builder.Build(r.Context(), req, r.Body, func(e hull.BuildEvent) {
@@ -161,6 +163,24 @@ func buildOptions(text string, to *hull.BuildRequest) error {
 		}
 	}
 	return nil
+}
+
+// registryConfig decodes X-Registry-Config: credentials by registry. A malformed
+// header counts as none, as with Docker.
+func registryConfig(r *http.Request) map[string]hull.Auth {
+	raw, err := base64.URLEncoding.DecodeString(r.Header.Get("X-Registry-Config"))
+	if err != nil || len(raw) == 0 {
+		return nil
+	}
+	var all map[string]registry.AuthConfig
+	if json.Unmarshal(raw, &all) != nil {
+		return nil
+	}
+	out := make(map[string]hull.Auth, len(all))
+	for host, a := range all {
+		out[host] = toAuth(a)
+	}
+	return out
 }
 
 // truth reads a flag as moby does.
