@@ -165,6 +165,9 @@ func TestReport(t *testing.T) {
 		{Isolation: "vm", Kernel: "Linux 7", OwnKernel: true},
 	}}
 	r.Figures[1].miss("disk", errors.New("no answer"))
+	if got := (&Report{Command: []string{"sh", "-c", strings.Repeat("ä", 100)}}).commandText(); len([]rune(got)) != 40 || !strings.HasSuffix(got, "ä…") {
+		t.Errorf("a long command: %q", got)
+	}
 	var b bytes.Buffer
 	if err := r.WriteTable(&b); err != nil {
 		t.Fatal(err)

@@ -79,9 +79,19 @@ func (r *Report) rows() []row {
 	}
 	if len(r.Command) > 0 {
 		out = append(out, row{"answers in", func(f *Figures) string { return timeText(f.Answers) }},
-			row{strings.Join(r.Command, " "), func(f *Figures) string { return rateText(f.Load, f.LoadUnit) }})
+			row{r.commandText(), func(f *Figures) string { return rateText(f.Load, f.LoadUnit) }})
 	}
 	return out
+}
+
+// commandText is the command, cut where it would push the columns apart.
+func (r *Report) commandText() string {
+	const most = 40
+	text := strings.Join(r.Command, " ")
+	if runes := []rune(text); len(runes) > most {
+		text = string(runes[:most-1]) + "…"
+	}
+	return text
 }
 
 func timeText(d time.Duration) string {
@@ -184,7 +194,7 @@ func (r *Report) WritePlot(w io.Writer) error {
 	}
 	if len(r.Command) > 0 {
 		list = append(list, measure{
-			strings.Join(r.Command, " "), "more is better", func(f *Figures) float64 { return f.Load },
+			r.commandText(), "more is better", func(f *Figures) float64 { return f.Load },
 			func(f *Figures) string { return rateText(f.Load, f.LoadUnit) },
 		})
 	}
