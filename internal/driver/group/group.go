@@ -142,10 +142,25 @@ func sample(s *cgroup.Stats) hull.Stats {
 	return x
 }
 
-// host adds the machine's side of a sample: CPU time of all CPUs, from the first
-// line of /proc/stat in ticks of 10 ms (USER_HZ is 100 on every Linux), and how
-// many there are; and the machine's memory where there is no limit.
+// host adds the machine's side of a sample, its memory where there is no limit.
 func host(x *hull.Stats) error {
+	if err := HostCPU(x); err != nil {
+		return err
+	}
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return err
+	}
+	if total := si.Totalram * uint64(si.Unit); x.Memory.Limit == 0 || x.Memory.Limit > total {
+		x.Memory.Limit = total
+	}
+	return nil
+}
+
+// HostCPU adds the machine's processors to a sample: CPU time of all CPUs, from the
+// first line of /proc/stat in ticks of 10 ms (USER_HZ is 100 on every Linux), and how
+// many there are.
+func HostCPU(x *hull.Stats) error {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return err
@@ -164,13 +179,6 @@ func host(x *hull.Stats) error {
 		case len(f) > 0 && strings.HasPrefix(f[0], "cpu"):
 			x.OnlineCPUs++
 		}
-	}
-	var si unix.Sysinfo_t
-	if err := unix.Sysinfo(&si); err != nil {
-		return err
-	}
-	if total := si.Totalram * uint64(si.Unit); x.Memory.Limit == 0 || x.Memory.Limit > total {
-		x.Memory.Limit = total
 	}
 	return nil
 }

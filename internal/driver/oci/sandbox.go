@@ -274,13 +274,7 @@ func (b *sandbox) Exec(ctx context.Context, id string, e driver.ExecSpec, hio hu
 	if err != nil {
 		return nil, fmt.Errorf("encode exec: %w", err)
 	}
-	hio.StdinOnce = true // the client's end of input is the command's
-	hio.Log = hull.LogTarget{}
-	p, err := b.Pod.Add(ctx, monitor.AddRequest{ID: e.ID, Container: id, Plan: plan, IO: hio})
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
+	return b.AddExec(ctx, id, e.ID, plan, hio)
 }
 
 // unable is the answer to what a runtime cannot do.

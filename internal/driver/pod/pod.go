@@ -225,6 +225,18 @@ func (p *Pod) Add(ctx context.Context, r monitor.AddRequest) (*Process, error) {
 	return q, nil
 }
 
+// AddExec is Add of a command in a container: its input ends with the client's, and
+// what it writes is in no log.
+func (p *Pod) AddExec(ctx context.Context, container, id string, plan []byte, hio hull.IO) (driver.Process, error) {
+	hio.StdinOnce = true
+	hio.Log = hull.LogTarget{}
+	q, err := p.Add(ctx, monitor.AddRequest{ID: id, Container: container, Plan: plan, IO: hio})
+	if err != nil {
+		return nil, err // an interface with nil in it is not nil
+	}
+	return q, nil
+}
+
 // Call is monitor.Client.Call.
 func (p *Pod) Call(ctx context.Context, op string, body []byte, files ...*os.File) ([]byte, []*os.File, error) {
 	return p.mon.Call(ctx, op, body, files...)

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hull/internal/driver"
+	"hull/internal/driver/group"
 	"hull/internal/driver/pod"
 	"hull/internal/guest"
 	"hull/internal/hull"
@@ -38,7 +39,6 @@ type sandbox struct {
 	limits  hull.Resources
 
 	mu   sync.Mutex
-	id   string      // the container's
 	spec *specs.Spec // what execs are made from
 }
 
@@ -48,10 +48,7 @@ var _ driver.Sandbox = (*sandbox)(nil)
 // restarted engine.
 const specName = "vm-spec.json"
 
-type saved struct {
-	ID   string
-	Spec *specs.Spec
-}
+type saved struct{ Spec *specs.Spec }
 
 // Add implements driver.Sandbox.
 func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) (driver.Process, error) {
@@ -92,7 +89,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if err != nil {
 		return nil, err
 	}
-	if err := b.writeSpec(c.ID, spec); err != nil {
+	if err := b.writeSpec(spec); err != nil {
 		return nil, fmt.Errorf("record container: %w", err)
 	}
 	p, err := b.Pod.Add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, IO: hio})
@@ -100,7 +97,11 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 		return nil, err
 	}
 	// Not before: booting is not the container's work.
-	if _, err := b.group.Set(hostLimits(b.limits)); err != nil {
+	res, err := group.Limits(b.limits)
+	if err == nil {
+		_, err = b.group.Set(hostLimits(res))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("limit the machine: %w", err)
 	}
 	return p, nil
@@ -139,13 +140,7 @@ func (b *sandbox) Exec(ctx context.Context, id string, e driver.ExecSpec, hio hu
 	if err != nil {
 		return nil, err
 	}
-	hio.StdinOnce = true // the client's end of input is the command's
-	hio.Log = hull.LogTarget{}
-	p, err := b.Pod.Add(ctx, monitor.AddRequest{ID: e.ID, Container: id, Plan: raw, IO: hio})
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
+	return b.AddExec(ctx, id, e.ID, raw, hio)
 }
 
 func (b *sandbox) warn(id string, warnings []string) {
@@ -155,14 +150,14 @@ func (b *sandbox) warn(id string, warnings []string) {
 }
 
 // writeSpec keeps what a restarted engine needs for execs.
-func (b *sandbox) writeSpec(id string, spec *specs.Spec) error {
+func (b *sandbox) writeSpec(spec *specs.Spec) error {
 	s, l := *spec, *spec.Linux
 	l.Seccomp, s.Mounts, s.Hooks = nil, nil, nil
 	s.Linux = &l
 	b.mu.Lock()
-	b.id, b.spec = id, &s
+	b.spec = &s
 	b.mu.Unlock()
-	raw, err := json.Marshal(saved{id, &s})
+	raw, err := json.Marshal(saved{&s})
 	if err != nil {
 		return err
 	}
@@ -185,7 +180,7 @@ func (b *sandbox) readSpec() error {
 	if err != nil {
 		return fmt.Errorf("read what is known of pod %s: %w", b.ID(), err)
 	}
-	b.id, b.spec = x.ID, x.Spec
+	b.spec = x.Spec
 	return nil
 }
 
@@ -210,14 +205,18 @@ func (b *sandbox) Update(ctx context.Context, id string, r hull.Resources) error
 			return fmt.Errorf("the machine of container %s has %d MiB; give it more with a new --memory at its start: %w", id, max/mib, errdefs.ErrInvalidArgument)
 		}
 	}
-	raw, err := json.Marshal(monitorvm.Limit{ID: id, Limits: limits(resources(r))})
+	res, err := group.Limits(r)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(monitorvm.Limit{ID: id, Limits: limits(res)})
 	if err != nil {
 		return err
 	}
 	if _, _, err := b.Call(ctx, monitorvm.OpLimit, raw); err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
 	}
-	_, err = b.group.Set(hostLimits(r))
+	_, err = b.group.Set(hostLimits(res))
 	return err
 }
 
@@ -236,7 +235,7 @@ func (b *sandbox) Stats(ctx context.Context, id string) (hull.Stats, error) {
 	if x.Memory.Limit == 0 {
 		x.Memory.Limit = uint64(defaultMemory)
 	}
-	return x, host(&x)
+	return x, group.HostCPU(&x)
 }
 
 // memory is the machine's, in bytes.

@@ -102,15 +102,15 @@ func limits(r *specs.LinuxResources) guest.Limits {
 	}
 	if m := r.Memory; m != nil {
 		if m.Limit != nil && *m.Limit > 0 {
-			l["memory.max"] = itoa(*m.Limit)
+			l["memory.max"] = strconv.FormatInt(*m.Limit, 10)
 		}
 		if m.Reservation != nil && *m.Reservation > 0 {
-			l["memory.low"] = itoa(*m.Reservation)
+			l["memory.low"] = strconv.FormatInt(*m.Reservation, 10)
 		}
 	}
 	if p := r.Pids; p != nil && p.Limit != nil {
 		if l["pids.max"] = "max"; *p.Limit > 0 {
-			l["pids.max"] = itoa(*p.Limit)
+			l["pids.max"] = strconv.FormatInt(*p.Limit, 10)
 		}
 	}
 	if c := r.CPU; c != nil {
@@ -119,7 +119,7 @@ func limits(r *specs.LinuxResources) guest.Limits {
 			if c.Period != nil && *c.Period > 0 {
 				period = *c.Period
 			}
-			l["cpu.max"] = itoa(*c.Quota) + " " + strconv.FormatUint(period, 10)
+			l["cpu.max"] = strconv.FormatInt(*c.Quota, 10) + " " + strconv.FormatUint(period, 10)
 		}
 		if c.Shares != nil && *c.Shares > 0 { // as runc converts them
 			l["cpu.weight"] = strconv.FormatUint(1+(min(max(*c.Shares, 2), 262144)-2)*9999/262142, 10)
@@ -128,42 +128,13 @@ func limits(r *specs.LinuxResources) guest.Limits {
 	return l
 }
 
-// resources are the non-zero fields of r that can change.
-func resources(r hull.Resources) *specs.LinuxResources {
-	out := &specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}}
-	if r.Memory > 0 {
-		out.Memory.Limit = ptr(r.Memory)
+// hostLimits are those of QEMU on the host, of what its container is to have:
+// processors. Its memory is bounded by the machine's.
+func hostLimits(r *specs.LinuxResources) *specs.LinuxResources {
+	c := &specs.LinuxCPU{Cpus: r.CPU.Cpus, Mems: r.CPU.Mems, Shares: r.CPU.Shares, Period: r.CPU.Period}
+	if q := r.CPU.Quota; q != nil && *q > 0 {
+		c.Quota = q
 	}
-	if r.MemoryReservation > 0 {
-		out.Memory.Reservation = ptr(r.MemoryReservation)
-	}
-	if r.PidsLimit != nil {
-		out.Pids = &specs.LinuxPids{Limit: r.PidsLimit}
-	}
-	cpu(out.CPU, r)
-	return out
-}
-
-func cpu(c *specs.LinuxCPU, r hull.Resources) {
-	if r.CPUShares > 0 {
-		c.Shares = ptr(uint64(r.CPUShares))
-	}
-	if r.NanoCPUs > 0 {
-		c.Period, c.Quota = ptr(uint64(100000)), ptr(r.NanoCPUs/10000)
-	}
-	if r.CPUPeriod > 0 {
-		c.Period = ptr(uint64(r.CPUPeriod))
-	}
-	if r.CPUQuota > 0 {
-		c.Quota = ptr(r.CPUQuota)
-	}
-}
-
-// hostLimits are those of QEMU on the host: processors. Its memory is bounded by
-// the machine's.
-func hostLimits(r hull.Resources) *specs.LinuxResources {
-	c := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
-	cpu(c, r)
 	return &specs.LinuxResources{CPU: c}
 }
 

@@ -20,9 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -36,6 +34,10 @@ import (
 	"hull/internal/undo"
 	"hull/internal/vmm"
 )
+
+// accelerator is how machines run. KVM is not used yet: whether it really runs a
+// kernel would have to be tried first, which this package cannot.
+const accelerator = vmm.TCG
 
 const (
 	undoLimit = 15 * time.Second
@@ -62,7 +64,6 @@ type Config struct {
 	Dir          string   // for initramfs and templates
 	CgroupParent string
 	RunDir       string
-	NoTemplates  bool
 	Log          *slog.Logger
 }
 
@@ -72,9 +73,6 @@ type Driver struct {
 	cg        *cgroup.System
 	pods      pod.Config
 	templates *templates
-
-	mu    sync.Mutex
-	accel vmm.Accel // "" = not probed yet
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -107,10 +105,10 @@ func (d *Driver) Close() error {
 // while hulld runs can be used.
 func (d *Driver) Info() driver.Info {
 	details := map[string]string{
-		"accelerator": string(d.accelerator()),
+		"accelerator": string(accelerator),
 		"boundary":    "a machine with a kernel of its own; the host sees QEMU, as a user of no rights with a seccomp filter",
 	}
-	if _, err := os.Stat("/dev/kvm"); err == nil && d.accelerator() == vmm.TCG {
+	if _, err := os.Stat("/dev/kvm"); err == nil {
 		details["notice"] = "/dev/kvm is there and not used: instructions are emulated"
 	}
 	q, err := d.qemu()
@@ -158,16 +156,6 @@ func (d *Driver) qemu() (string, error) {
 		}
 	}
 	return "", fmt.Errorf("qemu is not installed; install Debian's package qemu-system-x86: %w", errdefs.ErrFailedPrecondition)
-}
-
-// accelerator says how machines run here.
-func (d *Driver) accelerator() vmm.Accel {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.accel == "" {
-		return vmm.TCG
-	}
-	return d.accel
 }
 
 // Create implements driver.Driver. The machine starts with its container.
@@ -239,7 +227,7 @@ func (d *Driver) machine(ctx context.Context, name string, r hull.Resources) (vm
 	}
 	cpus := cpusOf(r)
 	return vmm.Config{
-		QEMU: q, Accel: d.accelerator(), CPUs: cpus, Memory: memory, Kernel: k.Path, Initrd: initrd,
+		QEMU: q, Accel: accelerator, CPUs: cpus, Memory: memory, Kernel: k.Path, Initrd: initrd,
 		Cmdline: k.cmdline(cpus), ACPI: k.ACPI, Name: "hull-" + name,
 	}, k, nil
 }
@@ -296,7 +284,7 @@ func checkKernel(path string) error {
 // template gives the files of a machine's template, which the first machine of a
 // kind waits for. Without one it boots.
 func (d *Driver) template(ctx context.Context, c vmm.Config, slots int) (state, memory string, err error) {
-	if d.cfg.NoTemplates || c.QEMU == "" {
+	if c.QEMU == "" { // a machine that a former engine made
 		return "", "", nil
 	}
 	k, err := key(c, slots)
@@ -348,7 +336,3 @@ func (d *Driver) release(ctx context.Context, id, _ string) error {
 	}
 	return g.Destroy(ctx)
 }
-
-func ptr[T any](v T) *T { return &v }
-
-func itoa(v int64) string { return strconv.FormatInt(v, 10) }
