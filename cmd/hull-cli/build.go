@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/internal/route"
 )
 
 // ownBuildFlags are hull's own flags of build: with one of them the engine builds,
@@ -167,7 +168,7 @@ func (b builds) verify(cmd *cobra.Command, args []string, o buildFlags, run runE
 	}
 	made := strings.TrimSpace(string(id))
 	var d api.ImageDifference
-	if err := ask(ctx, b.cli.Client().Dialer(), api.ImagesComparePath, api.ImagePair{A: o.verify, B: made}, &d); err != nil {
+	if err := route.Post(ctx, b.cli.Client().Dialer(), api.ImagesComparePath, api.ImagePair{A: o.verify, B: made}, &d); err != nil {
 		return err
 	}
 	if made != was.ID {

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"hull/api"
 	"hull/cmd/internal/launch"
+	"hull/cmd/internal/route"
 )
 
 const (
@@ -86,27 +86,14 @@ func findings(ctx context.Context, cl *command.DockerCli) ([]api.Finding, error)
 }
 
 func engineFindings(ctx context.Context, cl *command.DockerCli) ([]api.Finding, error) {
-	t := engineTransport(cl)
-	defer t.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://hull"+api.DoctorPath, http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the engine: %w", err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return nil, fmt.Errorf("ask the engine: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the engine does not examine its host: %s: %s; is it hulld, and as new as this program?", resp.Status, bytes.TrimSpace(b))
-	}
 	var found []api.Finding
-	if err := json.Unmarshal(b, &found); err != nil {
-		return nil, fmt.Errorf("read what the engine found: %w", err)
+	err := route.Get(ctx, cl.Client().Dialer(), api.DoctorPath, &found)
+	var no *route.Refusal
+	switch {
+	case errors.As(err, &no):
+		return nil, fmt.Errorf("the engine does not examine its host: %s: %s; is it hulld, and as new as this program?", no.Status, no.Message)
+	case err != nil:
+		return nil, fmt.Errorf("ask the engine: %w", err)
 	}
 	return found, nil
 }

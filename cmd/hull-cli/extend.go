@@ -3,12 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -17,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/internal/route"
 )
 
 // contextKey is where "hull context use" keeps its choice in docker's
@@ -95,31 +94,16 @@ func withIsolations(info *cobra.Command, cli *command.DockerCli) {
 	}
 }
 
-// engineTransport speaks to the engine outside of Docker's API.
-func engineTransport(cli *command.DockerCli) *http.Transport {
-	dial := cli.Client().Dialer()
-	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
-}
-
 // engineInfo asks the engine's own route; nil = it is not a hull engine.
 func engineInfo(ctx context.Context, cli *command.DockerCli) (*api.Info, error) {
-	t := engineTransport(cli)
-	defer t.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://hull"+api.InfoPath, http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the engine for its isolations: %w", err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	if resp.StatusCode != http.StatusOK {
-		return nil, nil //nolint:nilnil // documented: Docker Engine has no such route
-	}
 	var i api.Info
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&i); err != nil {
-		return nil, fmt.Errorf("read the engine's isolations: %w", err)
+	err := route.Get(ctx, cli.Client().Dialer(), api.InfoPath, &i)
+	var no *route.Refusal
+	switch {
+	case errors.As(err, &no):
+		return nil, nil //nolint:nilnil // documented: Docker Engine has no such route
+	case err != nil:
+		return nil, fmt.Errorf("ask the engine for its isolations: %w", err)
 	}
 	return &i, nil
 }

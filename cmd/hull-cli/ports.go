@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"strconv"
 
@@ -17,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"hull/api"
+	"hull/cmd/internal/route"
 )
 
 // withPorts lets "update" change the published ports of a running container.
@@ -85,30 +82,13 @@ func parsePorts(specs []string) ([]api.Port, error) {
 }
 
 func changePorts(ctx context.Context, cli *command.DockerCli, name string, c api.PortsChange) error {
-	body, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	t := engineTransport(cli)
-	defer t.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://hull"+fmt.Sprintf(api.PortsPath, url.PathEscape(name)), bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		return fmt.Errorf("change published ports of %s: %w", name, err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	if resp.StatusCode == http.StatusOK {
+	err := route.Post(ctx, cli.Client().Dialer(), fmt.Sprintf(api.PortsPath, url.PathEscape(name)), c, nil)
+	var no *route.Refusal
+	switch {
+	case err == nil:
 		return nil
+	case errors.As(err, &no) && no.Message != no.Status:
+		return fmt.Errorf("Error response from daemon: %s", no.Message) //nolint:staticcheck // docker's words
 	}
-	var answer struct {
-		Message string `json:"message"`
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer); err != nil || answer.Message == "" {
-		return fmt.Errorf("change published ports of %s: %s", name, resp.Status)
-	}
-	return fmt.Errorf("Error response from daemon: %s", answer.Message) //nolint:staticcheck // docker's words
+	return fmt.Errorf("change published ports of %s: %w", name, err)
 }

@@ -24,6 +24,7 @@ import (
 
 	"hull/api"
 	"hull/cmd/internal/launch"
+	"hull/cmd/internal/route"
 )
 
 // share adds the ways from one engine or registry to another.
@@ -85,11 +86,11 @@ func (s sharing) copy(ctx context.Context, source, target, platform string) erro
 	if c.TargetAuth, err = command.RetrieveAuthTokenFromImage(s.cli.ConfigFile(), target); err != nil {
 		return err
 	}
-	body, err := encodeBody(c)
+	body, err := route.Body(c)
 	if err != nil {
 		return err
 	}
-	resp, err := request(ctx, s.cli.Client().Dialer(), http.MethodPost, api.ImagesCopyPath, body)
+	resp, err := route.Do(ctx, s.cli.Client().Dialer(), http.MethodPost, api.ImagesCopyPath, body)
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ const findEngine = `if command -v hull >/dev/null 2>&1; then exec hull system di
 
 // sshEngine connects to the engine of a host, through the ssh program and what
 // the user has configured for it.
-func sshEngine(raw string) (dialer, error) {
+func sshEngine(raw string) (route.Dialer, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return nil, err
@@ -166,7 +167,7 @@ func sshEngine(raw string) (dialer, error) {
 // transfer brings images from one engine to another: only the layers that are
 // missing there.
 type transfer struct {
-	from, to         dialer
+	from, to         route.Dialer
 	names, platforms []string
 	out              *streams.Out
 }
@@ -176,11 +177,11 @@ func (t transfer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	body, err := encodeBody(api.ImageArchive{Names: t.names, Platforms: t.platforms, Omit: omit})
+	body, err := route.Body(api.ImageArchive{Names: t.names, Platforms: t.platforms, Omit: omit})
 	if err != nil {
 		return err
 	}
-	resp, err := request(ctx, t.from, http.MethodPost, api.ImagesArchivePath, body)
+	resp, err := route.Do(ctx, t.from, http.MethodPost, api.ImagesArchivePath, body)
 	if errdefs.IsNotFound(err) && !t.isHull(ctx, t.from) {
 		return errors.New("the sending engine is not hull: use its own save and 'hull load'")
 	}
@@ -188,7 +189,7 @@ func (t transfer) run(ctx context.Context) error {
 		return fmt.Errorf("send images: %w", err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // only read
-	loaded, err := request(ctx, t.to, http.MethodPost, "/images/load?quiet=0", io.NopCloser(resp.Body))
+	loaded, err := route.Do(ctx, t.to, http.MethodPost, "/images/load?quiet=0", io.NopCloser(resp.Body))
 	if err != nil {
 		return fmt.Errorf("receive images: %w", err)
 	}
@@ -199,7 +200,7 @@ func (t transfer) run(ctx context.Context) error {
 // known lists the layers that the receiver has.
 func (t transfer) known(ctx context.Context) ([]string, error) {
 	var have api.ImageLayers
-	err := ask(ctx, t.from, api.ImagesLayersPath, api.ImageNames{Names: t.names, Platforms: t.platforms}, &have)
+	err := route.Post(ctx, t.from, api.ImagesLayersPath, api.ImageNames{Names: t.names, Platforms: t.platforms}, &have)
 	if err != nil {
 		return nil, fmt.Errorf("list layers: %w", err)
 	}
@@ -207,7 +208,7 @@ func (t transfer) known(ctx context.Context) ([]string, error) {
 	for _, l := range have.Layers {
 		all.Digests = append(all.Digests, l.Digest)
 	}
-	if err := ask(ctx, t.to, api.ImagesLackingPath, all, &lacking); err != nil {
+	if err := route.Post(ctx, t.to, api.ImagesLackingPath, all, &lacking); err != nil {
 		if errdefs.IsNotFound(err) && !t.isHull(ctx, t.to) {
 			fmt.Fprintln(t.out, "The receiving engine is not hull and cannot complete a part: sending everything")
 			return nil, nil
@@ -232,8 +233,8 @@ func (t transfer) known(ctx context.Context) ([]string, error) {
 }
 
 // isHull tells whether an engine has hull's own routes.
-func (t transfer) isHull(ctx context.Context, e dialer) bool {
-	resp, err := request(ctx, e, http.MethodGet, api.InfoPath, nil)
+func (t transfer) isHull(ctx context.Context, e route.Dialer) bool {
+	resp, err := route.Do(ctx, e, http.MethodGet, api.InfoPath, nil)
 	if err != nil {
 		return false
 	}
@@ -266,11 +267,11 @@ func (s sharing) saveDelta(ctx context.Context, a api.ImageArchive, output strin
 	if output == "" && s.cli.Out().IsTerminal() {
 		return errors.New("refusing to write a tar archive to a terminal: use -o FILE or redirect")
 	}
-	body, err := encodeBody(a)
+	body, err := route.Body(a)
 	if err != nil {
 		return err
 	}
-	resp, err := request(ctx, s.cli.Client().Dialer(), http.MethodPost, api.ImagesArchivePath, body)
+	resp, err := route.Do(ctx, s.cli.Client().Dialer(), http.MethodPost, api.ImagesArchivePath, body)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/internal/route"
 )
 
 // volumeCommands are what hull has for volumes beyond docker.
@@ -75,7 +76,7 @@ type volumes struct{ cli command.Cli }
 
 // do sends a request. The body of a good answer is the caller's to close.
 func (v volumes) do(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
-	return request(ctx, v.cli.Client().Dialer(), method, path+"?"+query.Encode(), body)
+	return route.Do(ctx, v.cli.Client().Dialer(), method, path+"?"+query.Encode(), body)
 }
 
 func (v volumes) verb(ctx context.Context, verb, name, to string) error {

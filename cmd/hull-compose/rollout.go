@@ -1,14 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -22,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/internal/route"
 )
 
 // withRollout gives "up" the flag --rollout: services that changed are replaced
@@ -268,26 +264,13 @@ func (r *rollout) removeAll(ctx context.Context, list []container.Summary) error
 
 // takeOver asks the engine: Docker has no words for it.
 func (r *rollout) takeOver(ctx context.Context, id, from string) error {
-	body, err := json.Marshal(api.TakeOver{From: from})
-	if err != nil {
-		return err
+	err := route.Post(ctx, r.p.cli.Client().Dialer(), fmt.Sprintf(api.TakeOverPath, id), api.TakeOver{From: from}, nil)
+	var no *route.Refusal
+	if errors.As(err, &no) {
+		return fmt.Errorf("move names and ports: %s: %w (only hull's engine rolls out)", no.Status, no)
 	}
-	dial := r.p.cli.Client().Dialer()
-	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
-	defer t.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://hull"+fmt.Sprintf(api.TakeOverPath, id), bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := t.RoundTrip(req)
 	if err != nil {
 		return fmt.Errorf("move names and ports: %w", err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
-	if err != nil || resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("move names and ports: %s: %s (only hull's engine rolls out)", resp.Status, bytes.TrimSpace(text))
 	}
 	return nil
 }
