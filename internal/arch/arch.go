@@ -44,6 +44,11 @@ func Rules() []Rule {
 		{Package: "internal/require/..."},
 
 		{Package: "internal/driver", May: []string{"internal/hull"}},
+		{ // what its worlds stand on, where pods have a monitor
+			Package: "internal/driver/drivertest/ground",
+			May:     []string{"internal/hull", "internal/linux/...", "internal/monitor", "internal/require"},
+			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/..."},
+		},
 		{
 			Package: "internal/driver/drivertest/...",
 			May:     []string{"internal/driver", "internal/hull", "internal/linux/...", "internal/require"},
