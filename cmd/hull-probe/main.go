@@ -1,16 +1,13 @@
 // Command hull-probe is what "hull compare" runs inside of an instance, to measure
 // there what only the inside can see.
 //
-//	hull-probe serve     says which kernel it sees, then answers on TCP port 7007
+//	hull-probe serve     says which kernel it sees, then answers on a port
 //	hull-probe measure   prints figures of system calls and files as JSON
 //
-// The port's protocol: a connection's first byte chooses. 'e' sends back what comes
-// (in frames of 64 bytes), 'd' sends zeros for as long as they are taken, 'u' takes
-// all there is and then says how many bytes that were (8, big endian).
+// See cmd/internal/probe for the port and the figures.
 package main
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,13 +19,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hull/cmd/internal/probe"
 )
 
-const (
-	port  = ":7007"
-	frame = 64
-	mib   = 1 << 20
-)
+const mib = 1 << 20
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -53,8 +48,8 @@ func serve() error {
 	if err := unix.Uname(&u); err != nil {
 		return os.NewSyscallError("uname", err)
 	}
-	fmt.Printf("up %s %s\n", unix.ByteSliceToString(u.Sysname[:]), unix.ByteSliceToString(u.Release[:]))
-	l, err := net.Listen("tcp", port)
+	fmt.Printf(probe.Up+"%s %s\n", unix.ByteSliceToString(u.Sysname[:]), unix.ByteSliceToString(u.Release[:]))
+	l, err := net.Listen("tcp", fmt.Sprint(":", probe.Port))
 	if err != nil {
 		return err
 	}
@@ -77,30 +72,18 @@ func answer(c net.Conn) error {
 	}
 	buf := make([]byte, 256<<10)
 	switch what[0] {
-	case 'e':
+	case probe.Echo:
 		for {
-			if _, err := io.ReadFull(c, buf[:frame]); err != nil {
+			if _, err := io.ReadFull(c, buf[:probe.Frame]); err != nil {
 				return err
 			}
-			if _, err := c.Write(buf[:frame]); err != nil {
+			if _, err := c.Write(buf[:probe.Frame]); err != nil {
 				return err
 			}
 		}
-	case 'd':
+	case probe.Download:
 		for {
 			if _, err := c.Write(buf); err != nil {
-				return err
-			}
-		}
-	case 'u':
-		var n uint64
-		for {
-			k, err := c.Read(buf)
-			n += uint64(k)
-			if errors.Is(err, io.EOF) {
-				return binary.Write(c, binary.BigEndian, n)
-			}
-			if err != nil {
 				return err
 			}
 		}
@@ -108,19 +91,8 @@ func answer(c net.Conn) error {
 	return nil
 }
 
-// figures is what measure prints.
-type figures struct {
-	SyscallNS  float64 `json:"syscall_ns"`   // one getppid(2)
-	FileWrite  float64 `json:"file_write"`   // MiB/s into a new file, with fsync
-	FileRead   float64 `json:"file_read"`    // MiB/s of it again, from the cache
-	FilesPerS  float64 `json:"files_per_s"`  // small files made, looked up and removed
-	ProcessPer float64 `json:"process_ms"`   // to start a program and wait for its end
-	Processors int     `json:"processors"`   // that it may use
-	MemoryMiB  uint64  `json:"memory_total"` // that the kernel says there is
-}
-
 func measure() error {
-	var f figures
+	var f probe.Figures
 	f.SyscallNS = syscalls(200 * time.Millisecond)
 	dir, err := os.MkdirTemp(writable(), ".hull-probe")
 	if err != nil {
@@ -133,7 +105,7 @@ func measure() error {
 	if f.FilesPerS, err = small(dir, 500); err != nil {
 		return err
 	}
-	if f.ProcessPer, err = processes(20); err != nil {
+	if f.ProcessMS, err = processes(20); err != nil {
 		return err
 	}
 	var set unix.CPUSet
@@ -142,7 +114,7 @@ func measure() error {
 	}
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err == nil {
-		f.MemoryMiB = info.Totalram * uint64(info.Unit) / mib
+		f.MemoryTotal = info.Totalram * uint64(info.Unit) / mib
 	}
 	return json.NewEncoder(os.Stdout).Encode(f)
 }

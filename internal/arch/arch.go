@@ -119,7 +119,7 @@ func Rules() []Rule {
 		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/...", "internal/plot"}, Never: append(services, "internal/linux/...", "internal/runtime/...", "internal/hull")},
 		{Package: "cmd/hull-compose/...", May: []string{"cmd/hull-compose/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-registry/...", May: []string{"cmd/hull-registry/..."}, Never: []string{"internal/..."}},
-		{Package: "cmd/hull-probe/..."},
+		{Package: "cmd/hull-probe/...", May: []string{"cmd/internal/probe"}},
 		{Package: "cmd/hull-unpack/...", May: []string{"internal/image/jail"}, Never: []string{"internal/image", "internal/engine/...", "internal/store/..."}},
 		{Package: "cmd/hull-monitor/...", May: []string{"cmd/hull-monitor/...", "internal/monitor/...", "internal/runtime/...", "internal/linux/..."}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},
 		{Package: "cmd/hull-runc/...", May: []string{"cmd/hull-runc/...", "internal/runtime/...", "internal/linux/...", "internal/undo"}, Never: []string{"internal/engine/...", "internal/store/...", "internal/image/..."}},

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"hull/api"
+	"hull/cmd/internal/probe"
 )
 
 // Options say what is compared, and how often.
@@ -51,24 +52,13 @@ type Figures struct {
 	Memory    int64             `json:"memory"`               // bytes, PSS of all processes that an idle instance needs
 	MemoryAll int64             `json:"memory_all"`           // of Report.Instances of them
 	Disk      int64             `json:"disk"`                 // bytes that an idle instance adds
-	Inside    Inside            `json:"inside"`               // measured by hull-probe
+	Inside    probe.Figures     `json:"inside"`               // measured by hull-probe
 	Download  float64           `json:"download"`             // MiB/s out of the instance, through a published port
 	Requests  float64           `json:"requests_per_s"`       // 64 bytes there and back, one at a time
 	Answers   time.Duration     `json:"answers_ns,omitempty"` // create to the first connection that the service takes; without a port: to Command's first success
 	Load      float64           `json:"load,omitempty"`       // what Command says per second, the best of three
 	LoadUnit  string            `json:"load_unit,omitempty"`
 	Missing   map[string]string `json:"missing,omitempty"`
-}
-
-// Inside is what hull-probe measures.
-type Inside struct {
-	SyscallNS   float64 `json:"syscall_ns"`
-	FileWrite   float64 `json:"file_write"`  // MiB/s, with fsync
-	FileRead    float64 `json:"file_read"`   // MiB/s, from the cache
-	FilesPerS   float64 `json:"files_per_s"` // small files made, looked up and removed
-	ProcessMS   float64 `json:"process_ms"`
-	Processors  int     `json:"processors"`
-	MemoryTotal uint64  `json:"memory_total"` // MiB that the kernel says there is
 }
 
 func (f *Figures) miss(what string, err error) {

@@ -9,8 +9,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
+
+	"hull/cmd/internal/probe"
 )
 
 // How long each of the network's figures is measured.
@@ -25,7 +26,7 @@ func (s *session) network(ctx context.Context, id string, f *Figures) error {
 	if got.Container.NetworkSettings == nil {
 		return errors.New("the engine does not say where the port is")
 	}
-	bound := got.Container.NetworkSettings.Ports[network.MustParsePort(probePort)]
+	bound := got.Container.NetworkSettings.Ports[probePort()]
 	if len(bound) == 0 {
 		return errors.New("the port is not published")
 	}
@@ -62,12 +63,12 @@ func connect(ctx context.Context, addr string, what byte) (net.Conn, error) {
 // requests is how many small messages go there and back in a second, one at a time:
 // from the median of their times.
 func requests(ctx context.Context, addr string) (float64, error) {
-	c, err := connect(ctx, addr, 'e')
+	c, err := connect(ctx, addr, probe.Echo)
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close() //nolint:errcheck // measured by then
-	buf := make([]byte, 64)
+	buf := make([]byte, probe.Frame)
 	var times []time.Duration
 	for start := time.Now(); time.Since(start) < span || len(times) < 3; {
 		t := time.Now()
@@ -85,7 +86,7 @@ func requests(ctx context.Context, addr string) (float64, error) {
 
 // download is MiB/s out of the instance on one connection.
 func download(ctx context.Context, addr string) (float64, error) {
-	c, err := connect(ctx, addr, 'd')
+	c, err := connect(ctx, addr, probe.Download)
 	if err != nil {
 		return 0, err
 	}

@@ -21,11 +21,12 @@ import (
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
+
+	"hull/cmd/internal/probe"
 )
 
 const (
 	probePath = "/.hull-probe"
-	probePort = "7007/tcp"
 	// label marks what a comparison made; "docker ps -a --filter label=..." finds what
 	// one that was killed has left.
 	label = "hull.compare"
@@ -34,6 +35,8 @@ const (
 	// The end of the user's patience does not end the removal of what was made.
 	cleaning = time.Minute
 )
+
+func probePort() network.Port { return network.MustParsePort(fmt.Sprintf("%d/tcp", probe.Port)) }
 
 // session is one comparison: what it made, to be removed.
 type session struct {
@@ -56,7 +59,7 @@ type instance struct {
 // prepare makes an image of the user's with the probe as its program.
 func (s *session) prepare(ctx context.Context) error {
 	s.containers = map[string]struct{}{}
-	probe, err := os.ReadFile(s.o.Probe)
+	program, err := os.ReadFile(s.o.Probe)
 	if err != nil {
 		return fmt.Errorf("read the probe: %w", err)
 	}
@@ -69,9 +72,9 @@ func (s *session) prepare(ctx context.Context) error {
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	err = w.WriteHeader(&tar.Header{Name: strings.TrimPrefix(probePath, "/"), Mode: 0o755, Size: int64(len(probe)), Typeflag: tar.TypeReg})
+	err = w.WriteHeader(&tar.Header{Name: strings.TrimPrefix(probePath, "/"), Mode: 0o755, Size: int64(len(program)), Typeflag: tar.TypeReg})
 	if err == nil {
-		_, err = w.Write(probe)
+		_, err = w.Write(program)
 	}
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
@@ -147,7 +150,7 @@ func (s *session) cleanUp() error {
 
 // boot runs an instance with the probe and waits for its first words.
 func (s *session) boot(ctx context.Context, isolation string) (*instance, error) {
-	port := network.MustParsePort(probePort)
+	port := probePort()
 	ctx, cancel := context.WithTimeout(ctx, s.o.Patience)
 	defer cancel()
 	start := time.Now()
@@ -172,7 +175,7 @@ func (s *session) boot(ctx context.Context, isolation string) (*instance, error)
 	if err != nil {
 		return nil, fmt.Errorf("wait for the first words of %.12s: %w", id, errors.Join(err, ctx.Err()))
 	}
-	kernel, ok := strings.CutPrefix(words, "up ")
+	kernel, ok := strings.CutPrefix(words, probe.Up)
 	if !ok {
 		return nil, fmt.Errorf("%.12s says %q instead of its kernel", id, words)
 	}
@@ -209,7 +212,7 @@ func (l *line) Write(p []byte) (int, error) {
 }
 
 // inside runs the probe's own measurements.
-func (s *session) inside(ctx context.Context, id string, to *Inside) error {
+func (s *session) inside(ctx context.Context, id string, to *probe.Figures) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Patience)
 	defer cancel()
 	out, code, err := s.exec(ctx, id, []string{probePath, "measure"}, "0")
