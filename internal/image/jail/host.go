@@ -27,13 +27,13 @@ type Unpacker struct {
 // Unpack is archive.Layer in a child of its own, which ends with ctx. Errors are
 // Layer's; the digest is that of what the child has read, and no better than it.
 func (u *Unpacker) Unpack(ctx context.Context, r io.Reader, root *os.File, o archive.Options) (archive.Result, digest.Digest, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	life, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c, err := u.start(ctx, r)
+	c, err := u.start(life, r)
 	if err != nil {
 		return archive.Result{}, "", fmt.Errorf("start %s: %w", u.Program, err)
 	}
-	got, err := c.serve(ctx, root, o)
+	got, err := c.serve(life, root, o)
 	source := c.sourceError()
 	cancel() // it has nothing more to say
 	waited := c.wait()
@@ -42,7 +42,7 @@ func (u *Unpacker) Unpack(ctx context.Context, r io.Reader, root *os.File, o arc
 		return got.Result, "", fmt.Errorf("read layer: %w", source)
 	case err == nil:
 		return got.Result, got.Digest, got.Failure.error()
-	case context.Cause(ctx) != nil && !errors.Is(context.Cause(ctx), context.Canceled):
+	case ctx.Err() != nil:
 		return got.Result, "", context.Cause(ctx)
 	}
 	return got.Result, "", fmt.Errorf("the process that unpacks the layer ended early: %w", errors.Join(err, waited))
