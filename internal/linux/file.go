@@ -80,3 +80,14 @@ func BootID() (string, error) {
 	}
 	return strings.TrimSpace(string(b)), nil
 }
+
+// OOMKilled says whether a cgroup's memory.events, or memory.oom_control of version 1,
+// counts a process that the kernel's out-of-memory killer has ended (cgroups(7)).
+func OOMKilled(events []byte) bool {
+	for line := range strings.SplitSeq(string(events), "\n") {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return n != "0"
+		}
+	}
+	return false
+}

@@ -211,3 +211,17 @@ func TestLookupUser(t *testing.T) {
 		t.Errorf("fifo: %v", err)
 	}
 }
+
+func TestOOMKilled(t *testing.T) {
+	for events, want := range map[string]bool{
+		"low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n": true,
+		"oom_kill_disable 0\nunder_oom 0\noom_kill 2\n":               true, // version 1
+		"oom_kill_disable 0\nunder_oom 0\noom_kill 0\n":               false,
+		"oom 4\noom_kill 0\n":                                         false,
+		"":                                                            false,
+	} {
+		if got := OOMKilled([]byte(events)); got != want {
+			t.Errorf("%q: %v", events, got)
+		}
+	}
+}

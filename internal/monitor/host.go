@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/hull"
+	"hull/internal/linux"
 	"hull/internal/runtime"
 )
 
@@ -71,15 +72,7 @@ func oomKilled(c runtime.Cgroup) bool {
 	}
 	var buf [512]byte
 	b, err := readFile(filepath.Join(dir, name), buf[:])
-	if err != nil {
-		return false
-	}
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			return n != "0"
-		}
-	}
-	return false
+	return err == nil && linux.OOMKilled(b)
 }
 
 // readFile reads as much of a small file as fits. Not with os.ReadFile, which

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -565,15 +564,7 @@ func writeLimits(dir string, l guest.Limits) error {
 
 func oomKilled(dir string) bool {
 	b, err := os.ReadFile(filepath.Join(dir, "memory.events"))
-	if err != nil {
-		return false
-	}
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			return n != "0"
-		}
-	}
-	return false
+	return err == nil && linux.OOMKilled(b)
 }
 
 func readStats(dir string) guest.Stats {
