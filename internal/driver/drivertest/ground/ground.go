@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -179,7 +181,7 @@ func (g *Ground) Log(id string) hull.LogTarget {
 // Logged implements drivertest.World.
 func (g *Ground) Logged(id string) string {
 	b, err := os.ReadFile(g.Log(id).Path)
-	if err != nil && !os.IsNotExist(err) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		g.t.Fatal(err)
 	}
 	var text strings.Builder
@@ -266,7 +268,7 @@ func (g *Ground) count() (c counts) {
 func names(t testing.TB, dir string) (n []string) {
 	t.Helper()
 	d, err := os.ReadDir(dir)
-	if err != nil && !os.IsNotExist(err) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
 	for _, e := range d {
