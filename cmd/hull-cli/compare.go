@@ -15,6 +15,7 @@ import (
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/config"
+	"github.com/moby/sys/atomicwriter"
 	"github.com/spf13/cobra"
 
 	"hull/cmd/hull-cli/internal/compare"
@@ -114,17 +115,8 @@ func remember(engine string, r *compare.Report) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return fmt.Errorf("keep the figures for hull info: %w", err)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".compare")
-	if err != nil {
+	if err := atomicwriter.WriteFile(file, b, 0o600); err != nil {
 		return fmt.Errorf("keep the figures for hull info: %w", err)
-	}
-	_, err = tmp.Write(b)
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("keep the figures for hull info: %w", err), os.Remove(tmp.Name()))
 	}
 	return nil
 }
