@@ -1,9 +1,13 @@
 package oci_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"hull/internal/driver"
 	"hull/internal/driver/drivertest"
@@ -65,6 +69,51 @@ func TestContractSandboxRoot(t *testing.T) {
 	require.Root(t)
 	path := require.Runsc(t)
 	drivertest.Run(t, func(t *testing.T) drivertest.World { return newWorld(t, path) })
+}
+
+// TestKillAmongOthersRoot: a container that ends of a signal takes the runtime's command
+// along that sent it, when that command lingers; the signal was sent all the same.
+func TestKillAmongOthersRoot(t *testing.T) {
+	require.Root(t)
+	lingering := filepath.Join(t.TempDir(), "runsc")
+	script := "#!/bin/sh\nfor a in \"$@\"; do\n  [ \"$a\" = kill ] && { '" + require.Runsc(t) + "' \"$@\" || exit; exec sleep 60; }\ndone\nexec '" + require.Runsc(t) + "' \"$@\"\n"
+	if err := os.WriteFile(lingering, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, lingering)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	pod := strings.Repeat("cd", 32)
+	b, err := w.driver().Create(ctx, driver.SandboxSpec{ID: pod, RunDir: w.RunDir(pod)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := b.Destroy(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	var one driver.Process
+	for _, id := range []string{"one", "two"} {
+		p, err := b.Add(ctx, driver.ContainerSpec{ID: id, Rootfs: w.Rootfs(), OCI: drivertest.Spec("/bin/sleep", "1000")}, hull.IO{Log: w.Log(id)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if id == "one" {
+			one = p
+		}
+	}
+	if err := one.Signal(ctx, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if x, err := one.Wait(ctx); err != nil || x.Code != 137 {
+		t.Errorf("%+v %v", x, err)
+	}
 }
 
 // TestContractRuntimeRoot: and for a runtime that follows runc.

@@ -74,8 +74,8 @@ func (p *process) Start(ctx context.Context) error {
 	}
 	log := filepath.Join(c.dir, "start.log")
 	err := c.b.run(c.seat, &command{name: "start", args: []string{c.id}, dir: c.dir, log: log}, createLimit)
-	if errors.Is(err, errCommandKilled) && p.child.ended() {
-		return nil // the program was quicker than the command that started it, which ends with its container
+	if p.tookAlong(err) {
+		return nil // the program was quicker than the command that started it
 	}
 	if err != nil {
 		_ = p.Signal(syscall.SIGKILL)
@@ -224,7 +224,23 @@ func (p *process) Signal(sig syscall.Signal) error {
 	case p.c.b.cfg.Style != Runsc, sig == syscall.SIGKILL && p.c.alone():
 		return p.child.signal(sig)
 	}
-	return p.c.signalByRuntime(sig, 0)
+	return p.signalByRuntime(sig, 0)
+}
+
+// tookAlong says whether err is of a command that ended because its container did,
+// whose cgroups and thread it shares: it has done what it was to do, or nobody is left
+// to do it to.
+func (p *process) tookAlong(err error) bool {
+	return errors.Is(err, errCommandKilled) && p.child.ended()
+}
+
+// signalByRuntime is the container's, for a process that may end of the signal sooner
+// than the command that sends it.
+func (p *process) signalByRuntime(sig syscall.Signal, pid int) error {
+	if err := p.c.signalByRuntime(sig, pid); !p.tookAlong(err) {
+		return err
+	}
+	return nil
 }
 
 // signalStarted is Signal for what has no process before its start.
@@ -244,11 +260,11 @@ func (p *process) signalStarted(sig syscall.Signal) error {
 	case sig == 0:
 		return nil
 	case p.shared:
-		return p.c.signalByRuntime(sig, 0)
+		return p.signalByRuntime(sig, 0)
 	case p.inner == 0:
 		return p.child.signal(sig)
 	case p.c.b.cfg.Style == Runsc:
-		return p.c.signalByRuntime(sig, p.inner)
+		return p.signalByRuntime(sig, p.inner)
 	}
 	// A process of the host, whose parent, the command, has not reaped it: else that
 	// would have ended.
