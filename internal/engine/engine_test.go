@@ -96,6 +96,35 @@ func TestStartFailsCleanAtEveryStep(t *testing.T) {
 	}
 }
 
+// TestAStartOutlivesItsClient: who has seen the workload's output may leave
+// before the engine has heard that it runs; the workload stays, as does a
+// command in it.
+func TestAStartOutlivesItsClient(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	c := create(t, e, hull.Spec{})
+	ctx, leave := context.WithCancel(t.Context())
+	w.running = leave
+	if err := e.Start(ctx, c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := e.Container(t.Context(), c.ID); err != nil || now.Status.Phase != hull.Running {
+		t.Fatalf("the client left, and the record says %+v (%v)", now.Status, err)
+	}
+	ctx, leave = context.WithCancel(t.Context())
+	w.running = leave
+	id, err := e.ExecCreate(t.Context(), c.ID, hull.ExecSpec{Args: []string{"app"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.ExecStart(ctx, id, nil, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if x, err := e.Exec(t.Context(), id); err != nil || !x.Running {
+		t.Errorf("the client left, and the command is %+v (%v)", x, err)
+	}
+}
+
 func TestCreateFailsCleanAtEveryStep(t *testing.T) {
 	for n := 1; n < 100; n++ {
 		w := newWorld()

@@ -88,7 +88,7 @@ func (e *execs) ExecStart(ctx context.Context, id string, a *hull.Attach, rows, 
 		return fmt.Errorf("exec in %s: %w", c.Name, err)
 	}
 	e.publish("exec_start: "+strings.Join(s.Args, " "), c, map[string]string{"execID": id})
-	if err := proc.Start(ctx); err != nil {
+	if err := let(ctx, proc); err != nil {
 		x.end(execCode(err))
 		return fmt.Errorf("exec in %s: %w", c.Name, err)
 	}

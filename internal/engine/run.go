@@ -19,6 +19,9 @@ import (
 // undoLimit bounds giving back what a failed start or an ended run holds.
 const undoLimit = 30 * time.Second
 
+// startLimit bounds the last step of a start, which no client's going away ends.
+const startLimit = 2 * time.Minute
+
 // Start begins one run of a created or stopped container.
 //
 // Everything acquired here lives until the run ends and is given back by the
@@ -111,13 +114,22 @@ func (e *runner) start(ctx context.Context, id string) (err error) {
 	if err := e.store.UpdateStatus(id, running(proc.Pid(), endpoint, target.Path)); err != nil {
 		return err
 	}
-	if err := proc.Start(ctx); err != nil {
+	if err := let(ctx, proc); err != nil {
 		return fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	x.started = time.Now()
 	e.publish("start", c, nil)
 	e.watch(ctx, x)
 	return nil
+}
+
+// let starts what is made and on record. From here it is no longer the client's
+// to call back: whoever has seen the first output of the workload may go away
+// before the engine knows that the workload runs.
+func let(ctx context.Context, p driver.Process) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	defer cancel()
+	return p.Start(ctx)
 }
 
 // startFailed puts the record back to where a failed start found it, with the

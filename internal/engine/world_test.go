@@ -35,6 +35,8 @@ type world struct {
 	containers map[string]hull.Container
 	boxes      map[string]*box
 	img        hull.Image
+
+	running func() // called when a workload runs, before the engine hears of it
 }
 
 func newWorld() *world {
@@ -432,7 +434,7 @@ type process struct {
 	on    bool
 }
 
-func (p *process) Start(context.Context) error {
+func (p *process) Start(ctx context.Context) error {
 	if p.on {
 		return errdefs.ErrConflict
 	}
@@ -440,6 +442,12 @@ func (p *process) Start(context.Context) error {
 		return err
 	}
 	p.on = true
+	if p.w.running != nil {
+		p.w.running()
+	}
+	if err := ctx.Err(); err != nil { // it runs, and the answer does not arrive any more
+		return err
+	}
 	switch p.args[0] {
 	case "/bin/sh": // a health check: its line is its exit code
 		code := 0
