@@ -42,6 +42,7 @@ func TestReadme(t *testing.T) {
 		}
 		script.WriteString(c + "\n")
 	}
+	script.WriteString("wait\n") // the registry of the tour takes leave of its clients before it ends
 	cmd := e.HostCommand("bash", "-c", "cd "+e.Dir("home")+"\n"+script.String())
 	cmd.Env = append(os.Environ(), "PATH="+bin+":"+cache+"/bin:"+os.Getenv("PATH"), "HULL_ROOT="+e.Root, "HULL_RUN="+e.Run,
 		"HULL_HOST=", "DOCKER_HOST=", "DOCKER_CONTEXT=", "HOME="+e.Dir("home"))
@@ -57,7 +58,7 @@ func TestReadme(t *testing.T) {
 }
 
 func run(cmd *exec.Cmd) (string, error) {
-	cmd.WaitDelay = 2 * time.Second
+	cmd.WaitDelay = 30 * time.Second // whoever keeps the shell's output for longer has been left behind
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
