@@ -95,7 +95,7 @@ func validate(t *testing.T, dir, program, runtime string) string {
 		"sh", runtime, tmp, program)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "RUNTIME="+wrapper, "TMPDIR="+tmp)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 20 * time.Second
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
