@@ -18,6 +18,9 @@ GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 # gVisor's runtime is a program of its own: its module is not one of ours.
 RUNSC_VERSION := v0.0.0-20260905035102-160fafc42237
 RUNSC   := $(TOOLS)/runsc-$(RUNSC_VERSION)
+# docker's build plugin is a program of its own, too, which the tests drive.
+BUILDX_VERSION := v0.35.0
+BUILDX  := $(TOOLS)/docker-buildx-$(BUILDX_VERSION)
 # One cache for each checkout: its findings carry paths, and a finding kept from
 # another checkout escapes the exclusions, which go by path.
 LINTCACHE = $(HULL_CACHE)/lint/$(shell echo $(CURDIR) | sha256sum | cut -c1-12)
@@ -35,7 +38,7 @@ UNIT    := ./api/... ./cmd/... ./internal/...
 # What the machine of `make test` must be able to do: a test whose need is named
 # here fails instead of skipping. Empty for a developer without root.
 ifeq ($(shell id -u),0)
-REQUIRE := root,overlay,userns,netns,nft,mmdebstrap,psql,docker,bin,runsc,runc
+REQUIRE := root,overlay,userns,netns,nft,mmdebstrap,psql,docker,buildx,bin,runsc,runc
 ifeq ($(shell uname -m),x86_64)
 REQUIRE := $(REQUIRE),vm
 KERNEL  := kernel-debian
@@ -147,11 +150,17 @@ demo: setup build ## From nothing to a running Redis, on an engine of its own
 	@$(GOBUILD) -o bin/test/demo ./test/demo && bin/test/demo
 
 .PHONY: testbin
-testbin: ## The docker client and docker compose that the tests drive, at the version of go.mod
+testbin: $(BUILDX) ## The docker client, docker compose (at the version of go.mod) and docker buildx that the tests drive
 	@$(GOBUILD) -ldflags "-s -w -X github.com/docker/cli/cli/version.Version=$$($(GO) list -m -f '{{.Version}}' github.com/docker/cli | sed 's/^v//;s/+.*//')" \
 	  -o $(HULL_CACHE)/bin/docker github.com/docker/cli/cmd/docker
 	@$(GOBUILD) -ldflags "-s -w -X github.com/docker/compose/v5/internal.Version=$$($(GO) list -m -f '{{.Version}}' github.com/docker/compose/v5)" \
 	  -o $(HULL_CACHE)/bin/docker-compose github.com/docker/compose/v5/cmd
+	@ln -sfn $(BUILDX) $(HULL_CACHE)/bin/docker-buildx
+
+$(BUILDX):
+	@mkdir -p $(TOOLS)
+	cd / && GOBIN=$(TOOLS)/build-buildx $(GO) install -trimpath -ldflags "-s -w -X github.com/docker/buildx/version.Version=$(BUILDX_VERSION)" github.com/docker/buildx/cmd/buildx@$(BUILDX_VERSION)
+	mv $(TOOLS)/build-buildx/buildx $@
 
 .PHONY: images
 images: setup ## Make all test images now

@@ -303,7 +303,18 @@ func (l *loader) target(ctx context.Context, d ocispec.Descriptor, done map[dige
 	labels := map[string]string{}
 	var ids []string
 	for i, m := range idx.Manifests {
-		if !isManifest(m.MediaType) || !l.s.hasBlob(ctx, m.Digest) || isAttestation(m) {
+		if !isManifest(m.MediaType) || !l.s.hasBlob(ctx, m.Digest) {
+			continue
+		}
+		if isAttestation(m) {
+			a, err := l.s.attestation(ctx, m)
+			if errdefs.IsNotFound(err) {
+				continue
+			}
+			if err = errors.Join(err, l.s.keepAttestation(ctx, a)); err != nil {
+				return nil, err
+			}
+			labels[refLabel("m", i)] = m.Digest.String()
 			continue
 		}
 		got, err := l.target(ctx, m, done)
@@ -314,11 +325,6 @@ func (l *loader) target(ctx context.Context, d ocispec.Descriptor, done map[dige
 		labels[refLabel("m", i)] = m.Digest.String()
 	}
 	return ids, l.s.label(ctx, d.Digest, labels)
-}
-
-// isAttestation knows BuildKit's records about an image, which are not images.
-func isAttestation(d ocispec.Descriptor) bool {
-	return d.Annotations["vnd.docker.reference.type"] != "" || (d.Platform != nil && d.Platform.OS == "unknown")
 }
 
 // image unpacks one image. "" = it is not for a wanted platform.

@@ -79,7 +79,7 @@ type pusher struct {
 // push sends what a name stands for: all of it when it is here, and otherwise
 // the image of the platform asked for.
 func (p *pusher) push(ctx context.Context, r hull.PushRequest, target ocispec.Descriptor, entries []*entry) error {
-	manifests, whole, err := p.manifests(ctx, r, target, entries)
+	manifests, about, whole, err := p.manifests(ctx, r, target, entries)
 	if err != nil {
 		return err
 	}
@@ -109,6 +109,10 @@ func (p *pusher) push(ctx context.Context, r hull.PushRequest, target ocispec.De
 		for _, l := range img.manifest.Layers {
 			p.tell.say(short(l.Digest.Encoded()), "Preparing")
 		}
+	}
+	for _, a := range about {
+		blobs = append(blobs, a.parts...)
+		manifests = append(manifests, a.Descriptor)
 	}
 	last := manifests[len(manifests)-1]
 	if whole {
@@ -148,28 +152,22 @@ func (p *pusher) push(ctx context.Context, r hull.PushRequest, target ocispec.De
 }
 
 // manifests lists what to send. whole: all that the target's index speaks of is
-// here, so that the index itself can be sent.
-func (p *pusher) manifests(ctx context.Context, r hull.PushRequest, target ocispec.Descriptor, entries []*entry) ([]ocispec.Descriptor, bool, error) {
+// here, what is said about the images too, so that the index itself can be sent.
+func (p *pusher) manifests(ctx context.Context, r hull.PushRequest, target ocispec.Descriptor, entries []*entry) ([]ocispec.Descriptor, []attestation, bool, error) {
 	if isIndex(target.MediaType) && r.Platform == "" {
-		all, err := p.s.manifestsOf(ctx, target, 0)
-		if err != nil {
-			return nil, false, err
+		all, about, err := p.s.whole(ctx, target)
+		if err == nil {
+			return all, about, true, nil
 		}
-		whole := len(all) > 0
-		for _, m := range all {
-			if _, err := p.s.readImage(ctx, m); err != nil {
-				whole = false
-			}
-		}
-		if whole {
-			return all, true, nil
+		if !errdefs.IsNotFound(err) {
+			return nil, nil, false, err
 		}
 	}
 	e, err := p.s.choose(entries, p.name, r.Platform)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
-	return []ocispec.Descriptor{e.manifest}, false, nil
+	return []ocispec.Descriptor{e.manifest}, nil, false, nil
 }
 
 // documents sends the manifests by digest, and the last one by tag.

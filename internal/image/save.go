@@ -179,8 +179,11 @@ func (sv *saver) image(ctx context.Context, name string, entries []*entry, ref s
 		}
 		return noSuchImage(ref)
 	}
-	d := descs[0]
-	if len(descs) > 1 {
+	d, whole, err := sv.whole(ctx, name, descs[0])
+	if err != nil {
+		return err
+	}
+	if len(descs) > 1 && !whole {
 		// One name for several platforms is an index of those that are here.
 		idx := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: descs}
 		idx.SchemaVersion = 2
@@ -207,6 +210,35 @@ func (sv *saver) image(ctx context.Context, name string, entries []*entry, ref s
 		sv.index.Manifests = append(sv.index.Manifests, d)
 	}
 	return nil
+}
+
+// whole collects the index that a name stands for, with what it says about its
+// images, when all of it is here: what is loaded then has the same digest.
+func (sv *saver) whole(ctx context.Context, name string, d ocispec.Descriptor) (ocispec.Descriptor, bool, error) {
+	target := sv.s.view.Load().names[name].target
+	if name == "" || len(sv.wanted) > 0 || !isIndex(target.MediaType) {
+		return d, false, nil
+	}
+	_, about, err := sv.s.whole(ctx, target)
+	if errdefs.IsNotFound(err) {
+		return d, false, nil
+	}
+	if err != nil {
+		return d, false, err
+	}
+	info, err := sv.s.content.Info(ctx, target.Digest)
+	if err != nil {
+		return d, false, fmt.Errorf("read image index: %w", err)
+	}
+	target.Size = info.Size
+	sv.blobs[target.Digest] = target
+	for _, a := range about {
+		sv.blobs[a.Digest] = a.Descriptor
+		for _, p := range a.parts {
+			sv.blobs[p.Digest] = p
+		}
+	}
+	return target, true, nil
 }
 
 func (sv *saver) wants(p ocispec.Platform) bool {

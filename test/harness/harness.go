@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -404,6 +405,27 @@ func (e *Engine) Docker() *Client {
 		}
 	}
 	return &Client{e: e, Name: "docker", argv: []string{docker}}
+}
+
+// Buildx is the docker client with docker's build plugin: its "build" is BuildKit's
+// own protocol, and "buildx" is there.
+func (e *Engine) Buildx() *Client {
+	e.t.Helper()
+	dir, err := images.CacheDir()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	plugin := filepath.Join(dir, "bin", "docker-buildx")
+	_, err = os.Stat(plugin)
+	require.Must(e.t, "buildx", err == nil, "docker buildx is not built: run make testbin")
+	config := e.Dir("config-buildx")
+	link := filepath.Join(e.Dir("config-buildx/cli-plugins"), "docker-buildx")
+	if err := os.Symlink(plugin, link); err != nil && !errors.Is(err, fs.ErrExist) {
+		e.t.Fatal(err)
+	}
+	c := e.Docker()
+	c.Name, c.Env = "docker (buildx)", []string{"DOCKER_CONFIG=" + config}
+	return c
 }
 
 // Compose is docker compose, as the standalone program that make builds.

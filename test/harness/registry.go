@@ -13,8 +13,9 @@ import (
 )
 
 // Registry serves an image registry on the engine's loopback until the test
-// ends, and returns its address. The middleware, if any, sees every request.
-func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Handler) string {
+// ends, and returns its address, which is the same on the loopback of others. The
+// middleware, if any, sees every request.
+func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Handler, others ...*Engine) string {
 	e.t.Helper()
 	conf := &configuration.Configuration{
 		Version: "0.1",
@@ -39,6 +40,13 @@ func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Ha
 	}
 	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)} // #nosec: a test
 	go func() { _ = server.Serve(l) }()
+	for _, o := range others {
+		l, err := o.Listen(l.Addr().String())
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		go func() { _ = server.Serve(l) }()
+	}
 	e.t.Cleanup(func() { _ = server.Close() })
 	return l.Addr().String()
 }

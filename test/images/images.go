@@ -1,6 +1,6 @@
 // Package images makes real images from Debian packages for tests and the demo:
-// busybox, debian, redis, postgres, nginx, python, jupyter and a synthetic one of
-// many layers. They are cached outside the tree ($HULL_CACHE/images, default
+// busybox, debian, redis, postgres, nginx, python, jupyter, golang, node and a
+// synthetic one of many layers. They are cached outside the tree ($HULL_CACHE/images, default
 // ~/.cache/hull/images), named from the content of their recipe, and made once
 // whoever asks first; several test processes may ask at the same time.
 //

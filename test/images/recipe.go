@@ -75,6 +75,14 @@ func recipes() []recipe {
 			},
 		},
 		{
+			name: "golang", base: "debian", files: []string{"golang.sh"}, build: buildInChroot,
+			config: imagespec.ImageConfig{Cmd: []string{"bash"}, Env: []string{debianPath, "CGO_ENABLED=0", "GOPROXY=off", "GOFLAGS=-mod=mod"}, WorkingDir: "/src"},
+		},
+		{
+			name: "node", base: "debian", files: []string{"node.sh"}, build: buildInChroot,
+			config: imagespec.ImageConfig{Cmd: []string{"node"}, Env: []string{debianPath}},
+		},
+		{
 			name: "tenlayers", build: buildSynthetic,
 			config: imagespec.ImageConfig{Cmd: []string{"/nothing"}, Env: []string{debianPath}},
 		},

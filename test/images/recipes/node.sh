@@ -1,0 +1,4 @@
+. "$IN_CHROOT"
+inside useradd --uid 1000 --create-home --shell /bin/bash node
+packages nodejs
+finish
