@@ -108,8 +108,9 @@ PEERS := github.com/containerd/containerd/v2/cmd/containerd@v2.4.2 \
 
 .PHONY: bench-peers
 bench-peers: ## The newest Docker Engine, beside which make bench measures (10 minutes, once)
-	@for m in $(PEERS); do echo "$$m"; CGO_ENABLED=$$(case $$m in *runc@*) echo 1;; *) echo 0;; esac) \
-	  GOBIN=$(HULL_CACHE)/peers/bin $(GO) install $$m; done
+	@for m in $(PEERS); do echo "$$m"; \
+	  case $$m in *runc@*) export CGO_ENABLED=1; pkg-config --exists libseccomp && tags=-tags=seccomp;; *) export CGO_ENABLED=0; tags=;; esac; \
+	  GOBIN=$(HULL_CACHE)/peers/bin $(GO) install $$tags $$m; done
 
 FUZZTIME ?= 30s
 .PHONY: fuzz

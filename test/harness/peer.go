@@ -1,57 +1,83 @@
 package harness
 
 import (
+	"debug/buildinfo"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
+	"hull/internal/require"
 	"hull/test/images"
 )
 
-// Peer is Docker Engine beside ours: state, mount and network namespace of its
-// own, ended with the test.
+// Peer is another engine beside ours: state, mount and network namespace of its
+// own, ended with the test. What it has in common with ours is how a test reaches
+// it; it is not started, killed or checked for leaks as ours is.
 type Peer struct {
-	Version string
-	Docker  *Client // the real client against it
+	*Engine
+	Name   string
+	Client *Client // its command line: docker, or podman
 }
 
-// StartPeer runs the newest Docker Engine of this machine: what `make bench-peers`
-// built, else the distribution's. nil when there is none.
-func StartPeer(e *Engine) *Peer {
-	e.t.Helper()
+// PeerBin is where make bench-peers puts what it builds.
+func PeerBin(t testing.TB) string {
+	t.Helper()
 	cache, err := images.CacheDir()
 	if err != nil {
-		e.t.Fatal(err)
+		t.Fatal(err)
 	}
-	path := os.Getenv("PATH")
-	if own := filepath.Join(cache, "peers", "bin"); lookPath(own, "dockerd") != "" { // with its own containerd and runc
-		path = own + ":" + path
-	}
-	dockerd := lookPath(path, "dockerd")
-	if dockerd == "" {
-		return nil
-	}
-	p := &Engine{t: e.t, ctx: e.ctx, bin: e.bin, dir: tempDir(e.t), ns: newNamespaces(e.t)}
-	p.Root, p.Run, p.logFile = filepath.Join(p.dir, "root"), filepath.Join(p.dir, "run"), filepath.Join(p.dir, "dockerd.log")
-	socket := filepath.Join(p.dir, "docker.sock")
-	p.Host = "unix://" + socket
-	p.startPeerDaemon(path, dockerd, socket)
-	c := p.Docker().Direct()
-	v := c.Run("version", "-f", "{{.Server.Version}}")
-	c.Name = "docker on Docker Engine " + v
-	return &Peer{Version: v, Docker: c}
+	return filepath.Join(cache, "peers", "bin")
 }
 
-func (e *Engine) startPeerDaemon(path, dockerd, socket string) {
+// peerEngine is the ground a peer stands on.
+func peerEngine(t testing.TB) *Engine {
+	t.Helper()
+	require.Root(t)
+	p := &Engine{t: t, ctx: lifetime(t), bin: binDir(t), dir: tempDir(t), ns: newNamespaces(t)}
+	p.Root, p.Run, p.logFile = filepath.Join(p.dir, "root"), filepath.Join(p.dir, "run"), filepath.Join(p.dir, "log")
+	return p
+}
+
+// StartDocker runs Docker Engine with what is in the search path: its containerd and
+// runc are found there, too.
+func StartDocker(t testing.TB, path string) (*Peer, error) {
+	t.Helper()
+	dockerd := lookPath(path, "dockerd")
+	if dockerd == "" {
+		return nil, fmt.Errorf("no dockerd in %s", path)
+	}
+	p := peerEngine(t)
+	socket := filepath.Join(p.dir, "docker.sock")
+	p.Host = "unix://" + socket
+	if err := p.startDockerd(path, dockerd, socket); err != nil {
+		return nil, err
+	}
+	c := p.Docker().Direct()
+	r := c.Try("version", "-f", "{{.Server.Version}}")
+	if r.Code != 0 {
+		return nil, fmt.Errorf("ask %s for its version: %s", dockerd, r.Stderr)
+	}
+	c.Name = "Docker Engine " + strings.TrimSpace(r.Stdout)
+	// One that go install built says "library-import"; its module has a version.
+	if info, err := buildinfo.ReadFile(dockerd); err == nil && strings.HasPrefix(info.Main.Version, "v2") {
+		c.Name = "Docker Engine (moby " + info.Main.Version + ")"
+	}
+	return &Peer{Engine: p, Name: c.Name, Client: c}, nil
+}
+
+func (e *Engine) startDockerd(path, dockerd, socket string) error {
 	e.t.Helper()
 	log, err := os.Create(e.logFile)
 	if err != nil {
-		e.t.Fatal(err)
+		return err
 	}
 	defer log.Close()
 	// Its containers' and its containerd's mounts stay in the namespace.
@@ -61,7 +87,7 @@ func (e *Engine) startPeerDaemon(path, dockerd, socket string) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		e.t.Fatal(err)
+		return err
 	}
 	e.daemon, e.waited = cmd, make(chan struct{})
 	go func() {
@@ -77,22 +103,105 @@ func (e *Engine) startPeerDaemon(path, dockerd, socket string) {
 		}
 		e.ns.end(e.t)
 	})
-	e.Eventually("dockerd answers", func() error {
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-e.waited:
-			e.t.Fatalf("dockerd ended at start: %v\n%s", cmd.ProcessState, e.Log())
+			return fmt.Errorf("%s ended at start: %s", dockerd, lastWords(e.Log()))
 		default:
 		}
 		conn, err := net.Dial("unix", socket)
-		return errors.Join(err, closeIf(conn))
-	})
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s does not answer: %s", dockerd, lastWords(e.Log()))
+		}
+	}
 }
 
-func closeIf(c net.Conn) error {
-	if c == nil {
-		return nil
+// StartPodman prepares Podman, which has no daemon. Limits that it asks for by itself
+// and this machine cannot give are replaced by those that there are.
+func StartPodman(t testing.TB) (*Peer, error) {
+	t.Helper()
+	program, err := exec.LookPath("podman")
+	if err != nil {
+		return nil, err
 	}
-	return c.Close()
+	runtime := ""
+	for _, name := range []string{"crun", "runc"} {
+		if runtime, err = exec.LookPath(name); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.New("podman has neither crun nor runc here")
+	}
+	p := peerEngine(t)
+	// crun refuses a v1 host whose v2 hierarchy has controllers: it is shown none. What
+	// Podman's networks keep on the host is kept apart.
+	prepare := `set -e
+f=/sys/fs/cgroup/unified/cgroup.controllers; [ ! -e $f ] || { : > ` + p.dir + `/none; mount --bind ` + p.dir + `/none $f; }
+[ ! -d /var/lib/cni ] || mount -t tmpfs tmpfs /var/lib/cni`
+	if out, err := p.HostCommand("sh", "-c", prepare).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("prepare podman: %w: %s", err, out)
+	}
+	files, err := hardLimit(syscall.RLIMIT_NOFILE)
+	if err != nil {
+		return nil, err
+	}
+	conf := p.WriteFile("containers.conf", fmt.Sprintf(`[containers]
+default_ulimits = ["nofile=%[1]d:%[1]d", "nproc=4096:4096"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "%[2]s"
+[network]
+network_config_dir = "%[3]s/networks"
+`, files, runtime, p.dir))
+	p.WriteFile("config/config.json", "{}") // where DOCKER_CONFIG of every client here points
+	c := &Client{
+		e: p, Name: "Podman", Env: []string{"CONTAINERS_CONF=" + conf},
+		argv: []string{program, "--root", p.Root, "--runroot", p.Run},
+	}
+	r := c.Try("version", "-f", "{{.Client.Version}}")
+	if r.Code != 0 {
+		return nil, fmt.Errorf("podman version: %s", lastWords(r.Stderr))
+	}
+	c.Name = "Podman " + strings.TrimSpace(r.Stdout) + ", " + filepath.Base(runtime)
+	t.Cleanup(func() {
+		if r := c.Try("rm", "-a", "-f", "-t", "0"); r.Code != 0 {
+			t.Errorf("remove podman's containers: %s", r.Stderr)
+		}
+	})
+	return &Peer{Engine: p, Name: c.Name, Client: c}, nil
+}
+
+// hardLimit is one of this process's resource limits.
+func hardLimit(which int) (uint64, error) {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(which, &l); err != nil {
+		return 0, err
+	}
+	return l.Max, nil
+}
+
+// Processes are the pids of an engine's own processes: those in its mount namespace.
+// Containers have their own.
+func (e *Engine) Processes() []int {
+	e.t.Helper()
+	var pids []int
+	for _, p := range e.ns.processes(e.t) {
+		if pid, err := strconv.Atoi(strings.Fields(p)[0]); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// lastWords is the end of a message, on one line.
+func lastWords(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
 }
 
 func lookPath(path, name string) string {

@@ -6,100 +6,199 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"testing"
 	"time"
 
 	"hull/internal/plot"
 )
 
-// write leaves the table as docs/benchmarks.md and its plots beside it, where
-// HULL_BENCH_OUT names a directory.
-func (tb *table) write() {
-	tb.t.Helper()
+// goal is what is promised of a median.
+type goal struct {
+	op    string // "<=", ">="
+	value float64
+}
+
+func atMost(v float64) goal  { return goal{"<=", v} }
+func atLeast(v float64) goal { return goal{">=", v} }
+
+// verdict says how a value stands to the goal.
+func (g goal) verdict(v float64, unit string) string {
+	if g.op == "" {
+		return ""
+	}
+	met := v <= g.value
+	if g.op == ">=" {
+		met = v >= g.value
+	}
+	return fmt.Sprintf("%s %g %s: %s", g.op, g.value, unit, map[bool]string{true: "met", false: "**missed**"}[met])
+}
+
+// row is one line of the report: what was done, by whom, and what it took.
+type row struct {
+	what, who string
+	unit      string
+	values    []float64 // sorted; none = not measured, and note says why
+	ratios    []float64 // to ours, turn by turn; sorted
+	more      bool      // more is better
+	goal      goal
+	note      string
+}
+
+func at(values []float64, q float64) float64 { return values[int(q*float64(len(values)-1)+0.5)] }
+
+func (r row) String() string {
+	if len(r.values) == 0 {
+		return fmt.Sprintf("| %s | %s | | | | | | %s |", r.what, r.who, r.note)
+	}
+	mid := at(r.values, 0.5)
+	spread := "| "
+	if len(r.values) > 1 {
+		spread = fmt.Sprintf("%.4g | %.4g", at(r.values, 0), at(r.values, 0.99))
+	}
+	ratio := ""
+	if len(r.ratios) > 0 {
+		ratio = fmt.Sprintf("%.3g", at(r.ratios, 0.5))
+	}
+	notes := []string{}
+	for _, n := range []string{r.goal.verdict(mid, r.unit), r.note} {
+		if n != "" {
+			notes = append(notes, n)
+		}
+	}
+	return fmt.Sprintf("| %s | %s | %.4g %s | %s | %d | %s | %s |", r.what, r.who, mid, r.unit, spread, len(r.values), ratio, strings.Join(notes, "; "))
+}
+
+// section is a heading with its lines.
+type section struct {
+	name, title string
+	text        string // said above the lines
+	rows        []row
+	curves      []plot.Line
+	took        time.Duration
+}
+
+// report is docs/benchmarks.md as it grows.
+type report struct {
+	t        *testing.T
+	load     string
+	start    time.Time
+	peers    []string // what was found, and what was not
+	sections []*section
+}
+
+func (r *report) section(name, title string) *section {
+	s := &section{name: name, title: title}
+	r.sections = append(r.sections, s)
+	return s
+}
+
+// write leaves the report and its plots where HULL_BENCH_OUT says.
+func (r *report) write() {
+	r.t.Helper()
 	dir := os.Getenv("HULL_BENCH_OUT")
-	if dir == "" || tb.t.Failed() {
+	if dir == "" {
 		return
 	}
 	plots := filepath.Join(dir, "plots")
 	if err := os.MkdirAll(plots, 0o755); err != nil {
-		tb.t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Benchmarks
 
 Written by %[1]smake bench%[1]s on %[2]s: %[3]d processors, Linux %[4]s, load average %[5]s at the start and %[6]s at the
-end%[7]s. Medians, minima and 99th percentiles of n runs; peers do the same in turns on the same machine, so that the
-ratios hold where the times do not. Why a figure is what it is: [performance.md](performance.md); what is promised:
-[SPECIFICATION.md](../SPECIFICATION.md).
+end%[7]s. Peers do the same work in turns with hull on the same machine, each on a state directory and in a network
+namespace of its own, so that ratios hold where times do not: "× hull" is the median of the ratios taken turn by turn,
+of a peer's figure to hull's. What is promised: [SPECIFICATION.md](../SPECIFICATION.md); why a figure is what it is:
+[performance.md](performance.md).
 
-`, "`", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), firstWord("/proc/sys/kernel/osrelease"), tb.load, firstWord("/proc/loadavg"), scaled())
-	fmt.Fprintln(&b, "| what | target | median | min | p99 | |\n|---|---|---|---|---|---|")
-	for _, r := range tb.rows {
-		fmt.Fprintln(&b, r)
+`, "`", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), firstWord("/proc/sys/kernel/osrelease"), r.load, firstWord("/proc/loadavg"), scaled())
+	for _, p := range r.peers {
+		fmt.Fprintf(&b, "- %s\n", p)
 	}
-	if len(tb.bars) > 0 {
-		tb.draw(plots, "starts.svg", func(f *os.File) error { return plot.Bars(f, "Starts", tb.bars) })
-		fmt.Fprintln(&b, "\n![starts, beside the peers](plots/starts.svg)")
+	for _, s := range r.sections {
+		r.writeSection(&b, s, plots)
 	}
-	if len(tb.curves) > 0 {
-		tb.draw(plots, "growth.svg", func(f *os.File) error {
-			return plot.Lines(f, "Cost of one operation as work grows", "how many there are", "ms for one", tb.curves)
-		})
-		fmt.Fprint(&b, "\n## As work grows\n\nThe cost of one more, when there are so many: a flat line is a cost that does not grow.\n\n![cost curves](plots/growth.svg)\n\n| what |")
-		for _, x := range tb.curves[0].X {
-			fmt.Fprintf(&b, " %g |", x)
-		}
-		fmt.Fprint(&b, "\n|---|", strings.Repeat("---|", len(tb.curves[0].X)), "\n")
-		for _, c := range tb.curves {
-			fmt.Fprintf(&b, "| %s |", c.Label)
-			for _, y := range c.Y {
-				fmt.Fprintf(&b, " %.3g ms |", y)
-			}
-			fmt.Fprintln(&b)
-		}
-	}
+	fmt.Fprintf(&b, "\nAll of it took %.0f s.\n", time.Since(r.start).Seconds())
 	if err := os.WriteFile(filepath.Join(dir, "benchmarks.md"), []byte(b.String()), 0o644); err != nil {
-		tb.t.Fatal(err)
+		r.t.Fatal(err)
 	}
 }
 
-func (tb *table) draw(dir, name string, fill func(*os.File) error) {
-	tb.t.Helper()
+func (r *report) writeSection(b *strings.Builder, s *section, plots string) {
+	r.t.Helper()
+	fmt.Fprintf(b, "\n## %s\n\n", s.title)
+	if s.text != "" {
+		fmt.Fprintf(b, "%s\n\n", s.text)
+	}
+	if len(s.rows) > 0 {
+		fmt.Fprintln(b, "| what | who | median | min | p99 | n | × hull | |\n|---|---|---|---|---|---|---|---|")
+		for _, row := range s.rows {
+			fmt.Fprintln(b, row)
+		}
+	}
+	if groups := s.bars(); len(groups) > 0 {
+		r.draw(plots, s.name+".svg", func(f *os.File) error { return plot.Bars(f, s.title, groups) })
+		fmt.Fprintf(b, "\n![%s](plots/%s.svg)\n", s.title, s.name)
+	}
+	if len(s.curves) > 0 {
+		r.draw(plots, s.name+"-curves.svg", func(f *os.File) error {
+			return plot.Lines(f, "Cost of one operation as work grows", "how many there are", "ms for one", s.curves)
+		})
+		fmt.Fprintf(b, "\n![cost curves](plots/%s-curves.svg)\n", s.name)
+		writeCurves(b, s.curves)
+	}
+}
+
+// writeCurves is a table of lines, each with its own steps.
+func writeCurves(b *strings.Builder, curves []plot.Line) {
+	fmt.Fprint(b, "\n| what | how many: ms for one |\n|---|---|\n")
+	for _, c := range curves {
+		var points []string
+		for i := range c.X {
+			points = append(points, fmt.Sprintf("%g: %.3g", c.X[i], c.Y[i]))
+		}
+		fmt.Fprintf(b, "| %s | %s |\n", c.Label, strings.Join(points, ", "))
+	}
+}
+
+// bars draws what more than one did.
+func (s *section) bars() []plot.Group {
+	var groups []plot.Group
+	for _, r := range s.rows {
+		if len(r.values) == 0 {
+			continue
+		}
+		i := len(groups) - 1
+		if i < 0 || groups[i].Title != r.what+", "+r.unit {
+			note := "median, less is better"
+			if r.more {
+				note = "median, more is better"
+			}
+			groups = append(groups, plot.Group{Title: r.what + ", " + r.unit, Note: note})
+			i++
+		}
+		groups[i].Bars = append(groups[i].Bars, plot.Bar{Label: r.who, Value: at(r.values, 0.5), Text: fmt.Sprintf("%.3g %s", at(r.values, 0.5), r.unit)})
+	}
+	var out []plot.Group
+	for _, g := range groups {
+		if len(g.Bars) > 1 {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+func (r *report) draw(dir, name string, fill func(*os.File) error) {
+	r.t.Helper()
 	f, err := os.Create(filepath.Join(dir, name))
 	if err != nil {
-		tb.t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	if err := fill(f); err != nil {
-		tb.t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
-		tb.t.Fatal(err)
+		r.t.Fatal(err)
 	}
-}
-
-// bar adds a row's median to the drawing of starts.
-func (tb *table) bar(group, label string, r row) {
-	for i := range tb.bars {
-		if tb.bars[i].Title == group {
-			tb.bars[i].Bars = append(tb.bars[i].Bars, plot.Bar{Label: label, Value: r.at(0.5), Text: fmt.Sprintf("%.3g %s", r.at(0.5), r.unit)})
-			return
-		}
-	}
-	tb.bars = append(tb.bars, plot.Group{Title: group, Note: "median, less is better"})
-	tb.bar(group, label, r)
-}
-
-func firstWord(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "unknown"
-	}
-	word, _, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
-	return word
-}
-
-func scaled() string {
-	if s := os.Getenv("HULL_BENCH"); s != "1" {
-		return ", with " + s + " of the usual number of runs"
-	}
-	return ""
 }

@@ -191,19 +191,22 @@ func toAuth(a registry.AuthConfig) hull.Auth {
 	return out
 }
 
-// flusher writes through to the client a moment after the last write, so that a
-// follow is prompt and a bulk read is not cut into packets.
+// flusher writes the first of a burst through to the client at once, and what
+// follows it together, so that a follow is prompt and a bulk read is not cut into
+// packets.
 type flusher struct {
 	w  http.ResponseWriter
 	rc *http.ResponseController
 
 	mu     sync.Mutex // guards what follows and every use of w
+	last   time.Time  // of a flush
 	timer  *time.Timer
 	armed  bool
 	closed bool
 }
 
-// flushDelay is short enough for a person and long enough to gather lines.
+// flushDelay is the least time between two flushes: short enough for a person and
+// long enough to gather lines.
 const flushDelay = 4 * time.Millisecond
 
 func newFlusher(w http.ResponseWriter) *flusher {
@@ -214,12 +217,16 @@ func (f *flusher) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n, err := f.w.Write(p)
-	if !f.armed {
+	switch wait := flushDelay - time.Since(f.last); {
+	case f.armed:
+	case wait <= 0:
+		f.through()
+	default:
 		f.armed = true
 		if f.timer == nil {
-			f.timer = time.AfterFunc(flushDelay, f.flush)
+			f.timer = time.AfterFunc(wait, f.flush)
 		} else {
-			f.timer.Reset(flushDelay)
+			f.timer.Reset(wait)
 		}
 	}
 	return n, err //nolint:wrapcheck // transparent
@@ -230,8 +237,14 @@ func (f *flusher) flush() {
 	defer f.mu.Unlock()
 	f.armed = false
 	if !f.closed {
-		_ = f.rc.Flush() // the next write reports a dead client
+		f.through()
 	}
+}
+
+// through is called with mu held.
+func (f *flusher) through() {
+	f.last = time.Now()
+	_ = f.rc.Flush() // the next write reports a dead client
 }
 
 // Close ends the flusher; it must be called before the handler returns.
