@@ -9,56 +9,6 @@ import (
 	"hull/test/harness"
 )
 
-// TestServicesMoveBetweenIsolations: the same line with another --isolation, on the
-// same volume.
-func TestServicesMoveBetweenIsolations(t *testing.T) {
-	t.Parallel()
-	require.Runsc(t)
-	e := harness.Start(t, []string{"redis", "postgres"})
-	c := e.Docker()
-	for i, isolation := range []string{"container", "sandbox", "container"} {
-		port := fmt.Sprint(36479 + i)
-		c.Run("run", "-d", "--name", "redis", "--isolation", isolation, "-p", port+":6379", "-v", "cache:/data", "redis")
-		r := newRedis(t, e, "127.0.0.1:"+port)
-		want := "$-1"
-		if i > 0 {
-			want = fmt.Sprintf("$1 %d", i)
-		}
-		if got := r.do("GET", "n"); got != want {
-			t.Errorf("redis in %s: GET %s, want %s", isolation, got, want)
-		}
-		if got := r.do("INCR", "n"); got != fmt.Sprintf(":%d", i+1) {
-			t.Errorf("redis in %s: INCR %s", isolation, got)
-		}
-		if got := r.do("SAVE"); got != "+OK" {
-			t.Errorf("redis in %s: SAVE %s", isolation, got)
-		}
-		r.close()
-		c.Run("rm", "-f", "redis")
-
-		c.Run("run", "-d", "--name", "pg", "--isolation", isolation, "-v", "pgdata:/var/lib/postgresql/data", "-e", "POSTGRES_PASSWORD=secret", "postgres")
-		sql := func(q string) harness.Result {
-			return c.Try("exec", "-e", "PGPASSWORD=secret", "pg", "psql", "-h", "127.0.0.1", "-U", "postgres", "-tAc", q)
-		}
-		e.Eventually("postgres answers", func() error {
-			if r := sql("select 1"); r.Code != 0 {
-				return fmt.Errorf("psql: %s", r.Stderr)
-			}
-			return nil
-		})
-		for _, q := range []string{"create table if not exists t(n int)", fmt.Sprintf("insert into t values (%d)", i)} {
-			if r := sql(q); r.Code != 0 {
-				t.Fatalf("postgres in %s: %s: %s", isolation, q, r.Stderr)
-			}
-		}
-		if r := sql("select count(*) from t"); strings.TrimSpace(r.Stdout) != fmt.Sprint(i+1) {
-			t.Errorf("postgres in %s has %q rows, %s", isolation, r.Stdout, r.Stderr)
-		}
-		c.Run("stop", "-t", "60", "pg")
-		c.Run("rm", "pg")
-	}
-}
-
 // TestSandbox: what a user does with a container works in a sandbox.
 func TestSandbox(t *testing.T) {
 	t.Parallel()

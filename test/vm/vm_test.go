@@ -80,6 +80,7 @@ func (w *world) page(url, want string) {
 // TestMachine is a machine's life as a user of the docker client sees it. It is one
 // test, because each machine takes a second or more to come up.
 func TestMachine(t *testing.T) {
+	t.Parallel()
 	w := start(t, "busybox")
 	c := w.c
 

@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/vmm"
 )
 
 // KernelInfo is the file beside a kernel that says how to boot it. A kernel
@@ -65,17 +67,15 @@ func findKernel(places []string) (Kernel, error) {
 	return Kernel{}, fmt.Errorf("no guest kernel: %s: %w", nextKernel, errdefs.ErrFailedPrecondition)
 }
 
-// cmdline is the kernel's command line. What costs time and gives a guest of one
-// tenant nothing is off.
-func (k Kernel) cmdline(cpus int) string {
+// cmdline is the kernel's command line for a machine of cpus processors on a host
+// whose time stamp counter runs at khz, 0 = unknown. What costs time and gives a
+// guest of one tenant nothing is off.
+func (k Kernel) cmdline(cpus, khz int) string {
 	a := []string{"console=ttyS0", "quiet", "loglevel=4", "panic=-1", "oops=panic", "reboot=t", "mitigations=off", "random.trust_cpu=on", "page_reporting.page_reporting_order=5"}
-	if k.ACPI {
-		// A machine without HPET and PM timer: the kernel cannot find out how fast its
-		// clock is, so it is told.
-		if khz := hostKHz(); khz > 0 {
-			a = append(a, "tsc=reliable", "tsc_early_khz="+strconv.Itoa(khz))
-		}
-	} else {
+	if khz > 0 { // a machine has nothing by which to find out
+		a = append(a, "tsc=reliable", "tsc_early_khz="+strconv.Itoa(khz))
+	}
+	if !k.ACPI {
 		a = append(a, "nolapic_timer")
 		if cpus == 1 {
 			a = append(a, "nosmp", "noreplace-smp")
@@ -84,22 +84,44 @@ func (k Kernel) cmdline(cpus int) string {
 	return strings.Join(append(a, k.Args...), " ")
 }
 
-// hostKHz is the host's clock rate, 0 = unknown.
-func hostKHz() int {
-	b, err := os.ReadFile("/proc/cpuinfo")
+// clockFile keeps the rate of the host's time stamp counter, so that it is the
+// same for all machines: it is on their command line, and templates go by that.
+const clockFile = "clock"
+
+// clockSlack is how far, in millionths, a measurement may be from the last one and
+// mean the same clock.
+const clockSlack = 100
+
+// hostClock is the rate of the host's time stamp counter in kHz, measured once for
+// each boot of the host.
+func (d *Driver) hostClock() int {
+	d.clock.Lock()
+	defer d.clock.Unlock()
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return 0
 	}
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if name, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "cpu MHz" {
-			mhz, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
-			if err != nil {
-				return 0
-			}
-			return int(mhz * 1000)
+	boot := strings.TrimSpace(string(id))
+	path := filepath.Join(d.cfg.Dir, clockFile)
+	var last int
+	if b, err := os.ReadFile(path); err == nil {
+		var of string
+		if n, _ := fmt.Sscan(string(b), &of, &last); n == 2 && of == boot {
+			return last
 		}
 	}
-	return 0
+	khz := vmm.HostTSC()
+	if diff := khz - last; khz > 0 && max(diff, -diff)*1e6 <= khz*clockSlack {
+		khz = last
+	}
+	err = writeFile(path, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, boot, khz)
+		return err
+	})
+	if err != nil {
+		d.cfg.Log.Warn("the host's clock rate cannot be kept; machines may not find their templates", "error", err)
+	}
+	return khz
 }
 
 // initrd makes the initramfs of this kernel and guest, unless it lies there, and

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -73,6 +74,7 @@ type Driver struct {
 	cg        *cgroup.System
 	pods      pod.Config
 	templates *templates
+	clock     sync.Mutex // of clockFile
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -228,7 +230,7 @@ func (d *Driver) machine(ctx context.Context, name string, r hull.Resources) (vm
 	cpus := cpusOf(r)
 	return vmm.Config{
 		QEMU: q, Accel: accelerator, CPUs: cpus, Memory: memory, Kernel: k.Path, Initrd: initrd,
-		Cmdline: k.cmdline(cpus), ACPI: k.ACPI, Name: "hull-" + name,
+		Cmdline: k.cmdline(cpus, d.hostClock()), ACPI: k.ACPI, Name: "hull-" + name,
 	}, k, nil
 }
 
