@@ -63,6 +63,7 @@ func Run(t *testing.T, makeWorld func(t *testing.T) World) {
 		{"signals", signals},
 		{"dead", dead},
 		{"double destroy", doubleDestroy},
+		{"again at once", again},
 		{"never started", neverStarted},
 		{"wait twice", waitTwice},
 		{"stdio order", stdioOrder},

@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -53,7 +52,7 @@ type Driver struct {
 	cg      *cgroup.System
 	program *monitor.Program
 	pool    *pool
-	late    sync.WaitGroup // cgroups being removed
+	late    removals
 	users   users
 }
 
@@ -107,7 +106,7 @@ func newDriver(cfg Config, program *monitor.Program) (*Driver, error) {
 // Close ends the monitors that have no pod. Pods live on.
 func (d *Driver) Close() error {
 	d.pool.close()
-	d.late.Wait()
+	d.late.all.Wait()
 	// Gone unless pods live on in it.
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -232,11 +231,10 @@ func (d *Driver) killGroup(ctx context.Context, g *cgroup.Group) error {
 
 // removeLater removes a cgroup that holds no process any more. The monitor's
 // thread in it is on its way out, but takes the container's mounts down first,
-// for 10 ms or so, and nobody needs to wait for that: a container of the same
-// name that comes sooner removes it itself, and what an engine that dies leaves
-// the next one removes.
+// for 10 ms or so, and nobody needs to wait for that but a container of the same
+// name. What an engine that dies leaves the next one removes.
 func (d *Driver) removeLater(g *cgroup.Group) {
-	d.late.Go(func() {
+	d.late.begin(g, func(g *cgroup.Group) {
 		ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
 		defer cancel()
 		if err := d.removeGroup(ctx, g); err != nil {

@@ -250,10 +250,11 @@ func (b *sandbox) limit(id string, bx *box, spec *specs.Spec) error {
 	if runtime.CanSeat(group.Of(bx.group)) {
 		res = withSeat(res)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
+	defer cancel()
+	b.d.late.wait(ctx, bx.group)
 	warnings, err := b.create(bx, res)
 	if errdefs.IsAlreadyExists(err) {
-		ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
-		defer cancel()
 		if err := b.d.removeGroup(ctx, bx.group); err != nil {
 			return err
 		}

@@ -294,7 +294,7 @@ func (g *Group) pids() ([]int, error) {
 		}
 		s, err := read(p, "cgroup.procs")
 		if err != nil {
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrInvalid) {
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrInvalid) {
 				return nil
 			}
 			return err

@@ -275,9 +275,9 @@ func (g *Group) kill(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return ignoreMissing(waitEvent(ctx, d, "populated", "0"))
-		case errors.Is(err, os.ErrNotExist) && !g.Exists():
+		case errdefs.IsNotFound(notFound(err)) && !g.Exists():
 			return nil
-		case !errors.Is(err, os.ErrNotExist): // kernel before 5.14 has no such file
+		case !errdefs.IsNotFound(notFound(err)): // kernel before 5.14 has no such file
 			return err
 		}
 	}
@@ -308,7 +308,7 @@ func (g *Group) kill(ctx context.Context) error {
 }
 
 func ignoreMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) || errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(notFound(err)) {
 		return nil
 	}
 	return err

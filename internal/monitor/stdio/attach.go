@@ -138,6 +138,16 @@ func (c *attachment) input() {
 	}
 }
 
+// unread says whether something lies in the client's socket that it has not read, or
+// over TCP not received.
+func (c *attachment) unread() bool {
+	n := 0
+	_ = c.rc.Control(func(fd uintptr) {
+		n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) // 0 of what has no such queue
+	})
+	return n > 0
+}
+
 // hungUp tells a peer that has gone from one that only closed its write side.
 // TCP cannot say; there the next write finds out.
 func (c *attachment) hungUp() (yes bool) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -260,6 +261,43 @@ func TestTwoWriters(t *testing.T) {
 	}
 	child.Close()
 	s.Ended()
+}
+
+// TestUnread: what lies in a client's socket is known until the client has read it,
+// or has gone.
+func TestUnread(t *testing.T) {
+	t.Parallel()
+	s, child := streams(t, hull.IO{}, nil)
+	reads := client(t, s, hull.Attach{Stdout: true}, true)
+	leaves := client(t, s, hull.Attach{Stdout: true}, true)
+	s.mu.Lock()
+	clients := s.clients
+	s.mu.Unlock()
+	child.Out.WriteString("output")
+	b := make([]byte, 16)
+	if err := waitUnread(clients); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := reads.Read(b); n != 6 || err != nil {
+		t.Fatalf("read %d, %v", n, err)
+	}
+	leaves.Close()
+	for i, c := range clients {
+		if c.unread() {
+			t.Errorf("client %d has something to read", i)
+		}
+	}
+	child.Close()
+	s.Ended()
+}
+
+func waitUnread(clients []*attachment) error {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if !slices.ContainsFunc(clients, func(c *attachment) bool { return !c.unread() }) {
+			return nil
+		}
+	}
+	return errors.New("no output in the clients' sockets")
 }
 
 func TestAttachAfterEnd(t *testing.T) {

@@ -33,6 +33,8 @@ const (
 	// waits for it.
 	drainIdle  = 200 * time.Millisecond
 	drainLimit = 2 * time.Second
+	// readPatience bounds awaitRead.
+	readPatience = 50 * time.Millisecond
 )
 
 // LogWriter takes a container's output. Calls come one at a time.
@@ -286,6 +288,19 @@ func (s *Streams) Ended() {
 		c.finish()
 	}
 	s.closeFiles()
+	awaitRead(clients)
+}
+
+// awaitRead gives clients a moment to read what is in their sockets, so that nobody
+// hears of the end (from the event, on another connection) before the output: docker
+// compose up ends then, whatever it has not printed yet. Who reads is waited for by
+// as much as it takes; who does not, by readPatience in all.
+func awaitRead(clients []*attachment) {
+	pause := 20 * time.Microsecond
+	for end := time.Now().Add(readPatience); slices.ContainsFunc(clients, (*attachment).unread) && time.Now().Before(end); {
+		time.Sleep(pause) //nolint:forbidigo // nothing tells when a peer has read
+		pause = min(2*pause, time.Millisecond)
+	}
 }
 
 // Linger waits until every client has got its output, or has gone.
