@@ -2,6 +2,7 @@
 # Takes votes from the list in Redis, counts them in PostgreSQL, and stores the result
 # where the web server reads it. It ends on any error, and is started again.
 set -euo pipefail
+trap 'exit 0' TERM # as process 1 it would not end on its own account
 export PGHOST=db PGUSER=postgres PGDATABASE=votes
 PGPASSWORD=$(cat /run/secrets/db_password)
 export PGPASSWORD

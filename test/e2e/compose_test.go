@@ -1,164 +1,80 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/url"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
+	"hull/internal/require"
 	"hull/test/harness"
 )
 
-// freePort is a port of the engine's host that nobody has.
-func freePort(t *testing.T, e *harness.Engine) string {
-	t.Helper()
-	l, err := e.Listen("0.0.0.0:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close() //nolint:errcheck // a test
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
-// web is an HTTP client in the engine's network, with a connection for each request.
-type web struct {
-	client http.Client
-	base   string
-}
-
-func newWeb(e *harness.Engine, port string) *web {
-	dial := func(_ context.Context, network, address string) (net.Conn, error) { return e.Dial(network, address) }
-	return &web{http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, "http://127.0.0.1:" + port}
-}
-
-func (w *web) read(resp *http.Response, err error) (string, error) {
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close() //nolint:errcheck // a test
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", resp.Status, b)
-	}
-	return strings.TrimSpace(string(b)), err
-}
-
-func (w *web) get(path string) (string, error) {
-	return w.read(w.client.Get(w.base + path)) //nolint:noctx // ends with the test's engine
-}
-
-func (w *web) vote(choice string) error {
-	_, err := w.read(w.client.PostForm(w.base+"/", url.Values{"vote": {choice}})) //nolint:noctx // as above
-	return err
-}
-
-// TestVoting is the application in examples/voting: hull compose brings it up, votes
-// are counted, the engine is killed under load and nobody notices, docker compose
-// sees the same application and takes it down, and nothing is left.
+// TestVoting is the application in examples/voting: compose brings it up, votes are
+// counted, the engine is killed under load and nobody notices, a service is replaced
+// under load, the other compose sees the same application and takes it down, and
+// nothing is left. One case has every service in a sandbox.
 func TestVoting(t *testing.T) {
 	t.Parallel()
+	t.Run("container", func(t *testing.T) {
+		t.Parallel()
+		voting(t, func(v *harness.Voting) (up, down *harness.Client) { return v.Hull, v.Docker })
+	})
+	t.Run("sandbox", func(t *testing.T) {
+		t.Parallel()
+		require.Runsc(t)
+		voting(t, func(v *harness.Voting) (up, down *harness.Client) { return v.Docker, v.Hull },
+			"WEB_ISOLATION=sandbox", "WORKER_ISOLATION=sandbox", "REDIS_ISOLATION=sandbox", "DB_ISOLATION=sandbox")
+	})
+}
+
+func voting(t *testing.T, composes func(*harness.Voting) (up, down *harness.Client), env ...string) {
+	t.Helper()
 	e := harness.Start(t, []string{"python", "postgres", "redis"})
 	if e.Reference() {
 		t.Skip("needs an engine of its own to kill")
 	}
-	dir, err := filepath.Abs("../../examples/voting")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := freePort(t, e)
-	hull, docker := e.HullCompose(), e.Compose()
-	for _, c := range []*harness.Client{hull, docker} {
-		c.Dir, c.Env = dir, []string{"VOTING_PORT=" + port, "DB_PASSWORD=correct horse"}
-	}
-	hull.Run("up", "-d", "--wait")
-	w := newWeb(e, port)
-	for _, choice := range []string{"cats", "dogs", "cats"} {
-		if err := w.vote(choice); err != nil {
-			t.Fatal(err)
+	v := e.Voting(env...)
+	up, down := composes(v)
+	up.Run("up", "-d", "--wait")
+	for _, set := range env {
+		service, isolation, _ := strings.Cut(set, "_ISOLATION=")
+		if got := e.Docker().Run("inspect", "-f", "{{.HostConfig.Isolation}}", "voting-"+strings.ToLower(service)+"-1"); got != isolation {
+			t.Errorf("isolation of %s: %q", service, got)
 		}
 	}
-	counted := func(want string) {
-		t.Helper()
-		e.Eventually("the votes are counted: "+want, func() error {
-			got, err := w.get("/result")
-			if err == nil && got != want {
-				err = fmt.Errorf("%q", got)
-			}
-			return err
-		})
-	}
-	counted("cats=2 dogs=1")
-	if got := hull.Run("exec", "-T", "db", "psql", "-qtAU", "postgres", "votes", "-c", "SELECT sum(n) FROM votes"); got != "3" {
+	v.Vote("cats", "dogs", "cats")
+	v.Counted()
+	if got := up.Run("exec", "-T", "db", "psql", "-qtAU", "postgres", "votes", "-c", "SELECT sum(n) FROM votes"); got != "3" {
 		t.Errorf("in the database: %q", got)
 	}
 
-	// Votes go on while the engine dies and another one takes over.
-	var votes atomic.Int64
-	stop, done := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				done <- nil
-				return
-			case <-time.After(50 * time.Millisecond): // what the worker can count
-			}
-			if err := w.vote("dogs"); err != nil {
-				done <- fmt.Errorf("vote %d: %w", votes.Load(), err)
-				return
-			}
-			votes.Add(1)
-		}
-	}()
-	more := func(n int64) {
-		t.Helper()
-		from := votes.Load()
-		e.Eventually("votes go on", func() error {
-			if got := votes.Load() - from; got < n {
-				return fmt.Errorf("%d of %d; failed: %d", got, n, len(done))
-			}
-			return nil
-		})
-	}
-	more(20)
+	// Requests go on while the engine dies and another one takes over.
+	load := v.Load(2)
+	load.More(20)
 	e.KillDaemon()
-	more(20)
+	load.More(20)
 	e.StartDaemon()
-	more(20)
+	load.More(20)
 
 	// And while a service is replaced.
 	was := e.Docker().Run("ps", "-q", "--no-trunc", "--filter", "label=com.docker.compose.service=web")
-	hull.Run("up", "--rollout", "--force-recreate", "web")
-	more(20)
+	v.Hull.Run("up", "--rollout", "--force-recreate", "web")
+	load.More(20)
 	if now := e.Docker().Run("ps", "-q", "--no-trunc", "--filter", "label=com.docker.compose.service=web"); now == was || strings.Contains(now, "\n") || now == "" {
 		t.Errorf("web was %s, and is %s", was, now)
 	}
-	close(stop)
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	counted("cats=2 dogs=" + strconv.FormatInt(1+votes.Load(), 10))
+	load.End()
+	v.Counted()
 
 	// The other compose sees the same application.
-	if got := docker.Run("ps", "--services", "--status", "running"); got != "db\nredis\nweb\nworker" {
+	if got := down.Run("ps", "--services", "--status", "running"); got != "db\nredis\nweb\nworker" {
 		t.Errorf("ps: %q", got)
 	}
-	if got := docker.Run("port", "web", "80"); !strings.HasSuffix(got, ":"+port) {
+	if got := down.Run("port", "web", "80"); !strings.HasSuffix(got, ":"+v.Port) {
 		t.Errorf("port: %q", got)
 	}
-	docker.Run("down", "-v", "-t", "2")
+	down.Run("down", "-v", "-t", "2")
 	if got := e.Docker().Run("ps", "-aq") + e.Docker().Run("volume", "ls", "-q") + e.Docker().Run("network", "ls", "-q", "--filter", "type=custom"); got != "" {
 		t.Errorf("left behind: %q", got)
 	}
