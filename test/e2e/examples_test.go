@@ -111,7 +111,7 @@ func (f *fair) build(t *testing.T, x example, dir string) string {
 // runs starts an image, asks it and removes the container.
 func (f *fair) runs(t *testing.T, x example, e *harness.Engine, image string) {
 	t.Helper()
-	c, port := e.Docker().For(t), freePort(t, e)
+	c, port := e.Docker().For(t), e.FreePort()
 	c.Run(slices.Concat([]string{"run", "-d", "--name", x.name, "-p", port + ":" + x.port}, x.args, []string{image})...)
 	e.Eventually(x.name+" answers", func() error {
 		got, err := newWeb(e, port).get(x.path)

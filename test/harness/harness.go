@@ -56,6 +56,25 @@ type Option func(*Engine)
 // Args adds flags for hulld.
 func Args(args ...string) Option { return func(e *Engine) { e.args = append(e.args, args...) } }
 
+// TmpfsRun puts the run directory on a tmpfs, as /run is.
+func TmpfsRun() Option {
+	return func(e *Engine) {
+		e.t.Helper()
+		err := os.MkdirAll(e.Run, 0o711)
+		if err == nil {
+			err = syscall.Mount("tmpfs", e.Run, "tmpfs", 0, "mode=0711")
+		}
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		e.t.Cleanup(func() {
+			if err := syscall.Unmount(e.Run, 0); err != nil {
+				e.t.Errorf("unmount the run directory: %v", err)
+			}
+		})
+	}
+}
+
 // Start runs a private engine for the test, and checks at its end that nothing
 // leaked. The named images are loaded into it.
 func Start(t testing.TB, load []string, options ...Option) *Engine {

@@ -34,14 +34,7 @@ func (e *Engine) Voting(env ...string) *Voting {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	l, err := e.Listen("0.0.0.0:0")
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err := errors.Join(err, l.Close()); err != nil {
-		e.t.Fatal(err)
-	}
+	port := e.FreePort()
 	v := &Voting{Hull: e.HullCompose(), Docker: e.Compose(), Port: port, e: e, counts: map[string]int64{}}
 	for _, c := range []*Client{v.Hull, v.Docker} {
 		c.Dir, c.Env = dir, append([]string{"VOTING_PORT=" + port, "DB_PASSWORD=correct horse"}, env...)
@@ -50,6 +43,20 @@ func (e *Engine) Voting(env ...string) *Voting {
 	v.client.Transport = &http.Transport{DialContext: dial, DisableKeepAlives: true}
 	v.client.Timeout = time.Minute // far above what a slow machine needs: a request that hangs has failed
 	return v
+}
+
+// FreePort is a port of the engine's host that nobody has.
+func (e *Engine) FreePort() string {
+	e.t.Helper()
+	l, err := e.Listen("0.0.0.0:0")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err := errors.Join(err, l.Close()); err != nil {
+		e.t.Fatal(err)
+	}
+	return port
 }
 
 func (v *Voting) base() string { return "http://127.0.0.1:" + v.Port }
