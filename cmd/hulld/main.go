@@ -30,6 +30,7 @@ import (
 	"hull/internal/front/docker"
 	"hull/internal/hull"
 	"hull/internal/image"
+	"hull/internal/linux"
 	"hull/internal/logs"
 	"hull/internal/network"
 	"hull/internal/store"
@@ -83,6 +84,7 @@ func main() {
 		}
 	}
 	if err == nil {
+		_ = linux.CalmSysmon() // where that is refused it wakes as it did
 		floor := heapFloor()
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		err = serve(ctx, o)

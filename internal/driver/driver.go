@@ -116,4 +116,7 @@ type ExecSpec struct {
 	User    string         // as ContainerSpec.User
 	Groups  []string
 	Seccomp *specs.LinuxSeccomp // nil = unconfined
+	// Now: a driver may start the process before Exec returns, when that is one step
+	// for it; then Exec fails as Start would, and Start does nothing.
+	Now bool
 }

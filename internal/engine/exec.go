@@ -82,13 +82,15 @@ func (e *execs) ExecStart(ctx context.Context, id string, a *hull.Attach, rows, 
 		io.Rows, io.Cols = uint16(s.ConsoleSize[0]), uint16(s.ConsoleSize[1]) //nolint:gosec // a terminal this large does not exist
 	}
 	x.info.Started = true
+	ctx, cancel := beyondClient(ctx)
+	defer cancel()
 	proc, err := pod.box.Exec(ctx, c.ID, spec, io)
 	if err != nil {
 		x.end(execCode(err))
 		return fmt.Errorf("exec in %s: %w", c.Name, err)
 	}
 	e.publish("exec_start: "+strings.Join(s.Args, " "), c, map[string]string{"execID": id})
-	if err := let(ctx, proc); err != nil {
+	if err := proc.Start(ctx); err != nil {
 		x.end(execCode(err))
 		return fmt.Errorf("exec in %s: %w", c.Name, err)
 	}
@@ -140,7 +142,7 @@ func (e *execs) execSpec(c hull.Container, x hull.Exec) (driver.ExecSpec, error)
 			Terminal: s.TTY, Args: slices.Clone(s.Args), Env: env, Cwd: firstOf(s.WorkDir, c.Resolved.WorkDir),
 			Capabilities: capSet(caps), NoNewPrivileges: opt.noNewPrivileges, Rlimits: rlimits(c.Spec.Resources.Ulimits),
 		},
-		User: firstOf(s.User, c.Resolved.User), Groups: c.Spec.Process.Groups, Seccomp: filter,
+		User: firstOf(s.User, c.Resolved.User), Groups: c.Spec.Process.Groups, Seccomp: filter, Now: true,
 	}, nil
 }
 

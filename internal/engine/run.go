@@ -127,9 +127,14 @@ func (e *runner) start(ctx context.Context, id string) (err error) {
 // to call back: whoever has seen the first output of the workload may go away
 // before the engine knows that the workload runs.
 func let(ctx context.Context, p driver.Process) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	ctx, cancel := beyondClient(ctx)
 	defer cancel()
 	return p.Start(ctx)
+}
+
+// beyondClient is ctx without its client.
+func beyondClient(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), startLimit)
 }
 
 // startFailed puts the record back to where a failed start found it, with the

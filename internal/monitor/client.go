@@ -162,6 +162,10 @@ func (c *Client) Listen(ev Events) {
 	go c.receive(ev)
 }
 
+// SameBuild reports whether the monitor was started by this process, and knows
+// all that this build does.
+func (c *Client) SameBuild() bool { return c.child != nil }
+
 // Pid is the monitor's process id.
 func (c *Client) Pid() int { return c.pid }
 
@@ -353,13 +357,14 @@ func (c *Client) Seat(cg runtime.Cgroup) error {
 type AddRequest struct {
 	ID        string
 	Container string // "" = a main process
+	Now       bool   // an exec: it runs when Add returns, as after Start; for a monitor of this build
 	Plan      []byte // runtime.Plan or runtime.ExecPlan, encoded
 	Seated    bool   // Cgroup is the one of Seat, renamed
 	Cgroup    runtime.Cgroup
 	IO        hull.IO
 }
 
-// Add makes a process ready and returns its pid.
+// Add makes a process ready and returns its pid. What Now adds fails as Start does.
 func (c *Client) Add(ctx context.Context, r AddRequest) (pid int, err error) {
 	m := addMsg{id: r.ID, container: r.Container, plan: r.Plan, seated: r.Seated, cgroup: r.Cgroup, io: r.IO}
 	var files []*os.File
@@ -371,6 +376,9 @@ func (c *Client) Add(ctx context.Context, r AddRequest) (pid int, err error) {
 	kind := kindAdd
 	if r.Container != "" {
 		kind = kindExec
+		if r.Now {
+			kind = kindExecNow
+		}
 	}
 	b, err := c.call(ctx, kind, m.encode(), files...)
 	if err != nil {

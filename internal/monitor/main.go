@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hull/internal/linux"
 	"hull/internal/runtime"
 )
 
@@ -15,6 +16,8 @@ import (
 // socket it was given. backends are those that pods may ask for. It returns the
 // process's exit code.
 func Main(backends map[string]NewBackend) int {
+	// Without the right, or on a kernel without the file, it wakes as it did.
+	_ = linux.CalmSysmon()
 	if err := isolate(); err != nil {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1

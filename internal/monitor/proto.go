@@ -28,7 +28,8 @@ import (
 //	  |<------------------------------ done --|
 //	  |-- exec, signal, resize, attach [fd],  |
 //	  |   close stdin, list, call [fds],      |  call: what a backend and its driver agreed on
-//	  |   names ----------------------------->|  names: dns.conf is there by now
+//	  |   names, exec now ------------------->|  names: dns.conf is there by now; exec and
+//	  |                                       |  start are one: done says that it runs
 //	  |<------------------ done [fds] | fail --|  descriptors come back from a call only
 //	  |<------------- exited(process, exit) ---|  its output is in the log by then
 //	  |<------------------------ warn(text) ---|  e.g. log not writable
@@ -50,8 +51,9 @@ const (
 	kindSeat
 	kindCall
 	kindNames
+	kindExecNow
 
-	kindDone uint8 = iota + 51 // 64...
+	kindDone uint8 = iota + 50 // 64...
 	kindFail
 	kindExited
 	kindWarn

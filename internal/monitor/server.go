@@ -383,7 +383,14 @@ func (s *server) handle(f *frame) ([]byte, error) {
 	}
 	switch f.kind {
 	case kindAdd, kindExec:
-		return s.add(f)
+		_, body, err := s.add(f)
+		return body, err
+	case kindExecNow:
+		p, body, err := s.add(f)
+		if err == nil {
+			err = s.start(p) // its end is told as any other's
+		}
+		return body, err
 	case kindList:
 		return s.list(), nil
 	case kindDestroy:
@@ -441,17 +448,17 @@ func (s *server) find(id string) (*proc, error) {
 }
 
 // add makes a container's main process, or an exec, ready.
-func (s *server) add(f *frame) (_ []byte, err error) {
+func (s *server) add(f *frame) (_ *proc, _ []byte, err error) {
 	var m addMsg
 	if err := m.decode(f.body); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if (f.kind == kindExec) != (m.container != "") {
-		return nil, errFrame
+	if (f.kind != kindAdd) != (m.container != "") {
+		return nil, nil, errFrame
 	}
 	p := &proc{id: m.id, container: m.container, tty: m.io.TTY, cgroup: m.cgroup, code: -1, done: make(chan struct{}), released: make(chan struct{})}
 	if err := s.reserve(m.id); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -464,7 +471,7 @@ func (s *server) add(f *frame) (_ []byte, err error) {
 	var log stdio.LogWriter
 	if f.kind == kindAdd {
 		if log, err = s.cfg.OpenLog(m.io.Log); err != nil {
-			return nil, fmt.Errorf("open log: %w", err)
+			return nil, nil, fmt.Errorf("open log: %w", err)
 		}
 	}
 	streams, child, err := stdio.New(m.io, log, s.pool, func(text string) { s.warn(m.id, text) })
@@ -472,7 +479,7 @@ func (s *server) add(f *frame) (_ []byte, err error) {
 		if log != nil {
 			_ = log.Close()
 		}
-		return nil, fmt.Errorf("open standard streams: %w", err)
+		return nil, nil, fmt.Errorf("open standard streams: %w", err)
 	}
 	p.streams = streams
 	err = s.create(p, f.kind, &m, child)
@@ -489,7 +496,7 @@ func (s *server) add(f *frame) (_ []byte, err error) {
 	}
 	if err != nil {
 		s.discard(p)
-		return nil, err
+		return nil, nil, err
 	}
 	streams.Run()
 	s.mu.Lock()
@@ -498,7 +505,7 @@ func (s *server) add(f *frame) (_ []byte, err error) {
 	go s.watch(p)
 	var e enc
 	e.u32(uint32(p.run.Pid()))
-	return e.b, nil
+	return p, e.b, nil
 }
 
 // reserve takes an id, unless the monitor is on its way out.

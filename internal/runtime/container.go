@@ -24,6 +24,7 @@ type Container struct {
 
 	rootDir *os.File // O_PATH, the root directory with all its mounts
 	pts     *os.File // O_PATH, the root of the container's devpts, nil if it has none
+	oldRoot *os.File // O_PATH, the host's, between pivot and dropHost
 	self    *os.File // pidfd of this process
 	timeNS  *os.File // to join, while the process is made
 	ids     *idMaps  // of its user namespace; nil = it has the caller's
@@ -181,7 +182,15 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	if err := c.resolve(&p.Process, needHome, msg); err != nil {
 		return err
 	}
+	if !bound { // it may outlive us
+		if err := c.dropHost(); err != nil {
+			return err
+		}
+	}
 	if err := conn.sendGo(msg); err != nil {
+		return err
+	}
+	if err := c.dropHost(); err != nil {
 		return err
 	}
 	if err := conn.ready(prog, p.Process.Seccomp, child, s.Hooks); err != nil || c.ids == nil {
@@ -485,7 +494,7 @@ func (c *Container) destroy() error {
 	}
 	// Only now: the thread's end would kill the process without our noticing.
 	c.t.end()
-	linux.CloseAll([]*os.File{c.rootDir, c.pts, c.self})
+	linux.CloseAll([]*os.File{c.rootDir, c.pts, c.self, c.oldRoot})
 	c.ids.close()
 	if c.init != nil {
 		err = errors.Join(err, c.init.Close())

@@ -23,6 +23,7 @@ type mounter struct {
 	plan *Plan
 	cg   Cgroup
 	root *os.File // root of the new root mount
+	old  *os.File // the host's root, once it is stacked on the new one
 	proc int      // detached proc mount of the child, 0 = none
 	pts  *os.File
 	null *os.File // what hides files
@@ -36,7 +37,7 @@ type mounter struct {
 func (c *Container) mountAll(proc int, cg Cgroup, s Stdio) (slave *os.File, err error) {
 	m := &mounter{plan: c.plan, cg: cg, proc: proc, ids: c.ids, from: c.sources}
 	defer func() {
-		c.rootDir, c.pts = m.root, m.pts
+		c.rootDir, c.pts, c.oldRoot = m.root, m.pts, m.old
 		linux.CloseAll([]*os.File{m.null, m.hide})
 	}()
 	if proc > 0 {
@@ -920,7 +921,7 @@ func (m *mounter) sysctls() error {
 	return nil
 }
 
-// pivot makes the new root the thread's, and the child's, and drops the host's.
+// pivot makes the new root the thread's, and the child's; dropHost comes after it.
 func (m *mounter) pivot() (err error) {
 	if m.plan.Rootfs.ReadOnly {
 		if err := setattr(m.root, unix.MOUNT_ATTR_RDONLY, 0, false); err != nil {
@@ -937,37 +938,48 @@ func (m *mounter) pivot() (err error) {
 	if m.plan.NoPivot {
 		return m.chroot()
 	}
-	defer func() {
-		if err == nil {
-			err = m.rootPropagation()
-		}
-	}()
-	// The old root is stacked on the new one and then detached: no directory for it
-	// is needed.
+	// The old root is stacked on the new one: no directory for it is needed.
 	old, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
-	defer old.Close()
 	if err := unix.PivotRoot(".", "."); err != nil {
+		old.Close()
 		return fmt.Errorf("pivot root: %w", err)
 	}
-	// What is mounted in the new root keeps its propagation.
+	m.old = old
+	return unix.Chdir("/")
+}
+
+// dropHost detaches the host's root, which pivot has left on top of the new one.
+// The kernel waits for all processors then: so it is done while the child, which
+// has its own way to the new root, takes its rights off; the workload does not run
+// before.
+func (c *Container) dropHost() error {
+	old := c.oldRoot
+	if old == nil {
+		return nil
+	}
+	defer func() { old.Close(); c.oldRoot = nil }()
 	if err := unix.Fchdir(linux.FD(old)); err != nil {
 		return err
 	}
+	// What is mounted in the new root keeps its propagation.
 	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make the old root a slave: %w", err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("detach the old root: %w", err)
 	}
-	return unix.Chdir("/")
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	return c.rootPropagation()
 }
 
 // rootPropagation applies the specification's propagation to the new root.
-func (m *mounter) rootPropagation() error {
-	p := m.plan.Propagation
+func (c *Container) rootPropagation() error {
+	p := c.plan.Propagation
 	if p == 0 {
 		return nil
 	}
@@ -975,7 +987,7 @@ func (m *mounter) rootPropagation() error {
 	if p&unix.MS_REC != 0 {
 		flags |= unix.AT_RECURSIVE
 	}
-	if err := unix.MountSetattr(linux.FD(m.root), "", flags, &unix.MountAttr{Propagation: uint64(p &^ unix.MS_REC)}); err != nil {
+	if err := unix.MountSetattr(linux.FD(c.rootDir), "", flags, &unix.MountAttr{Propagation: uint64(p &^ unix.MS_REC)}); err != nil {
 		return fmt.Errorf("set propagation of the root: %w", err)
 	}
 	return nil

@@ -155,6 +155,7 @@ func execs(r *run) {
 	if err := isExecError(err, 127); err != nil {
 		r.Error(err)
 	}
+	execsNow(r, b)
 	if l := r.w.Logged(podID); l != "" {
 		r.Errorf("an exec's output is in the log: %q", l)
 	}
@@ -163,6 +164,26 @@ func execs(r *run) {
 	r.ok(sleeper.Signal(r.ctx(), syscall.SIGKILL))
 	r.exits(sleeper, 137)
 	r.ok(p.Signal(r.ctx(), 0))
+}
+
+// execsNow: whether a driver makes one step of it or two is not to be seen.
+func execsNow(r *run, b driver.Sandbox) {
+	for id, c := range map[string]struct {
+		process *specs.Process
+		code    int
+	}{"now0": {sh("exit 0").Process, 0}, "now9": {sh("exit 9").Process, 9}} {
+		e, err := b.Exec(r.ctx(), podID, driver.ExecSpec{ID: id, Process: c.process, Now: true}, hull.IO{})
+		r.ok(err)
+		r.start(e)
+		r.exits(e, c.code)
+	}
+	missing, err := b.Exec(r.ctx(), podID, driver.ExecSpec{ID: "now127", Process: Spec("/no/such").Process, Now: true}, hull.IO{})
+	if err == nil {
+		err = missing.Start(r.ctx())
+	}
+	if err := isExecError(err, 127); err != nil {
+		r.Error(err)
+	}
 }
 
 func execStdin(r *run) {

@@ -348,10 +348,12 @@ func (b *sandbox) Exec(ctx context.Context, id string, e driver.ExecSpec, hio hu
 	}
 	hio.StdinOnce = true // the client's end of input is the command's
 	hio.Log = hull.LogTarget{}
-	p, err := b.add(ctx, monitor.AddRequest{ID: e.ID, Container: id, Plan: raw, IO: hio})
+	now := e.Now && b.mon.SameBuild()
+	p, err := b.add(ctx, monitor.AddRequest{ID: e.ID, Container: id, Plan: raw, IO: hio, Now: now})
 	if err != nil {
 		return nil, err
 	}
+	p.started = now
 	return p, nil
 }
 
@@ -521,6 +523,7 @@ type process struct {
 	id, container string
 	tty           bool
 	pid           atomic.Int64
+	started       bool // by Exec
 	done          chan struct{}
 	exit          hull.Exit // valid after done
 }
@@ -538,7 +541,12 @@ func (p *process) Pid() int {
 }
 
 // Start implements driver.Process.
-func (p *process) Start(ctx context.Context) error { return p.b.mon.Start(ctx, p.id) }
+func (p *process) Start(ctx context.Context) error {
+	if p.started {
+		return nil
+	}
+	return p.b.mon.Start(ctx, p.id)
+}
 
 // Signal implements driver.Process.
 func (p *process) Signal(ctx context.Context, sig syscall.Signal) error {
