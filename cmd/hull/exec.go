@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/term"
 
+	"hull/api"
 	"hull/cmd/internal/wire"
 )
 
@@ -92,34 +93,78 @@ func (c *command) exec(args []string) (int, error) {
 		return 1, err
 	}
 	defer conn.Close() //nolint:errcheck // the process ends
-	var made struct{ ID string }
-	if err := call(conn, "POST", apiVersion+"/containers/"+args[0]+"/exec", r, &made); err != nil {
+	id, running, err := makeExec(conn, apiVersion+"/containers/"+args[0]+"/exec", &r)
+	if err != nil {
 		return 1, err
 	}
-	if made.ID == "" {
-		return 1, errors.New("exec ID empty")
-	}
-	path := apiVersion + "/exec/" + made.ID
+	path := apiVersion + "/exec/" + id
 	if start.Detach {
 		if err := call(conn, "POST", path+"/start", start, nil); err != nil {
 			return 1, err
 		}
 		return 0, nil
 	}
-	return c.attachExec(conn, path, start, r.AttachStdin, keys)
+	return c.attachExec(conn, path, start, running, r.AttachStdin, keys)
 }
 
-// attachExec starts the exec on conn, which becomes its stdio, and returns its
-// exit status.
-func (c *command) attachExec(conn *wire.Conn, path string, start execStart, stdin bool, keys []byte) (int, error) {
+// makeExec makes the exec and, unless it is to be detached, has hull's engine start
+// it at once: then it runs and conn is its stdio. Others' want to be asked for that.
+func makeExec(conn *wire.Conn, path string, r *execRequest) (id string, running bool, err error) {
+	var made struct{ ID string }
+	if r.detach {
+		err = call(conn, "POST", path, r, &made)
+	} else {
+		var resp *wire.Response
+		var answer []byte
+		if resp, answer, err = startExec(conn, path, r); err == nil && resp.Status == 101 {
+			made.ID, running = resp.Exec, true
+		} else if err == nil {
+			err = decoded(resp, answer, path, &made)
+		}
+	}
+	switch {
+	case err != nil:
+		return "", false, err
+	case made.ID == "":
+		return "", false, errors.New("exec ID empty")
+	}
+	return made.ID, running, nil
+}
+
+// startExec sends the request; answer is there unless the answer is the stream.
+func startExec(conn *wire.Conn, path string, r *execRequest) (resp *wire.Response, answer []byte, err error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode request: %w", err)
+	}
+	conn.Start = true
+	err = conn.Send("POST", path, body, true)
+	conn.Start = false
+	if err == nil {
+		resp, err = conn.Receive()
+	}
+	if err == nil && resp.Status != 101 {
+		answer, err = io.ReadAll(resp.Body)
+	}
+	return resp, answer, lost(err)
+}
+
+// attachExec starts the exec on conn, which becomes its stdio, unless it runs there
+// already, and returns its exit status.
+func (c *command) attachExec(conn *wire.Conn, path string, start execStart, running, stdin bool, keys []byte) (int, error) {
 	// The connection for the answer at the end is opened now, while the engine works.
 	end, err := c.dial()
 	if err != nil {
 		return 1, err
 	}
 	defer end.Close() //nolint:errcheck // the process ends
-	if err := upgrade(conn, path+"/start", start); err != nil {
-		return 1, err
+	if running {      // then the engine tells the exit of itself
+		err = end.Send("GET", path+"/json?"+api.UntilExit, nil, false)
+	} else {
+		err = upgrade(conn, path+"/start", start)
+	}
+	if err != nil {
+		return 1, lost(err)
 	}
 	s := &session{conn: conn, out: c.out, err: c.err, tty: start.Tty, detach: keys}
 	if stdin {
@@ -136,7 +181,15 @@ func (c *command) attachExec(conn *wire.Conn, path string, start execStart, stdi
 		return 1, err
 	}
 	var state struct{ ExitCode int }
-	if err := call(end, "GET", path+"/json", nil, &state); err != nil {
+	if running {
+		resp, answer, err := end.Answer()
+		if err == nil {
+			err = decoded(resp, answer, path, &state)
+		}
+		if err != nil {
+			return 1, lost(err)
+		}
+	} else if err := call(end, "GET", path+"/json", nil, &state); err != nil {
 		return 1, err
 	}
 	return state.ExitCode, nil
@@ -167,6 +220,11 @@ func call(conn *wire.Conn, method, path string, body, to any) error {
 	if err != nil {
 		return lost(err)
 	}
+	return decoded(r, answer, path, to)
+}
+
+// decoded puts an answer into to, unless that is nil.
+func decoded(r *wire.Response, answer []byte, path string, to any) error {
 	if r.Status >= 400 {
 		return wire.Failure(r, answer, path)
 	}

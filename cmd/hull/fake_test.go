@@ -22,6 +22,8 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/spf13/cobra"
+
+	"hull/api"
 )
 
 // engine is a Docker Engine API of one container, which "runs" by echoing what the
@@ -37,6 +39,7 @@ type engine struct {
 	startError     string // 500 with this message
 	containers     []container.Summary
 	warnings       []string
+	own            bool // it is hull's engine, which starts an exec at once
 
 	mu      sync.Mutex
 	log     []request
@@ -122,6 +125,8 @@ func (e *engine) serve(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(container.WaitResponse{StatusCode: int64(e.exit)})
 	case parts[0] == "containers" && strings.HasPrefix(parts[1], "no"):
 		fail(w, 404, "No such container: "+parts[1])
+	case last == "exec" && r.Method == "POST" && e.own && r.Header.Get(api.StartHeader) == "1":
+		e.stream(w, false)
 	case last == "exec" && r.Method == "POST":
 		reply(w, 201, container.ExecCreateResponse{ID: "ec5ec"})
 	case last == "start" && parts[0] == "exec":
@@ -131,6 +136,9 @@ func (e *engine) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		e.stream(w, false)
 	case last == "json" && parts[0] == "exec":
+		if r.URL.RawQuery == api.UntilExit {
+			<-e.ended
+		}
 		reply(w, 200, map[string]any{"ID": "ec5ec", "ExitCode": e.exit})
 	case last == "json" && parts[1] == "c0ffee":
 		reply(w, 200, container.InspectResponse{ID: "c0ffee"})
@@ -159,7 +167,7 @@ func (e *engine) stream(w http.ResponseWriter, afterStart bool) {
 	}
 	defer conn.Close()
 	defer e.finish()
-	_, _ = io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+	_, _ = io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"+api.ExecHeader+": ec5ec\r\n\r\n")
 	if afterStart {
 		select {
 		case <-e.started:

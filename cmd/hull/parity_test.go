@@ -299,6 +299,32 @@ func TestExecAsksWhatDockerAsks(t *testing.T) {
 	}
 }
 
+// hull's own engine makes one step of making and starting an exec, and there is no
+// difference to be seen.
+func TestExecAtOnce(t *testing.T) {
+	for _, args := range [][]string{{"c0ffee", "true"}, {"-i", "c0ffee", "cat"}, {"-t", "c0ffee", "x"}, {"nosuch", "x"}} {
+		run := func(own bool) outcome {
+			e := newEngine(t)
+			e.own, e.stdout, e.stderr, e.exit, e.echo = own, "out\n", "err\n", 5, slices.Contains(args, "-i")
+			o, handed := quick(t, e, "hello", append([]string{"exec"}, args...)...)
+			if handed {
+				t.Fatalf("%v: handed over", args)
+			}
+			return o
+		}
+		two, one := run(false), run(true)
+		if one.code != two.code || one.stdout != two.stdout || one.err != two.err {
+			t.Errorf("%v: in one step %d %q %q, in two %d %q %q", args, one.code, one.stdout, one.err, two.code, two.stdout, two.err)
+		}
+		if n := len(one.find(t, "POST", "/start")); n != 0 {
+			t.Errorf("%v: %d requests to start", args, n)
+		}
+		if len(one.requests) > 2 {
+			t.Errorf("%v: requests %v", args, one.requests)
+		}
+	}
+}
+
 // object decodes an exec request into what the engine sees.
 func object(t *testing.T, body string) any {
 	t.Helper()

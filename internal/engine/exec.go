@@ -32,7 +32,7 @@ func (e *execs) ExecCreate(ctx context.Context, ref string, s hull.ExecSpec) (st
 			return "", err
 		}
 	}
-	x := &execRun{info: hull.Exec{ID: newID(), ContainerID: c.ID, Spec: s}}
+	x := &execRun{info: hull.Exec{ID: newID(), ContainerID: c.ID, Spec: s}, done: make(chan struct{})}
 	e.runs.addExec(x)
 	e.publish("exec_create: "+strings.Join(s.Args, " "), c, map[string]string{"execID": x.info.ID})
 	return x.info.ID, nil
@@ -112,8 +112,12 @@ func (e *execs) watchExec(ctx context.Context, c hull.Container, x *execRun, pro
 	})
 }
 
-// end records the exit code; x.mu is held.
+// end records the exit code; x.mu is held. The first code stands.
 func (x *execRun) end(code int) {
+	if x.info.CanRemove {
+		return
+	}
+	close(x.done)
 	x.info.Running, x.info.ExitCode, x.info.Pid, x.info.CanRemove = false, &code, 0, true
 }
 
@@ -189,6 +193,20 @@ func (e *execs) Exec(ctx context.Context, id string) (hull.Exec, error) {
 		x.end(exit.Code)
 	}
 	return x.info, nil
+}
+
+// ExecWait is Exec when the exec has ended, however long it is not even started.
+func (e *execs) ExecWait(ctx context.Context, id string) (hull.Exec, error) {
+	x, err := e.runs.exec(id)
+	if err != nil {
+		return hull.Exec{}, err
+	}
+	select {
+	case <-x.done:
+		return e.Exec(ctx, id)
+	case <-ctx.Done():
+		return hull.Exec{}, context.Cause(ctx)
+	}
 }
 
 // execCode is the exit code of a process that could not be started.

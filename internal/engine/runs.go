@@ -42,6 +42,7 @@ type execRun struct {
 	mu   sync.Mutex
 	info hull.Exec
 	proc driver.Process
+	done chan struct{} // closed by end
 }
 
 // waiter is one Wait call.

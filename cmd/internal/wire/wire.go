@@ -32,7 +32,9 @@ type Conn struct {
 	// Minimal asks for answers with no more in them than a table shows ("Prefer:
 	// return=minimal", RFC 7240); engines that do not know it send all.
 	Minimal bool
-	r       *bufio.Reader
+	// Start is sent with requests for an upgrade: see api.StartHeader.
+	Start bool
+	r     *bufio.Reader
 }
 
 // Response is an answer without its body's bytes.
@@ -40,6 +42,7 @@ type Response struct {
 	Status int    // 200
 	Reason string // "OK"
 	JSON   bool   // Content-Type is application/json
+	Exec   string // api.ExecHeader
 	// Body must be read to its end before the next request on the connection. It
 	// is empty, not nil, when there is none.
 	Body io.Reader
@@ -69,6 +72,9 @@ func (c *Conn) Send(method, target string, body []byte, upgrade bool) error {
 	b = append(b, " HTTP/1.1\r\nHost: hull\r\nUser-Agent: hull\r\n"...)
 	if upgrade {
 		b = append(b, "Connection: Upgrade\r\nUpgrade: tcp\r\n"+api.BufferedHeader+": 1\r\n"...)
+		if c.Start {
+			b = append(b, api.StartHeader+": 1\r\n"...)
+		}
 	}
 	if body != nil {
 		b = append(b, "Content-Type: application/json\r\n"...)
@@ -134,6 +140,8 @@ func (c *Conn) receive() (*Response, error) {
 			chunked = strings.EqualFold(value, "chunked")
 		case strings.EqualFold(name, "content-type"):
 			r.JSON = value == "application/json" || strings.HasPrefix(value, "application/json;")
+		case strings.EqualFold(name, api.ExecHeader):
+			r.Exec = value
 		}
 	}
 	switch {

@@ -58,6 +58,8 @@ type Containers interface {
 	ExecStart(ctx context.Context, execID string, a *hull.Attach, rows, cols uint16) error
 	ExecResize(ctx context.Context, execID string, rows, cols uint16) error
 	Exec(ctx context.Context, execID string) (hull.Exec, error)
+	// ExecWait is Exec when it has ended.
+	ExecWait(ctx context.Context, execID string) (hull.Exec, error)
 	Info(ctx context.Context) (hull.EngineInfo, error)
 	Examine(ctx context.Context) []hull.Finding
 }

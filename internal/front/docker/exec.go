@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"hull/api"
 	"hull/internal/hull"
 )
 
@@ -39,8 +40,25 @@ func (a *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err //nolint:wrapcheck // the engine names the object
 	}
+	if r.Header.Get(api.StartHeader) == "1" {
+		return a.startNow(w, r, id)
+	}
 	writeJSON(w, http.StatusCreated, container.ExecCreateResponse{ID: id})
 	return nil
+}
+
+// startNow starts what was just made: api.StartHeader.
+func (a *execAPI) startNow(w http.ResponseWriter, r *http.Request, id string) error {
+	e, err := a.find(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	rows, cols, err := consoleSize(container.ExecStartRequest{Tty: e.Spec.TTY}, e)
+	if err != nil {
+		return err
+	}
+	w.Header().Set(api.ExecHeader, id)
+	return a.startAttached(w, r, e, !e.Spec.TTY, rows, cols)
 }
 
 func toExec(b container.ExecCreateRequest) hull.ExecSpec {
@@ -145,6 +163,9 @@ func (a *execAPI) resize(w http.ResponseWriter, r *http.Request) error {
 
 func (a *execAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	e, err := a.find(r.Context(), r.PathValue("id"))
+	if err == nil && r.URL.RawQuery == api.UntilExit {
+		e, err = a.engine.ExecWait(r.Context(), e.ID)
+	}
 	if err != nil {
 		return err
 	}

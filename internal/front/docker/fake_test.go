@@ -633,6 +633,16 @@ func (e *fakeEngine) Exec(_ context.Context, id string) (hull.Exec, error) {
 	return hull.Exec{}, fmt.Errorf("exec %s: %w", id, errdefs.ErrNotFound)
 }
 
+func (e *fakeEngine) ExecWait(ctx context.Context, id string) (hull.Exec, error) {
+	for {
+		x, err := e.Exec(ctx, id)
+		if err != nil || x.Started && !x.Running || ctx.Err() != nil {
+			return x, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (e *fakeEngine) Examine(context.Context) []hull.Finding {
 	return []hull.Finding{{Subject: "kernel", Verdict: hull.Fine, Says: "Linux"}, {Subject: "nftables", Verdict: hull.Broken, Says: "no", Means: "no networks", Next: "modprobe"}}
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,6 +20,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
+
+	"hull/api"
 )
 
 // deadline bounds a test that would hang when a stream does not end.
@@ -223,6 +227,45 @@ func TestBridge(t *testing.T) {
 	rest, err := io.ReadAll(conn)
 	if err != nil || !bytes.HasSuffix(rest, append([]byte{1, 0, 0, 0, 0, 0, 0, 10}, "early late"...)) {
 		t.Errorf("output %q, %v", rest, err)
+	}
+}
+
+// One request makes and starts an exec and becomes its stream; another has its exit.
+func TestExecAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.create("cc", `{"Image":"busybox:1","Cmd":["hold"]}`)
+	w.do("POST", "/containers/cc/start", "").want(t, 204, "")
+	ask := func(body string) *http.Response {
+		_, r := w.raw(fmt.Sprintf("POST /v1.47/containers/cc/exec HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"+
+			"Connection: Upgrade\r\nUpgrade: tcp\r\n%s: 1\r\n%s: 1\r\nContent-Length: %d\r\n\r\n%s", api.BufferedHeader, api.StartHeader, len(body), body))
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body = io.NopCloser(r)
+		return resp
+	}
+	for command, want := range map[string]struct {
+		out  string
+		code int
+	}{`["echo","said"]`: {"said\n", 0}, `["missing"]`: {"executable file not found", 127}} {
+		resp := ask(`{"Cmd":` + command + `,"AttachStdout":true}`)
+		id := resp.Header.Get(api.ExecHeader)
+		if resp.StatusCode != 101 || id == "" {
+			t.Fatalf("%s: %s, exec %q", command, resp.Status, id)
+		}
+		var out bytes.Buffer
+		if _, err := stdcopy.StdCopy(&out, io.Discard, resp.Body); err != nil || !strings.Contains(out.String(), want.out) {
+			t.Errorf("%s: output %q, %v", command, &out, err)
+		}
+		var x struct{ ExitCode *int }
+		if err := json.Unmarshal([]byte(w.do("GET", "/exec/"+id+"/json?"+api.UntilExit, "").body), &x); err != nil || x.ExitCode == nil || *x.ExitCode != want.code {
+			t.Errorf("%s: exit %+v, %v", command, x, err)
+		}
+	}
+	if resp := ask(`{"Cmd":[]}`); resp.StatusCode != 400 || resp.Header.Get(api.ExecHeader) != "" {
+		t.Errorf("no command: %s", resp.Status)
 	}
 }
 
