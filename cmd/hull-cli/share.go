@@ -31,7 +31,7 @@ import (
 func share(root *cobra.Command, c command.Cli) {
 	s := sharing{c}
 	if img, rest, err := root.Find([]string{"image"}); err == nil && len(rest) == 0 {
-		img.AddCommand(s.copyCommand())
+		img.AddCommand(s.copyCommand(), s.signCommand(), s.verifyCommand())
 	}
 	for _, path := range [][]string{{"push"}, {"image", "push"}, {"pull"}, {"image", "pull"}} {
 		if cmd, rest, err := root.Find(path); err == nil && len(rest) == 0 {
@@ -43,7 +43,7 @@ func share(root *cobra.Command, c command.Cli) {
 			s.withDelta(cmd)
 		}
 	}
-	root.AddCommand(registryCommand())
+	root.AddCommand(registryCommand(), s.trustCommand())
 }
 
 // registryCommand becomes hull-registry, which reads the flags.

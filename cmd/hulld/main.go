@@ -57,6 +57,8 @@ type options struct {
 	insecure    []string
 	mirrors     []string
 	hostsDir    string
+	trust       string
+	trustMust   bool
 	group       string
 	bridge      string
 	subnet      string
@@ -118,6 +120,7 @@ func parse(args []string) (options, error) {
 	f.StringArrayVar(&o.insecure, "insecure-registry", nil, "registry (HOST[:PORT] or CIDR) to reach without TLS")
 	f.StringArrayVar(&o.mirrors, "registry-mirror", nil, "URL to ask before Docker Hub")
 	f.StringVar(&o.hostsDir, "registry-hosts", "/etc/hull/certs.d", "directory of hosts.toml files")
+	f.StringVar(&o.trust, "trust-policy", trustPolicy, "which images may be used (default: this file, if it is there)")
 	f.StringVarP(&o.group, "group", "G", "hull", "group that may use the socket")
 	f.StringVar(&o.bridge, "bridge", "", "interface name of the default bridge")
 	f.StringVar(&o.subnet, "subnet", "", "IPv4 subnet of the default bridge (default: a free one)")
@@ -136,6 +139,7 @@ func parse(args []string) (options, error) {
 	if o.userns != "private" && o.userns != "host" {
 		return o, fmt.Errorf("--userns %q: use private or host", o.userns)
 	}
+	o.trustMust = f.Changed("trust-policy")
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q; see hulld --help", f.Arg(0))
 	}
@@ -144,7 +148,10 @@ func parse(args []string) (options, error) {
 
 // absolute makes paths independent of the working directory.
 func absolute(o *options) error {
-	for _, p := range []*string{&o.root, &o.run} {
+	for _, p := range []*string{&o.root, &o.run, &o.trust} {
+		if *p == "" {
+			continue
+		}
 		abs, err := filepath.Abs(*p)
 		if err != nil {
 			return fmt.Errorf("directory %s: %w", *p, err)
@@ -202,7 +209,7 @@ func serve(ctx context.Context, o options) (err error) {
 
 	images, err := image.New(ctx, image.Config{
 		Root: filepath.Join(o.root, "images"), HostsDir: o.hostsDir, DockerConfig: dockerConfig(), Insecure: o.insecure, Mirrors: o.mirrors,
-		Unpack: unpacker(o), Events: events.Publish, Log: log,
+		Unpack: unpacker(o), Trust: o.trust, TrustMust: o.trustMust, Ask: asker(o), Events: events.Publish, Log: log,
 	})
 	if err != nil {
 		return err

@@ -133,6 +133,7 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 	if k.worker, err = base.NewWorker(ctx, k.workerOpt(cfg, md)); err != nil {
 		return nil, fmt.Errorf("start build worker: %w", err)
 	}
+	k.worker.SourceManager.Register(&judgedSource{Source: k.worker.ImageSource, shop: k.shop})
 	if k.sessions, err = session.NewManager(); err != nil {
 		return nil, fmt.Errorf("start build sessions: %w", err)
 	}

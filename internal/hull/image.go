@@ -25,6 +25,7 @@ type Image struct {
 	Size                                 int64           // bytes, unpacked
 	LastTagged                           time.Time
 	LastUsed                             time.Time
+	Ref                                  string // what Resolve found it by: a full name, or a digest; "" = neither
 }
 
 // ImageConfig is the run configuration of an image (OCI image spec plus
@@ -94,6 +95,40 @@ type CopyRequest struct {
 	Platform               string // "" = all of the image's
 	SourceAuth, TargetAuth Auth
 	Progress               func(Progress)
+}
+
+// Signature is what somebody has signed of an image, and how.
+type Signature struct {
+	Format      string            // "cosign" or "notation"
+	MediaType   string            // of Payload
+	Payload     []byte            // cosign: the signed document; notation: the envelope
+	Value       string            // cosign: the signature itself, base64
+	Annotations map[string]string // notation: of its manifest
+}
+
+// SignedDocument is a manifest or an index.
+type SignedDocument struct {
+	MediaType, Digest string
+	Size              int64 // bytes
+}
+
+// Signable is an image as far as signatures go.
+type Signable struct {
+	Repository string           // full name
+	Local      bool             // the image is here
+	Documents  []SignedDocument // what a signature may be of
+	Signatures []Signature
+	Accepted   string // why the trust policy accepts it; "" = there is no policy, or it does not
+	Refused    string // why it does not
+}
+
+// SignRequest says what to sign, or whose signatures are asked for.
+type SignRequest struct {
+	Ref       string
+	Auth      Auth
+	Push      bool           // in the registry
+	Document  SignedDocument // one of Signable's
+	Signature Signature
 }
 
 // SaveRequest says what an archive of images is to hold.

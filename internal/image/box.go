@@ -111,6 +111,9 @@ func (s *Service) Prepare(ctx context.Context, id string, img hull.Image, storag
 	if err != nil {
 		return err
 	}
+	if err := s.admit(ctx, img); err != nil {
+		return err
+	}
 	leave := s.gate.enter()
 	defer leave()
 	b := box{chain: chainOf(img.Layers), manifest: digest.Digest(img.Manifest)}

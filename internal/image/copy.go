@@ -68,7 +68,7 @@ func (s *Service) Copy(ctx context.Context, r hull.CopyRequest) error {
 	if err := c.walk(ctx, root, 0); err != nil {
 		return err
 	}
-	if err := c.push(ctx, root); err != nil {
+	if err := c.push(ctx, root, source); err != nil {
 		return pushError(c.to, err)
 	}
 	return nil
@@ -187,11 +187,33 @@ func (c *copyJob) walk(ctx context.Context, d ocispec.Descriptor, depth int) err
 	return nil
 }
 
-// push sends what was collected: blobs, documents by digest, the root by name.
-func (c *copyJob) push(ctx context.Context, root ocispec.Descriptor) error {
+// push sends what was collected, and what others have said about it.
+func (c *copyJob) push(ctx context.Context, root ocispec.Descriptor, source registry) error {
 	c.tell.say("", fmt.Sprintf("Copying %s to %s", reference.FamiliarString(c.from), reference.FamiliarString(c.to)))
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: c.target.hosts, Tracker: c.tracker})
-	named, err := resolver.Pusher(ctx, c.to.String())
+	if err := c.transfer(ctx, resolver, root, c.to.String()); err != nil {
+		return err
+	}
+	more, err := c.about(ctx, source, resolver)
+	if err != nil {
+		return fmt.Errorf("signatures: %w", err)
+	}
+	if more > 0 {
+		c.tell.say("", fmt.Sprintf("Signatures and the like: %d", more))
+	}
+	last := c.docs[len(c.docs)-1]
+	tag := ""
+	if t, ok := c.to.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	c.tell.say("", fmt.Sprintf("%s: digest: %s size: %d", tag, last.Digest, last.Size))
+	c.tell.tell(hull.Progress{Aux: PushResult{Tag: tag, Digest: last.Digest.String(), Size: last.Size}})
+	return nil
+}
+
+// transfer sends what was collected: blobs, documents by digest, root by name.
+func (c *copyJob) transfer(ctx context.Context, resolver remotes.Resolver, root ocispec.Descriptor, name string) error {
+	named, err := resolver.Pusher(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -206,11 +228,7 @@ func (c *copyJob) push(ctx context.Context, root ocispec.Descriptor) error {
 	for _, d := range c.docs {
 		to := named
 		if d.Digest != root.Digest {
-			ref, err := reference.WithDigest(reference.TrimNamed(c.to), d.Digest)
-			if err != nil {
-				return badReference(err)
-			}
-			if to, err = resolver.Pusher(ctx, ref.String()); err != nil {
+			if to, err = resolver.Pusher(ctx, c.to.Name()+"@"+d.Digest.String()); err != nil {
 				return err
 			}
 		}
@@ -219,14 +237,49 @@ func (c *copyJob) push(ctx context.Context, root ocispec.Descriptor) error {
 			return err
 		}
 	}
-	last := c.docs[len(c.docs)-1]
-	tag := ""
-	if t, ok := c.to.(reference.Tagged); ok {
-		tag = t.Tag()
-	}
-	c.tell.say("", fmt.Sprintf("%s: digest: %s size: %d", tag, last.Digest, last.Size))
-	c.tell.tell(hull.Progress{Aux: PushResult{Tag: tag, Digest: last.Digest.String(), Size: last.Size}})
 	return nil
+}
+
+// about sends what the source's registry holds about the documents that were
+// copied: what cosign keeps in tags beside an image, and what refers to it.
+func (c *copyJob) about(ctx context.Context, source registry, resolver remotes.Resolver) (n int, err error) {
+	send := func(d ocispec.Descriptor, name string) error {
+		e := *c
+		e.blobs, e.docs = nil, nil
+		if err := e.walk(ctx, d, 1); err != nil || len(e.docs) == 0 {
+			return err // no document: it was sent before
+		}
+		n++
+		return e.transfer(ctx, resolver, d, name)
+	}
+	for _, doc := range c.docs {
+		for _, kind := range []string{".sig", ".att", ".sbom"} {
+			tag := ":" + referrersTag(doc.Digest) + kind
+			_, d, err := source.Resolve(ctx, c.from.Name()+tag)
+			if errdefs.IsNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return n, err
+			}
+			if err := send(d, c.to.Name()+tag); err != nil {
+				return n, err
+			}
+		}
+		list, err := c.s.referrers(ctx, c.fetcher, doc.Digest, "")
+		if err != nil {
+			return n, err
+		}
+		for _, d := range list {
+			if err := send(d, c.to.Name()+"@"+d.Digest.String()); err != nil {
+				return n, err
+			}
+			if err := c.s.linkReferrer(ctx, c.target, resolver, reference.TrimNamed(c.to), doc.Digest, d); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, nil
 }
 
 // blob has the registry mount a blob from the source's repository, when it is

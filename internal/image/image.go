@@ -35,6 +35,7 @@ import (
 	"hull/internal/image/archive"
 	"hull/internal/image/layers"
 	"hull/internal/image/snaps"
+	"hull/internal/trust"
 )
 
 // namespace is the containerd namespace of everything we store.
@@ -59,6 +60,11 @@ type Config struct {
 	Unpack func(ctx context.Context, r io.Reader, root *os.File, o archive.Options) (archive.Result, digest.Digest, error)
 	Events func(hull.Event)
 	Log    *slog.Logger
+
+	Trust     string // policy file; "" = every image may be used
+	TrustMust bool   // the policy file has to be there
+	// Ask puts a question about signatures, as trust.Ask does.
+	Ask func(ctx context.Context, q trust.Request) (trust.Reply, error)
 }
 
 // Service is the image service. Its methods may be called concurrently.
@@ -67,6 +73,7 @@ type Service struct {
 	*boxStore
 	*layerMaker
 	*registries
+	*notary
 
 	cfg     Config
 	log     *slog.Logger
@@ -142,6 +149,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 		layerMaker: &layerMaker{cfg: cfg, writable: boxes, layers: ls, blobs: db.ContentStore()},
 		registries: &registries{cfg: cfg, log: cfg.Log},
 	}
+	s.notary = &notary{s: s, guard: &guard{path: cfg.Trust, must: cfg.TrustMust, ask: cfg.Ask}}
 	s.gate.after = s.purge
 	db.RegisterCollectibleResource(resourceLayer, collector{s})
 	if err := s.loadBoxes(); err != nil {

@@ -77,6 +77,11 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 	if err != nil {
 		return hull.Image{}, remoteError(named, err)
 	}
+	// What was judged is fetched by its digest: a tag that moves meanwhile changes nothing.
+	signatures, err := s.admitRemote(ctx, named, target, reg)
+	if err != nil {
+		return hull.Image{}, err
+	}
 	tag := "latest"
 	switch n := named.(type) {
 	case reference.Tagged:
@@ -100,6 +105,9 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 		if !worthRetry(err) || errdefs.IsDataLoss(err) || errdefs.IsResourceExhausted(err) {
 			s.collect(ctx) // what came of it is of no use; what a network broke off is
 		}
+		return hull.Image{}, err
+	}
+	if err := s.keepSigned(ctx, target.Digest, signatures); err != nil {
 		return hull.Image{}, err
 	}
 	if err := s.name(ctx, named, target); err != nil {

@@ -137,6 +137,9 @@ func (p *pusher) push(ctx context.Context, r hull.PushRequest, target ocispec.De
 	if err != nil {
 		return err
 	}
+	if err := p.signatures(ctx, reg, named, last); err != nil {
+		return err
+	}
 	tag := p.name[strings.LastIndexByte(p.name, ':')+1:]
 	p.tell.say("", fmt.Sprintf("%s: digest: %s size: %d", tag, last.Digest, size))
 	p.tell.tell(hull.Progress{Aux: PushResult{Tag: tag, Digest: last.Digest.String(), Size: size}})
@@ -149,6 +152,19 @@ func (p *pusher) push(ctx context.Context, r hull.PushRequest, target ocispec.De
 	}
 	p.s.publish("push", reference.FamiliarString(named), reference.FamiliarName(named))
 	return p.s.reload(ctx)
+}
+
+// signatures sends those that are kept here with what was pushed.
+func (p *pusher) signatures(ctx context.Context, reg registry, named reference.Named, of ocispec.Descriptor) error {
+	list, err := p.s.localSignatures(ctx, []ocispec.Descriptor{of}, "")
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	if err := p.s.pushSigned(ctx, reg, named, of.Digest, list); err != nil {
+		return err
+	}
+	p.tell.say("", fmt.Sprintf("Signatures: %d", len(signaturesOf(list))))
+	return nil
 }
 
 // manifests lists what to send. whole: all that the target's index speaks of is

@@ -26,7 +26,24 @@ func (s *Service) Resolve(_ context.Context, ref, platform string) (hull.Image, 
 	if err != nil {
 		return hull.Image{}, err
 	}
-	return e.snapshot(s.store), nil
+	img := e.snapshot(s.store)
+	img.Ref = v.asked(ref, e)
+	return img, nil
+}
+
+// asked is the name or digest by which an image was asked for, in full; "" = by
+// the beginning of its id.
+func (v *view) asked(ref string, e *entry) string {
+	if _, err := digest.Parse(ref); err == nil {
+		return ref
+	}
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil && slices.Contains(v.named(named), e) {
+		return tagName(reference.TagNameOnly(named))
+	}
+	if "sha256:"+ref == e.img.ID {
+		return e.img.ID
+	}
+	return ""
 }
 
 // find lists the images a reference stands for: one for each local platform.

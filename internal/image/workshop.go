@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -40,7 +41,10 @@ type Workshop struct {
 	Hosts           docker.RegistryHosts
 	Collect         func(context.Context) // removes garbage, at once or soon
 	Platform        ocispec.Platform
-	DanglingPrefix  string // a name of this, "@" and a digest keeps an image without name
+	// Admit judges an image that is built on, which ref was resolved to. from is its
+	// registry, asked with the builder's credentials.
+	Admit          func(ctx context.Context, ref string, d digest.Digest, from remotes.Resolver) error
+	DanglingPrefix string // a name of this, "@" and a digest keeps an image without name
 }
 
 // Keys translates between the builder's names and layers.
@@ -62,7 +66,7 @@ func (s *Service) Workshop(k Keys) Workshop {
 		Hosts: func(host string) ([]docker.RegistryHost, error) {
 			return s.registry(context.Background(), host, hull.Auth{}).hosts(host)
 		},
-		Collect: s.collect, Platform: s.host, DanglingPrefix: strings.TrimSuffix(danglingPrefix, "/"),
+		Admit: s.admitBase, Collect: s.collect, Platform: s.host, DanglingPrefix: strings.TrimSuffix(danglingPrefix, "/"),
 	}
 }
 

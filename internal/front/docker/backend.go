@@ -78,6 +78,11 @@ type Images interface {
 	Prune(ctx context.Context, keep func(hull.Image) bool) ([]hull.ImageRemoved, int64, error)
 	// Copy sends an image from one registry to another.
 	Copy(ctx context.Context, r hull.CopyRequest) error
+	// Signable says what a signature is to be of, Sign keeps and sends one, Signatures
+	// lists those there are, with what the trust policy says.
+	Signable(ctx context.Context, r hull.SignRequest) (hull.Signable, error)
+	Sign(ctx context.Context, r hull.SignRequest) error
+	Signatures(ctx context.Context, r hull.SignRequest) (hull.Signable, error)
 	Save(ctx context.Context, r hull.SaveRequest, w io.Writer) error
 	// Compare words the first difference between two images, "" = none.
 	Compare(ctx context.Context, a, b string) (string, error)

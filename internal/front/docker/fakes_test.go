@@ -149,6 +149,21 @@ func (f *fakeImages) Compare(_ context.Context, a, b string) (string, error) {
 	return "layer 1: " + a + " and " + b, nil
 }
 
+func (f *fakeImages) Signable(_ context.Context, r hull.SignRequest) (hull.Signable, error) {
+	return hull.Signable{Repository: r.Ref, Local: !r.Push, Documents: []hull.SignedDocument{{Digest: digestOf("1"), Size: 7}}}, nil
+}
+
+func (f *fakeImages) Signatures(_ context.Context, r hull.SignRequest) (hull.Signable, error) {
+	return hull.Signable{Repository: r.Ref, Signatures: []hull.Signature{{Format: "cosign", Payload: []byte(r.Auth.Username)}}, Refused: "no"}, nil
+}
+
+func (f *fakeImages) Sign(_ context.Context, r hull.SignRequest) error {
+	if r.Signature.Value != "x" || r.Document.Size != 7 {
+		return fmt.Errorf("signature %q of %d bytes", r.Signature.Value, r.Document.Size)
+	}
+	return nil
+}
+
 func (f *fakeImages) Lacking(_ context.Context, digests []string) ([]string, error) {
 	return digests[1:], nil
 }

@@ -82,6 +82,9 @@ func (s *Server) routes() {
 	s.handle("POST /hull/v1/images/lacking", img.lacking)
 	s.handle("POST /hull/v1/images/archive", img.archive)
 	s.handle("POST /hull/v1/images/compare", img.compare)
+	s.handle("POST /hull/v1/images/signable", img.signatures(Images.Signable))
+	s.handle("POST /hull/v1/images/signatures", img.signatures(Images.Signatures))
+	s.handle("POST /hull/v1/images/sign", img.sign)
 
 	s.handle("GET /volumes", vol.list)
 	s.handle("POST /volumes/create", vol.create)

@@ -1,0 +1,99 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"hull/test/harness"
+)
+
+// TestTrust: a team's rule says that its images are signed. What is not is neither
+// pulled, nor built on, nor run; and what is signed by the command line is.
+func TestTrust(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	policy := filepath.Join(dir, "trust.toml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(policy, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("default = \"accept\"\n")
+	e := harness.Start(t, []string{"busybox"}, harness.Args("--trust-policy", policy))
+	c := e.Hull()
+	c.Env = append(c.Env, "HULL_KEY_PASSWORD=secret")
+	c.Run("trust", "key", "generate", "--dir", dir, "team")
+	c.Run("trust", "key", "generate", "--dir", dir, "--notation", "legal")
+	c.Fails(1, []string{"is there already"}, "trust", "key", "generate", "--dir", dir, "team")
+
+	host := e.Registry("", nil)
+	app, doc := host+"/team/app:1", host+"/legal/doc:1"
+	for _, ref := range []string{app, doc} {
+		c.Run("tag", "busybox", ref)
+		c.Run("push", ref)
+	}
+	write(fmt.Sprintf(`default = "accept"
+[[rule]]
+match = "%[1]s/team"
+require = "cosign"
+keys = ["team.pub"]
+[[rule]]
+match = "%[1]s/legal"
+require = "notation"
+certificates = ["legal.crt"]
+`, host))
+	context := e.Dir("context")
+	if err := os.WriteFile(filepath.Join(context, "Dockerfile"), []byte("FROM "+app+"\nRUN echo built > /built\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	refused := []string{"refused by the trust policy " + policy, host + "/team", "team.pub"}
+	c.Fails(125, refused, "run", "--rm", app, "true")
+	c.Fails(1, refused, "build", "-t", "derived", context)
+	c.Fails(1, refused, "image", "verify", app)
+	c.Run("rmi", app, doc)
+	c.Fails(1, refused, "pull", app)
+	c.Fails(125, refused, "run", "--rm", app, "true")
+	c.Fails(1, refused, "build", "-t", "derived", context)
+	c.Fails(1, []string{host + "/legal", "legal.crt"}, "pull", doc)
+	if out := c.Run("images", "-q", host+"/team/app"); out != "" {
+		t.Errorf("something of a refused image is here: %s", out)
+	}
+
+	wrong := c.Try("image", "sign", "--push", "--key", filepath.Join(dir, "nothing.key"), app)
+	if wrong.Code == 0 {
+		t.Errorf("signed without a key: %+v", wrong)
+	}
+	c.Run("image", "sign", "--push", "--key", filepath.Join(dir, "team.key"), app)
+	c.Run("image", "sign", "--push", "--key", filepath.Join(dir, "legal.key"), "--certificate", filepath.Join(dir, "legal.crt"), "--envelope", "cose", "--expires", "24h", doc)
+	c.Run("build", "-t", "derived", context) // from the registry
+	c.Run("pull", app)
+	c.Run("pull", doc)
+	for _, ref := range []string{app, doc, "derived"} {
+		if got := c.Run("run", "--rm", ref, "echo", "hello"); got != "hello" {
+			t.Errorf("%s says %q", ref, got)
+		}
+	}
+	c.Run("build", "--no-cache", "-t", "derived", context) // from what is here
+	if out := c.Run("image", "verify", app); !strings.Contains(out, "is accepted") {
+		t.Errorf("verify: %s", out)
+	}
+	if out := c.Run("image", "verify", "--registry", "--key", filepath.Join(dir, "team.pub"), app); !strings.Contains(out, "signed by") {
+		t.Errorf("verify: %s", out)
+	}
+	if out := c.Run("image", "verify", "--certificate", filepath.Join(dir, "legal.crt"), doc); !strings.Contains(out, "CN=legal") {
+		t.Errorf("verify: %s", out)
+	}
+	c.Fails(1, []string{"not verified"}, "image", "verify", "--key", filepath.Join(dir, "team.pub"), doc)
+
+	// A broken policy accepts nothing, and containers that are there can be handled.
+	id := c.Run("create", app, "true")
+	write("default = \"accept\"\n[[rule\n")
+	c.Fails(125, []string{policy, "line 2", "no image is"}, "run", "--rm", "busybox", "true")
+	c.Run("rm", id)
+	write("default = \"accept\"\n")
+	c.Run("rmi", "-f", app, doc, "derived")
+}
