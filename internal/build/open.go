@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -80,6 +81,52 @@ func openKit(ctx context.Context, cfg Config, p Parts) (*kit, error) {
 // databases are BuildKit's own files below Config.Root.
 func databases() []string { return []string{"metadata.db", "cache.db", "history.db"} }
 
+// openIn is the file that says in which boot of the machine the builder was
+// opened. Its databases wait for no disk, so one that was open when the power went
+// cannot be trusted; one that was open when the engine was killed can.
+const openIn = "open-in"
+
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func unclean(root string) bool {
+	b, err := os.ReadFile(filepath.Join(root, openIn))
+	return err == nil && strings.TrimSpace(string(b)) != bootID()
+}
+
+func noteBoot(root string) error {
+	if err := os.WriteFile(filepath.Join(root, openIn), []byte(bootID()+"\n"), 0o600); err != nil { //nolint:forbidigo // it may be cut short: then the cache is dropped
+		return fmt.Errorf("note that the builder is open: %w", err)
+	}
+	return syncFile(filepath.Join(root, openIn))
+}
+
+// clean says that the databases, which are closed, are on disk.
+func clean(root string) error {
+	for _, f := range databases() {
+		if err := syncFile(filepath.Join(root, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("sync build cache: %w", err)
+		}
+	}
+	if err := os.Remove(filepath.Join(root, openIn)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
 // dropState forgets the build cache; what its leases kept is garbage then.
 func dropState(root string) error {
 	for _, f := range databases() {
@@ -93,6 +140,15 @@ func dropState(root string) error {
 func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("make builder state: %w", err)
+	}
+	if unclean(cfg.Root) {
+		p.Log.Warn("the machine went down during a build: the build cache may be damaged and is dropped")
+		if err := dropState(cfg.Root); err != nil {
+			return nil, err
+		}
+	}
+	if err := noteBoot(cfg.Root); err != nil {
+		return nil, err
 	}
 	k := &kit{root: cfg.Root, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
 	var opened []func() error
@@ -130,6 +186,9 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 		return nil, fmt.Errorf("open records of build cache: %w", err)
 	}
 	opened = append(opened, md.Close)
+	if db, ok := md.DB().(*bolt.DB); ok {
+		db.NoSync = true // as BuildKit's other databases: see unclean
+	}
 	if k.worker, err = base.NewWorker(ctx, k.workerOpt(cfg, md)); err != nil {
 		return nil, fmt.Errorf("start build worker: %w", err)
 	}
@@ -276,7 +335,10 @@ func (k *kit) close() error {
 	close(k.stop)
 	k.server.Stop()
 	k.exec.close()
-	return k.controller.Close()
+	if err := k.controller.Close(); err != nil {
+		return err
+	}
+	return clean(k.root)
 }
 
 // sharedWorker answers Docker's own exporter, "moby": the image goes into the

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	controlapi "github.com/moby/buildkit/api/services/control"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -22,13 +23,22 @@ const maxMessage = 64 << 20
 // serve answers BuildKit's control API on connections that are handed over.
 func (k *kit) serve() {
 	k.server = grpc.NewServer(
-		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, k.works),
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 	)
 	k.controller.Register(k.server)
 	healthpb.RegisterHealthServer(k.server, health.NewServer())
 	go k.server.Serve(k.conns) //nolint:errcheck // ends with Stop
+}
+
+// works says to the image service that a build is under way.
+func (k *kit) works(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
+	if info.FullMethod == controlapi.Control_Solve_FullMethodName {
+		done := k.shop.Work()
+		defer func() { err = errors.Join(err, done()) }()
+	}
+	return handler(ctx, req)
 }
 
 // Serve answers the control API on conn, and returns at once.

@@ -40,6 +40,7 @@ type store struct {
 	layers  *layers.Store
 	host    ocispec.Platform // the default one
 	log     *slog.Logger
+	settle  func() error // what was written outlives a power failure
 
 	view     atomic.Pointer[view]
 	reloadMu sync.Mutex
@@ -252,7 +253,7 @@ func (s *store) setName(ctx context.Context, name string, target ocispec.Descrip
 	if err != nil {
 		return fmt.Errorf("record image %s: %w", name, err)
 	}
-	return nil
+	return s.settle()
 }
 
 // dropName forgets a name. An unknown one is no error.
@@ -260,7 +261,7 @@ func (s *store) dropName(ctx context.Context, name string) error {
 	if err := s.names.Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("forget image name %s: %w", name, err)
 	}
-	return nil
+	return s.settle()
 }
 
 // snapshot copies what a caller may keep.

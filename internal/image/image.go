@@ -77,7 +77,7 @@ type Service struct {
 
 	cfg     Config
 	log     *slog.Logger
-	bolt    *bolt.DB
+	journal *journal
 	db      *metadata.DB
 	layers  *layers.Store
 	snaps   *snaps.Store
@@ -122,7 +122,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if err != nil {
 		return nil, err
 	}
-	bdb, err := bolt.Open(filepath.Join(cfg.Root, "meta.db"), 0o600, &bolt.Options{
+	bdb, err := openJournal(cfg.Root, bootID(), &bolt.Options{
 		Timeout: 5 * time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
 	})
 	if err != nil {
@@ -140,10 +140,10 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	}
 	boxes := &boxStore{root: cfg.Root, layers: ls, plain: cfg.SkipOwner, boxes: map[string]box{}, blocks: blocks{dir: filepath.Join(cfg.Root, "block")}}
 	s := &Service{
-		cfg: cfg, log: cfg.Log, bolt: bdb, db: db, layers: ls, snaps: steps,
+		cfg: cfg, log: cfg.Log, journal: bdb, db: db, layers: ls, snaps: steps,
 		store: &store{
 			content: db.ContentStore(), names: metadata.NewImageStore(db), layers: ls,
-			host: platforms.Normalize(host), log: cfg.Log, parsed: map[digest.Digest]*parsed{},
+			host: platforms.Normalize(host), log: cfg.Log, parsed: map[digest.Digest]*parsed{}, settle: bdb.settle,
 		},
 		boxStore:   boxes,
 		layerMaker: &layerMaker{cfg: cfg, writable: boxes, layers: ls, blobs: db.ContentStore()},
@@ -164,7 +164,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 // Close ends the service. Calls under way must have ended.
 func (s *Service) Close() error {
 	s.layers.Close()
-	if err := s.bolt.Close(); err != nil {
+	if err := s.journal.Close(); err != nil {
 		return fmt.Errorf("close image database: %w", err)
 	}
 	return nil

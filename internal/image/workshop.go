@@ -39,7 +39,8 @@ type Workshop struct {
 	Images          images.Store          // names; an image that gets one can be run at once
 	Snapshots       snapshots.Snapshotter // image layers are there as snapshots, too
 	Hosts           docker.RegistryHosts
-	Collect         func(context.Context) // removes garbage, at once or soon
+	Collect         func(context.Context)      // removes garbage, at once or soon
+	Work            func() (done func() error) // while a build works, its records wait for no disk
 	Platform        ocispec.Platform
 	// Admit judges an image that is built on, which ref was resolved to. from is its
 	// registry, asked with the builder's credentials.
@@ -66,7 +67,7 @@ func (s *Service) Workshop(k Keys) Workshop {
 		Hosts: func(host string) ([]docker.RegistryHost, error) {
 			return s.registry(context.Background(), host, hull.Auth{}).hosts(host)
 		},
-		Admit: s.admitBase, Collect: s.collect, Platform: s.host, DanglingPrefix: strings.TrimSuffix(danglingPrefix, "/"),
+		Admit: s.admitBase, Collect: s.collect, Work: s.journal.work, Platform: s.host, DanglingPrefix: strings.TrimSuffix(danglingPrefix, "/"),
 	}
 }
 
