@@ -40,11 +40,16 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 	for _, path := range [][]string{{"run"}, {"create"}, {"container", "run"}, {"container", "create"}} {
 		if cmd, _, err := root.Find(path); err == nil && cmd.Flags().Lookup("isolation") != nil {
 			cmd.Flags().Lookup("isolation").Usage = `Boundary of the container ("container", "sandbox", "vm")`
+			withSecrets(cmd)
 		}
 	}
 	if vol, rest, err := root.Find([]string{"volume"}); err == nil && len(rest) == 0 {
 		vol.AddCommand(volumeCommands(cli)...)
 	}
+	if swarms, rest, err := root.Find([]string{"secret"}); err == nil && len(rest) == 0 {
+		root.RemoveCommand(swarms)
+	}
+	root.AddCommand(secretCommand(cli))
 	share(root, cli)
 	extendBuild(root, cli)
 	for _, path := range [][]string{{"update"}, {"container", "update"}} {

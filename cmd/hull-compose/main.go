@@ -130,6 +130,11 @@ func (p *program) newRoot() *cobra.Command {
 	if up, rest, err := c.Find([]string{"up"}); err == nil && len(rest) == 0 {
 		p.withRollout(up)
 	}
+	for _, name := range []string{"up", "create", "run", "scale", "watch"} {
+		if cmd, rest, err := c.Find([]string{name}); err == nil && len(rest) == 0 {
+			p.withExternalSecrets(cmd)
+		}
+	}
 	root.AddCommand(c)
 	return root
 }

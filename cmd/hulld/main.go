@@ -33,6 +33,7 @@ import (
 	"hull/internal/linux"
 	"hull/internal/logs"
 	"hull/internal/network"
+	"hull/internal/secret"
 	"hull/internal/store"
 	"hull/internal/volume"
 )
@@ -220,6 +221,10 @@ func serve(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	secrets, err := secret.New(secret.Config{Root: o.root, Containers: st.Containers, Events: events.Publish})
+	if err != nil {
+		return err
+	}
 	ids, users := userNamespaces(o, log)
 	addUsers(&host, users)
 	networks, err := network.New(networkConfig(o, inst, st, events, ids, log))
@@ -257,7 +262,7 @@ func serve(ctx context.Context, o options) (err error) {
 		StopTimeout: o.stopAfter, Host: host, UserNS: users, Examine: examinations(o),
 	}, engine.Parts{
 		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes, hull.IsolationVM: machines}, Runtimes: runtimes,
-		Images: images, Volumes: volumes, Networks: networks, Logs: logService, Store: st, Events: events,
+		Images: images, Volumes: volumes, Secrets: secrets, Networks: networks, Logs: logService, Store: st, Events: events,
 		Files: files.Files{}, Log: log,
 	})
 	if err := eng.Recover(ctx); err != nil {
@@ -275,7 +280,7 @@ func serve(ctx context.Context, o options) (err error) {
 	closers.add(builder.Close)
 
 	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver, MinAPI: os.Getenv("DOCKER_MIN_API_VERSION")}, docker.Parts{
-		Containers: eng, Images: images, Volumes: volumes, Files: eng, Networks: networks, Events: events, Builder: builder, Log: log,
+		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Log: log,
 	})
 	listeners, err := listen(o)
 	if err != nil {

@@ -26,7 +26,7 @@ func Rules() []Rule {
 	services := []string{
 		"internal/engine/...", "internal/driver/...", "internal/front/...",
 		"internal/image/...", "internal/network/...", "internal/volume/...",
-		"internal/logs/...", "internal/event/...", "internal/store/...",
+		"internal/logs/...", "internal/event/...", "internal/store/...", "internal/secret/...",
 	}
 	service := func(name string, more ...string) Rule {
 		own := "internal/" + name + "/..."
@@ -97,6 +97,7 @@ func Rules() []Rule {
 		{Package: "internal/trust"},
 		service("network", "internal/dns"),
 		service("volume"),
+		service("secret"),
 		service("logs"),
 		service("event"),
 		service("store"),

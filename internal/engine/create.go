@@ -66,6 +66,9 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 	if err := e.checkMachine(s, podID, drv); err != nil {
 		return hull.Container{}, nil, err
 	}
+	if err := e.checkSecrets(ctx, s); err != nil {
+		return hull.Container{}, nil, notImage(err)
+	}
 	if err := e.networks.Check(ctx, s.Network); err != nil && !errdefs.IsNotFound(err) { // a network may be made before the start
 		return hull.Container{}, nil, err
 	}

@@ -99,6 +99,15 @@ type Networks interface {
 	Sweep(ctx context.Context, keep func(podID string) bool) error
 }
 
+// Secrets is what the engine needs of the secret service.
+type Secrets interface {
+	// Get finds a secret by name: errdefs.ErrNotFound.
+	Get(ctx context.Context, name string) (hull.Secret, error)
+	// Show writes the value of a secret to a new file at path, which is in memory
+	// only. The owner is the host's.
+	Show(name, path string, f hull.SecretFile) error
+}
+
 // Logs is what the engine needs of the log service.
 type Logs interface {
 	// Check validates a driver and its options.
@@ -211,6 +220,7 @@ type base struct {
 	runtimes Runtimes
 	images   Images
 	volumes  Volumes
+	secrets  Secrets
 	networks Networks
 	logs     Logs
 	store    Store
@@ -228,6 +238,7 @@ type Parts struct {
 	Runtimes Runtimes // nil = there are none
 	Images   Images
 	Volumes  Volumes
+	Secrets  Secrets // nil = there are none
 	Networks Networks
 	Logs     Logs
 	Store    Store
@@ -239,7 +250,7 @@ type Parts struct {
 // New builds an engine. Recover must be called before it serves anyone.
 func New(cfg Config, p Parts) *Engine {
 	b := &base{
-		cfg: cfg, drivers: p.Drivers, runtimes: p.Runtimes, images: p.Images, volumes: p.Volumes, networks: p.Networks,
+		cfg: cfg, drivers: p.Drivers, runtimes: p.Runtimes, images: p.Images, volumes: p.Volumes, secrets: p.Secrets, networks: p.Networks,
 		logs: p.Logs, store: p.Store, events: p.Events, files: p.Files, log: p.Log, runs: newRuns(),
 	}
 	return &Engine{&recovery{&copies{&runner{&creation{&execs{&views{b}}}}}}}

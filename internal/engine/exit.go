@@ -97,7 +97,7 @@ func (p *podRun) letGo(ctx context.Context, c hull.Container, log *slog.Logger) 
 		return false
 	}
 	for _, m := range c.Mounts {
-		if m.Type != hull.MountTmpfs {
+		if m.Type != hull.MountTmpfs && m.Type != hull.MountSecret {
 			return false
 		}
 	}

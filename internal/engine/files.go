@@ -104,8 +104,8 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 		slash = "/."
 	}
 	if best.Target != "" && !live {
-		if best.Type == hull.MountTmpfs {
-			return place{}, fmt.Errorf("%s is a tmpfs, which exists only while container %s runs: %w", best.Target, c.Name, errdefs.ErrNotFound)
+		if best.Type == hull.MountTmpfs || best.Type == hull.MountSecret {
+			return place{}, fmt.Errorf("%s is a %s, which exists only while container %s runs: %w", best.Target, best.Type, c.Name, errdefs.ErrNotFound)
 		}
 		f, err := e.openMount(ctx, c, best)
 		if err != nil {

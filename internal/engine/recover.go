@@ -28,11 +28,17 @@ func (e *recovery) Recover(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, e.sweep(ctx))
+	var boot []hull.Container
 	for _, c := range e.store.Containers() {
-		if err := e.recoverContainer(ctx, c); err != nil {
+		starts, err := e.recoverContainer(ctx, c)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("recover container %s: %w", c.ID, err))
 		}
+		if starts {
+			boot = append(boot, c)
+		}
 	}
+	e.boot(ctx, boot)
 	return errors.Join(errs...)
 }
 
@@ -117,36 +123,29 @@ func (e *recovery) unmountAll(ctx context.Context, c hull.Container) error {
 	return e.volumes.Reattach(c.ID, c.Mounts)(ctx)
 }
 
-// recoverContainer brings one record in line with the facts.
-func (e *recovery) recoverContainer(ctx context.Context, c hull.Container) error {
-	c, err := e.store.Container(c.ID)
-	if err != nil {
-		return nil //nolint:nilerr // removed meanwhile
+// recoverContainer brings one record in line with the facts, and says whether the
+// container starts with the engine.
+func (e *recovery) recoverContainer(ctx context.Context, c hull.Container) (starts bool, err error) {
+	if c, err = e.store.Container(c.ID); err != nil {
+		return false, nil //nolint:nilerr // removed meanwhile
 	}
 	switch {
 	case c.Status.Phase.Live():
 		return e.rewatch(ctx, c)
 	case c.Status.Phase == hull.Starting:
 		if err := e.interrupted(ctx, c); err != nil {
-			return err
+			return false, err
 		}
 	case c.Status.Phase == hull.Removing, c.Status.Phase == hull.Dead:
-		return e.remove(ctx, c, hull.RemoveRequest{})
+		return false, e.remove(ctx, c, hull.RemoveRequest{})
 	}
 	if c, err = e.store.Container(c.ID); err != nil {
-		return err
+		return false, err
 	}
-	switch {
-	case c.Spec.AutoRemove:
-		return e.remove(ctx, c, hull.RemoveRequest{Volumes: true})
-	case startsAtBoot(c):
-		e.runs.wg.Go(func() {
-			if err := e.Start(context.WithoutCancel(ctx), c.ID); err != nil && !isNotModified(err) {
-				e.log.Error("restart after the engine's own", "container", c.ID, "error", err)
-			}
-		})
+	if c.Spec.AutoRemove {
+		return false, e.remove(ctx, c, hull.RemoveRequest{Volumes: true})
 	}
-	return nil
+	return startsAtBoot(c), nil
 }
 
 // startsAtBoot says whether a stopped container comes back with the engine.
@@ -188,7 +187,7 @@ func (e *recovery) closePodOf(ctx context.Context, c hull.Container) error {
 }
 
 // rewatch takes a live run over.
-func (e *recovery) rewatch(ctx context.Context, c hull.Container) error {
+func (e *recovery) rewatch(ctx context.Context, c hull.Container) (starts bool, err error) {
 	pod := e.runs.pod(c.PodID)
 	if pod == nil {
 		e.endUnseen(ctx, c, hull.Exit{Code: 137, At: time.Now(), Error: "nothing was left of this run"})
@@ -197,7 +196,7 @@ func (e *recovery) rewatch(ctx context.Context, c hull.Container) error {
 	proc, err := pod.box.Process(c.ID)
 	if err != nil {
 		e.endUnseen(ctx, c, hull.Exit{Code: 137, At: time.Now(), Error: err.Error()})
-		return e.closePodOf(ctx, c)
+		return false, e.closePodOf(ctx, c)
 	}
 	x := &run{id: c.ID, pod: c.PodID, proc: proc, started: c.Status.StartedAt, exited: make(chan struct{}), done: make(chan struct{})}
 	x.release.Add("unmount volumes", e.volumes.Reattach(c.ID, c.Mounts))
@@ -210,7 +209,7 @@ func (e *recovery) rewatch(ctx context.Context, c hull.Container) error {
 		e.log.Error("finish an interrupted start", "container", c.ID, "error", err)
 	}
 	e.watch(ctx, x)
-	return nil
+	return false, nil
 }
 
 // sweep removes host objects that no record claims.

@@ -90,6 +90,11 @@ func (e *runner) start(ctx context.Context, id string) (err error) {
 	}
 	x.release.Add("leave pod", unpod)
 
+	c.Mounts, err = e.showSecrets(c, endpoint, &x.release)
+	if err != nil {
+		return err
+	}
+
 	target, err := e.logs.Target(c)
 	if err != nil {
 		return fmt.Errorf("open log of %s: %w", c.Name, err)

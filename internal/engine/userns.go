@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -158,7 +159,7 @@ func (e *base) sharedUsers(s hull.Spec) (*hull.PodUsers, string, error) {
 // refusing finds a mount that cannot be shown through a user namespace's ids.
 func (e *base) refusing(_ context.Context, mounts []hull.MountPoint) (string, error) {
 	for _, m := range mounts {
-		if m.Type == hull.MountTmpfs || m.Type == hull.MountImage || m.Source == "" {
+		if m.Type == hull.MountTmpfs || m.Type == hull.MountImage || m.Type == hull.MountSecret || m.Source == "" {
 			continue // an image is only read; what its own root alone may read stays closed
 		}
 		kind, err := e.volumes.Mapping(m.Source)
@@ -188,7 +189,7 @@ func (e *base) addUsers(s *specs.Spec, ep hull.Endpoint) error {
 		if !rec && !slices.Contains(m.Options, "bind") || strings.HasPrefix(m.Source, "/proc/") && !strings.HasPrefix(m.Source, fmt.Sprintf("/proc/%d/fd/", os.Getpid())) {
 			continue // another container's shared memory has its ids
 		}
-		if m.Source == ep.Hosts || m.Source == ep.ResolvConf || m.Source == ep.HostnameFile {
+		if strings.HasPrefix(m.Source, filepath.Join(e.cfg.RunDir, "pods")+"/") { // the engine's own: hosts, secrets
 			if !e.cfg.UserNS.RunFiles {
 				continue
 			}

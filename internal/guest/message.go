@@ -132,6 +132,8 @@ type File struct {
 	Name string
 	Data []byte
 	Mode uint32
+	UID  int
+	GID  int
 }
 
 // FileStat is what a path in a container is.

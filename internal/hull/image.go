@@ -176,6 +176,13 @@ type Volume struct {
 	Scope      string
 }
 
+// Secret is what is told of a secret: everything but its value.
+type Secret struct {
+	Name    string
+	Created time.Time
+	Labels  map[string]string
+}
+
 // Network is a network's record.
 type Network struct {
 	ID, Name                                              string

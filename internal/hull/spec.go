@@ -142,6 +142,7 @@ const (
 	MountVolume MountType = "volume"
 	MountTmpfs  MountType = "tmpfs"
 	MountImage  MountType = "image"
+	MountSecret MountType = "secret"
 )
 
 // ImageMountInfix stands between a container's id and a number in the name under
@@ -151,7 +152,7 @@ const ImageMountInfix = ".image"
 // Mount is one mount the user (or the image, see FromImage) asked for.
 type Mount struct {
 	Type           MountType
-	Source         string // bind: host path; volume: name, "" = anonymous; image: reference
+	Source         string // bind: host path; volume: name, "" = anonymous; image: reference; secret: name
 	Target         string // absolute path in the container
 	ReadOnly       bool
 	Propagation    string // bind: "", rprivate, private, rshared, shared, rslave, slave
@@ -165,13 +166,20 @@ type Mount struct {
 	VolumeDriver   string
 	VolumeOptions  map[string]string
 	VolumeLabels   map[string]string
-	TmpfsSize      int64  // bytes
-	TmpfsMode      uint32 // permission bits
-	TmpfsOptions   string // raw "-o" string of --tmpfs
-	FromImage      bool   // declared by the image's VOLUME
-	Mode           string // the raw mode of -v, for inspect ("ro,z")
-	ViaBind        bool   // came from -v/Binds rather than --mount (inspect tells them apart)
-	Consistency    string // accepted and ignored, as on Linux
+	TmpfsSize      int64      // bytes
+	TmpfsMode      uint32     // permission bits
+	TmpfsOptions   string     // raw "-o" string of --tmpfs
+	FromImage      bool       // declared by the image's VOLUME
+	Mode           string     // the raw mode of -v, for inspect ("ro,z")
+	ViaBind        bool       // came from -v/Binds rather than --mount (inspect tells them apart)
+	Consistency    string     // accepted and ignored, as on Linux
+	Secret         SecretFile `json:",omitzero"`
+}
+
+// SecretFile is how a secret's file looks in the container: ids are the container's.
+type SecretFile struct {
+	UID, GID int
+	Mode     uint32 // permission bits
 }
 
 // NetworkSpec is the network a container asked for.

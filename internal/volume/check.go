@@ -101,7 +101,7 @@ func checkMount(m hull.Mount) error {
 		if m.Source != "" {
 			return fail("field Source must not be specified")
 		}
-	case hull.MountImage:
+	case hull.MountImage, hull.MountSecret:
 		if m.Source == "" {
 			return fail("field Source must not be empty")
 		}

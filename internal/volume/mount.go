@@ -46,7 +46,7 @@ func (s *Service) Mount(ctx context.Context, containerID string, mounts []hull.M
 				ready[i].Source = linux.HandOver(f)
 			}
 			back.Add("release volume "+m.Name, func(context.Context) error { return s.release(containerID, m, f) })
-		case hull.MountTmpfs, hull.MountImage:
+		case hull.MountTmpfs, hull.MountImage, hull.MountSecret:
 		}
 	}
 	again := s.Reattach(containerID, mounts)

@@ -42,7 +42,7 @@ func (s *Service) Resolve(ctx context.Context, containerID string, mounts []hull
 			p.Source = filepath.Clean(m.Source)
 		case hull.MountVolume:
 			err = s.resolveVolume(containerID, m, &p)
-		case hull.MountTmpfs, hull.MountImage: // the runtime's and the image service's
+		case hull.MountTmpfs, hull.MountImage, hull.MountSecret: // the runtime's, the image service's and the engine's
 		}
 		if err != nil {
 			return nil, err

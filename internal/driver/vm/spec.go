@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -82,7 +83,11 @@ func (b *sandbox) share(m specs.Mount, x *monitorvm.Spec) (specs.Mount, error) {
 		if err != nil {
 			return m, fmt.Errorf("bind mount on %s: %w", m.Destination, err)
 		}
-		x.Container.Files = append(x.Container.Files, guest.File{Name: name, Data: data, Mode: uint32(st.Mode().Perm())})
+		uid, gid := 0, 0
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			uid, gid = int(sys.Uid), int(sys.Gid)
+		}
+		x.Container.Files = append(x.Container.Files, guest.File{Name: name, Data: data, Mode: uint32(st.Mode().Perm()), UID: uid, GID: gid})
 		m.Source = filepath.Join(guest.FilesDir, name)
 		return m, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 
+	"hull/api"
 	"hull/internal/hull"
 )
 
@@ -214,6 +215,9 @@ func checkTmpfsOptions(text string) error {
 
 // toMount translates one --mount.
 func toMount(in mount.Mount) (hull.Mount, error) {
+	if in.Type == api.SecretMount {
+		return secretMount(in)
+	}
 	bad := func(format string, a ...any) error {
 		return invalid("invalid mount config for type %q: "+format, append([]any{string(in.Type)}, a...)...)
 	}

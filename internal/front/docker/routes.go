@@ -11,6 +11,7 @@ func (s *Server) routes() {
 	exe := &execAPI{engine: p.Containers, maxBody: s.cfg.MaxBody}
 	img := &imageAPI{images: p.Images, engine: p.Containers}
 	vol := &volumeAPI{volumes: p.Volumes, files: p.Files, maxBody: s.cfg.MaxBody}
+	sec := &secretAPI{secrets: p.Secrets, maxBody: s.cfg.MaxBody}
 	net := &networkAPI{networks: p.Networks, engine: p.Containers, maxBody: s.cfg.MaxBody}
 
 	bld := &buildAPI{builder: p.Builder}
@@ -98,6 +99,11 @@ func (s *Server) routes() {
 	s.handle("HEAD /hull/v1/volumes/{name}/archive", vol.statArchive)
 	s.handle("GET /hull/v1/volumes/{name}/archive", vol.getArchive)
 	s.handle("PUT /hull/v1/volumes/{name}/archive", vol.putArchive)
+
+	s.handle("GET /hull/v1/secrets", sec.list)
+	s.handle("POST /hull/v1/secrets", sec.create)
+	s.handle("GET /hull/v1/secrets/{name}", sec.inspect)
+	s.handle("DELETE /hull/v1/secrets/{name}", sec.remove)
 
 	s.handle("GET /networks", net.list)
 	s.handle("GET /networks/{$}", net.list)

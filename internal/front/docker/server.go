@@ -34,6 +34,7 @@ type Parts struct {
 	Containers Containers
 	Images     Images
 	Volumes    Volumes
+	Secrets    Secrets
 	Files      VolumeFiles
 	Networks   Networks
 	Events     Events

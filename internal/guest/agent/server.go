@@ -299,6 +299,9 @@ func (s *server) create(p *proc, r *guest.Request, std runtime.Stdio) error {
 		if err := os.WriteFile(filepath.Join(guest.FilesDir, filepath.Base(f.Name)), f.Data, os.FileMode(f.Mode)&0o777); err != nil {
 			return fmt.Errorf("write file: %w", err)
 		}
+		if err := os.Chown(filepath.Join(guest.FilesDir, filepath.Base(f.Name)), f.UID, f.GID); err != nil {
+			return fmt.Errorf("give file to %d:%d: %w", f.UID, f.GID, err)
+		}
 	}
 	if r.Add.Lookup {
 		if err := lookup(&plan.Process, &plan.Rootfs, r.Add); err != nil {
