@@ -55,11 +55,11 @@ func (s *Service) Copy(ctx context.Context, r hull.CopyRequest) error {
 		target:  s.registry(ctx, reference.Domain(to), r.TargetAuth),
 	}
 	source := s.registry(ctx, reference.Domain(from), r.SourceAuth)
-	name, root, err := source.Resolve(ctx, from.String())
+	root, err := resolveRemote(ctx, s, source, from.String())
 	if err != nil {
 		return remoteError(from, err)
 	}
-	if c.fetcher, err = source.Fetcher(ctx, name); err != nil {
+	if c.fetcher, err = source.Fetcher(ctx, from.String()); err != nil {
 		return remoteError(from, err)
 	}
 	if root, err = c.choose(ctx, root, r.Platform); err != nil {
@@ -233,7 +233,14 @@ func (c *copyJob) transfer(ctx context.Context, resolver remotes.Resolver, root 
 			}
 		}
 		open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(d.bytes)), nil }
-		if err := send(ctx, to, d.Descriptor, open, func(int) {}); err != nil && !errdefs.IsAlreadyExists(err) {
+		err := c.s.retry(ctx, func(ctx context.Context) (bool, error) {
+			err := send(ctx, to, d.Descriptor, open, func(int) {})
+			if errdefs.IsAlreadyExists(err) {
+				err = nil
+			}
+			return false, err
+		})
+		if err != nil {
 			return err
 		}
 	}

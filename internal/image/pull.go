@@ -71,9 +71,7 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 			return hull.Image{}, badReference(err)
 		}
 	}
-	rctx, cancel := context.WithTimeout(ctx, s.cfg.Stall*time.Duration(s.cfg.Retries))
-	_, target, err := reg.Resolve(rctx, ask.String())
-	cancel()
+	target, err := resolveRemote(ctx, s, reg, ask.String())
 	if err != nil {
 		return hull.Image{}, remoteError(named, err)
 	}
@@ -125,6 +123,24 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 		return hull.Image{}, fmt.Errorf("image %s vanished while it was pulled: %w", named, errdefs.ErrNotFound)
 	}
 	return e.snapshot(s.store), nil
+}
+
+// resolveRemote asks a registry for the digest of a name.
+func resolveRemote(ctx context.Context, s *Service, reg remotes.Resolver, name string) (d ocispec.Descriptor, err error) {
+	err = s.retry(ctx, func(ctx context.Context) (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.Stall*time.Duration(s.cfg.Retries))
+		defer cancel()
+		_, d, err = reg.Resolve(ctx, name)
+		if busy := (*busyError)(nil); err != nil && !errors.As(err, &busy) {
+			err = &localError{err} // the library has tried often enough
+		}
+		return false, err
+	})
+	var once *localError
+	if errors.As(err, &once) {
+		err = once.err
+	}
+	return d, err
 }
 
 // tagName is the name under which a pull of n is recorded.
@@ -536,11 +552,16 @@ func (s *Service) retry(ctx context.Context, fn func(ctx context.Context) (progr
 		if failed++; failed > s.cfg.Retries {
 			return err
 		}
-		s.log.Debug("transfer broke off, trying again", "attempt", failed, "error", err)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		asked := wait
+		if busy := (*busyError)(nil); errors.As(err, &busy) {
+			if busy.wait > maxBusy {
+				return err
+			}
+			asked = max(wait, busy.wait)
+		}
+		s.log.Debug("transfer broke off, trying again", "attempt", failed, "wait", asked, "error", err)
+		if err := pause(ctx, asked); err != nil {
+			return err
 		}
 		wait = min(wait*2, 5*time.Second)
 	}

@@ -197,7 +197,7 @@ func (p *pusher) documents(ctx context.Context, resolver remotes.Resolver, manif
 		if err != nil {
 			return 0, err
 		}
-		if err := p.stored(ctx, to, m, func(int) {}); err != nil && !errdefs.IsAlreadyExists(err) {
+		if err := p.document(ctx, to, m); err != nil {
 			return 0, err
 		}
 	}
@@ -206,10 +206,23 @@ func (p *pusher) documents(ctx context.Context, resolver remotes.Resolver, manif
 		return 0, fmt.Errorf("read manifest: %w", err)
 	}
 	last.Size = info.Size
-	if err := p.stored(ctx, p.remote, last, func(int) {}); err != nil && !errdefs.IsAlreadyExists(err) {
-		return 0, err
-	}
-	return info.Size, nil
+	return info.Size, p.document(ctx, p.remote, last)
+}
+
+// document sends a manifest or an index.
+func (p *pusher) document(ctx context.Context, to remotes.Pusher, d ocispec.Descriptor) error {
+	return p.s.retry(ctx, func(ctx context.Context) (bool, error) {
+		ctx, _, stop := watch(ctx, 6*p.s.cfg.Stall)
+		defer stop()
+		err := p.stored(ctx, to, d, func(int) {})
+		if errdefs.IsAlreadyExists(err) {
+			return false, nil
+		}
+		if err != nil {
+			err = cause(ctx, err)
+		}
+		return false, err
+	})
 }
 
 // blob sends one blob, or has the registry mount it from another repository.

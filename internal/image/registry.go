@@ -42,6 +42,11 @@ type registry struct {
 // domain is the registry's name in references: credentials that do not say where
 // they belong belong there.
 func (s *registries) registry(ctx context.Context, domain string, a hull.Auth, auth ...docker.AuthorizerOpt) registry {
+	return s.reach(ctx, domain, a, false, auth...)
+}
+
+// reach is registry for a caller that has its own way to retry, or (wait) none.
+func (s *registries) reach(ctx context.Context, domain string, a hull.Auth, wait bool, auth ...docker.AuthorizerOpt) registry {
 	if a != (hull.Auth{}) && a.ServerAddress == "" {
 		a.ServerAddress = domain
 	}
@@ -71,7 +76,7 @@ func (s *registries) registry(ctx context.Context, domain string, a hull.Auth, a
 		}
 		for i := range list {
 			c := *list[i].Client
-			c.Transport = userAgent{c.Transport}
+			c.Transport = throttle{next: userAgent{c.Transport}, in: wait}
 			if a.RegistryToken != "" && hostKey(list[i].Host) == hostKey(a.ServerAddress) {
 				list[i].Header = http.Header{"Authorization": {"Bearer " + a.RegistryToken}}
 				list[i].Authorizer = nil

@@ -65,7 +65,7 @@ func (s *Service) Workshop(k Keys) Workshop {
 		Content: s.db.ContentStore(), Leases: metadata.NewLeaseManager(s.db),
 		Images: &workNames{s: s, keys: k, snapshots: sn}, Snapshots: sn,
 		Hosts: func(host string) ([]docker.RegistryHost, error) {
-			return s.registry(context.Background(), host, hull.Auth{}).hosts(host)
+			return s.reach(context.Background(), host, hull.Auth{}, true).hosts(host)
 		},
 		Admit: s.admitBase, Collect: s.collect, Work: s.journal.work, Platform: s.host, DanglingPrefix: strings.TrimSuffix(danglingPrefix, "/"),
 	}

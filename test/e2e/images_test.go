@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"strings"
 	"sync/atomic"
@@ -234,4 +236,88 @@ func TestManyImagesOfSharedLayers(t *testing.T) {
 	if df := docker.Run("system", "df", "--format", "{{.Type}}={{.Size}}"); !strings.Contains(df, "Images=0B") {
 		t.Errorf("disk use without images: %s", df)
 	}
+}
+
+// TestProxy: hulld's registry is behind a proxy, whose address is in the
+// environment; what NO_PROXY names is reached directly.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	var seen, direct atomic.Int32
+	// The engine's port is not known before the engine is there: a fixed one of its own
+	// network namespace.
+	const proxy = "10.255.255.1:3128"
+	e := harness.NewEngine(t, harness.Args("--insecure-registry", "registry.test:5000", "--insecure-registry", "10.255.255.1:5001"),
+		harness.Env("HTTP_PROXY=http://"+proxy, "HTTPS_PROXY=http://"+proxy, "NO_PROXY=10.255.255.1:5001"))
+	if out, err := e.HostCommand("ip", "address", "add", "10.255.255.1/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("an address for the proxy: %v: %s", err, out)
+	}
+	e.StartDaemon()
+	e.AtEnd()
+	e.Load("busybox")
+	files := e.RegistryHandler()
+	backend := httptest.NewTLSServer(files)
+	t.Cleanup(backend.Close)
+	serve := func(address string, h http.HandlerFunc) {
+		t.Helper()
+		l, err := e.Listen(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: h}
+		go func() { _ = server.Serve(l) }()
+		t.Cleanup(func() { _ = server.Close() })
+	}
+	serve(proxy, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect || r.Host != "registry.test:5000" {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		seen.Add(1)
+		tunnel(t, w, backend.Listener.Addr().String())
+	})
+	serve("10.255.255.1:5001", func(w http.ResponseWriter, r *http.Request) {
+		direct.Add(1)
+		files.ServeHTTP(w, r)
+	})
+	c := e.Hull()
+	for ref, count := range map[string]*atomic.Int32{"registry.test:5000/box": &seen, "10.255.255.1:5001/box": &direct} {
+		c.Run("tag", "busybox", ref)
+		c.Run("push", ref)
+		c.Run("rmi", ref)
+		c.Run("pull", ref)
+		if count.Load() == 0 {
+			t.Errorf("%s was not reached by the way it should be", ref)
+		}
+		c.Run("rmi", ref)
+	}
+}
+
+// tunnel answers CONNECT: what the client sends goes to an address of this process's
+// own network, and back.
+func tunnel(t *testing.T, w http.ResponseWriter, to string) {
+	t.Helper()
+	far, err := new(net.Dialer).DialContext(t.Context(), "tcp", to)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	defer far.Close()
+	near, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Errorf("proxy: %v", err)
+		return
+	}
+	defer near.Close()
+	if _, err := io.WriteString(near, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(far, near)
+		_ = far.Close()
+	}()
+	_, _ = io.Copy(near, far)
+	_ = near.Close()
+	<-done
 }

@@ -41,6 +41,7 @@ type Engine struct {
 	bin     string
 	dir     string // what the test made, deleted at its end
 	args    []string
+	env     []string
 	ns      *namespaces
 	daemon  *exec.Cmd
 	waited  chan struct{}
@@ -55,6 +56,9 @@ type Option func(*Engine)
 
 // Args adds flags for hulld.
 func Args(args ...string) Option { return func(e *Engine) { e.args = append(e.args, args...) } }
+
+// Env sets variables of hulld's environment, as KEY=VALUE.
+func Env(vars ...string) Option { return func(e *Engine) { e.env = append(e.env, vars...) } }
 
 // TmpfsRun puts the run directory on a tmpfs, as /run is.
 func TmpfsRun() Option {
@@ -231,7 +235,7 @@ func (e *Engine) StartDaemon() {
 	args := append([]string{filepath.Join(e.bin, "hulld"), "--root", e.Root, "--run", e.Run}, e.args...)
 	cmd := exec.Command("nsenter", append(e.ns.flags(), args...)...) // #nosec: our own binary
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "HULL_ROOT=", "HULL_RUN=", "HULL_HOST=")
+	cmd.Env = append(append(os.Environ(), "HULL_ROOT=", "HULL_RUN=", "HULL_HOST="), e.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		e.t.Fatal(err)

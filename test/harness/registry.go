@@ -17,24 +17,11 @@ import (
 // middleware, if any, sees every request.
 func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Handler, others ...*Engine) string {
 	e.t.Helper()
-	conf := &configuration.Configuration{
-		Version: "0.1",
-		Storage: configuration.Storage{
-			"filesystem": configuration.Parameters{"rootdirectory": e.Dir("registry")},
-			"delete":     configuration.Parameters{"enabled": true},
-		},
-	}
-	conf.Log.AccessLog.Disabled = true
-	conf.Log.Level = "error"
-	conf.HTTP.Secret = "tests"
-	if htpasswd != "" {
-		conf.Auth = configuration.Auth{"htpasswd": configuration.Parameters{"realm": "tests", "path": htpasswd}}
-	}
+	handler := e.registryHandler(htpasswd)
 	l, err := e.Listen("127.0.0.1:0")
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	var handler http.Handler = handlers.NewApp(context.Background(), conf)
 	if middleware != nil {
 		handler = middleware(handler)
 	}
@@ -49,4 +36,24 @@ func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Ha
 	}
 	e.t.Cleanup(func() { _ = server.Close() })
 	return l.Addr().String()
+}
+
+// RegistryHandler is a registry for whoever serves it in another way.
+func (e *Engine) RegistryHandler() http.Handler { return e.registryHandler("") }
+
+func (e *Engine) registryHandler(htpasswd string) http.Handler {
+	conf := &configuration.Configuration{
+		Version: "0.1",
+		Storage: configuration.Storage{
+			"filesystem": configuration.Parameters{"rootdirectory": e.Dir("registry")},
+			"delete":     configuration.Parameters{"enabled": true},
+		},
+	}
+	conf.Log.AccessLog.Disabled = true
+	conf.Log.Level = "error"
+	conf.HTTP.Secret = "tests"
+	if htpasswd != "" {
+		conf.Auth = configuration.Auth{"htpasswd": configuration.Parameters{"realm": "tests", "path": htpasswd}}
+	}
+	return handlers.NewApp(context.Background(), conf)
 }
