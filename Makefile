@@ -109,7 +109,7 @@ PEERS := github.com/containerd/containerd/v2/cmd/containerd@v2.4.2 \
 .PHONY: bench-peers
 bench-peers: ## The newest Docker Engine, beside which make bench measures (10 minutes, once)
 	@for m in $(PEERS); do echo "$$m"; \
-	  case $$m in *runc@*) export CGO_ENABLED=1; pkg-config --exists libseccomp && tags=-tags=seccomp;; *) export CGO_ENABLED=0; tags=;; esac; \
+	  tags=; case $$m in *runc@*) export CGO_ENABLED=1; if pkg-config --exists libseccomp; then tags=-tags=seccomp; fi;; *) export CGO_ENABLED=0;; esac; \
 	  GOBIN=$(HULL_CACHE)/peers/bin $(GO) install $$tags $$m; done
 
 FUZZTIME ?= 30s

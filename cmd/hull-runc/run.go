@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -95,14 +96,28 @@ func plainExecError(err error) error {
 	return exitError(255)
 }
 
+// usualSignals are caught at once, all others a moment later: for each one the Go
+// runtime switches threads twice, which for all of them is a tenth of a short run.
+//
+//nolint:gochecknoglobals // constant
+var usualSignals = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT, unix.SIGWINCH,
+}
+
+const otherSignalsAfter = 100 * time.Millisecond
+
 // waitForwarding hands signals on until the process has ended, and gives its
 // exit code as an error.
 func waitForwarding(p *runtime.Process, term *terminal) error {
 	sigs := make(chan os.Signal, 64)
-	signal.Notify(sigs)
+	signal.Notify(sigs, usualSignals...)
 	defer signal.Stop(sigs)
+	others := time.NewTimer(otherSignalsAfter)
+	defer others.Stop()
 	for {
 		select {
+		case <-others.C:
+			signal.Notify(sigs)
 		case s := <-sigs:
 			switch n, ok := s.(syscall.Signal); {
 			case !ok, n == unix.SIGCHLD, n == unix.SIGURG, n == unix.SIGPIPE:

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/distribution/distribution/v3/registry/handlers"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	"github.com/sirupsen/logrus"
 )
 
 // Registry serves an image registry on the engine's loopback until the test
@@ -51,6 +53,7 @@ func (e *Engine) registryHandler(htpasswd string) http.Handler {
 	}
 	conf.Log.AccessLog.Disabled = true
 	conf.Log.Level = "error"
+	logrus.SetOutput(io.Discard) // to which the registry sends what conf.Log does not hold back
 	conf.HTTP.Secret = "tests"
 	if htpasswd != "" {
 		conf.Auth = configuration.Auth{"htpasswd": configuration.Parameters{"realm": "tests", "path": htpasswd}}

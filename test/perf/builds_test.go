@@ -1,12 +1,74 @@
 package perf
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	bk "github.com/moby/buildkit/client"
+	"github.com/moby/moby/client"
+	"github.com/tonistiigi/fsutil"
+
+	"hull/test/harness"
 )
+
+// builder is one that builds a directory.
+type builder struct {
+	who     string
+	build   func(dir string, noCache bool) error
+	slow    bool // a classic builder, which starts a container for each step
+	session bool
+}
+
+// classic is `docker build` as everybody has it, without a plugin.
+func classic(c *cli, slow bool) *builder {
+	return &builder{who: c.name, slow: slow, build: func(dir string, noCache bool) error {
+		args := []string{"build", "-q"}
+		if noCache {
+			args = append(args, "--no-cache")
+		}
+		_, err := c.try(append(args, dir)...)
+		return err
+	}}
+}
+
+// session is BuildKit behind an engine, asked in its own protocol as buildx does.
+func session(who, host string) (*builder, error) {
+	api, err := client.New(client.WithHost(host))
+	if err != nil {
+		return nil, err
+	}
+	c, err := bk.New(context.Background(), "",
+		bk.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return api.DialHijack(ctx, "/grpc", "h2c", nil) }),
+		bk.WithSessionDialer(func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+			return api.DialHijack(ctx, "/session", proto, meta)
+		}))
+	if err != nil {
+		return nil, err
+	}
+	return &builder{who: who + ", BuildKit's protocol", session: true, build: func(dir string, noCache bool) error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		files, err := fsutil.NewFS(dir)
+		if err != nil {
+			return err
+		}
+		attrs := map[string]string{}
+		if noCache {
+			attrs["no-cache"] = ""
+		}
+		_, err = c.Solve(ctx, nil, bk.SolveOpt{
+			Frontend: "dockerfile.v0", FrontendAttrs: attrs, SharedKey: dir,
+			LocalMounts: map[string]fsutil.FS{"context": files, "dockerfile": files},
+			Exports:     []bk.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": "bench-built"}}},
+		}, nil)
+		return err
+	}}, nil
+}
 
 // dockerfile writes a Dockerfile into a directory.
 func (b *bench) dockerfile(dir, text string) {
@@ -16,49 +78,94 @@ func (b *bench) dockerfile(dir, text string) {
 	}
 }
 
-// builds are `docker build` as everybody has it, without a plugin.
 func builds(b *bench) {
-	b.out.text = "`docker build` without the buildx plugin: hulld executes with BuildKit, Docker Engine with its classic builder."
-	_, hull, docker := b.engine([]string{"busybox"})
-	steps := func(n int) string {
-		text := "FROM busybox\nARG TURN\n"
-		for range n {
-			text += "RUN true $TURN\n"
+	b.out.text = "`build -q` without the buildx plugin, where hulld executes with BuildKit and Docker Engine with its classic builder; " +
+		"and BuildKit's own protocol, as buildx speaks it, without a command line's start."
+	e, hull, docker := b.engine([]string{"busybox"})
+	all := []*builder{classic(hull, false), classic(docker, false)}
+	more := func(who, host string) {
+		s, err := session(who, host)
+		if err != nil {
+			b.missing("build", who, err.Error())
+			return
 		}
-		return text
+		all = append(all, s)
 	}
-	run := func(what string, c contest, prepare func(turn int) string, args ...string) {
-		c.what = what
-		dir := b.t.TempDir()
-		one := func(c *cli) contender {
-			turn := 0
-			return after(c.name, func() {
-				turn++
-				if prepare != nil {
-					b.dockerfile(dir, prepare(turn))
-				}
-			}, func() error { _, err := c.try(append(append([]string{"build", "-q"}, args...), dir)...); return err })
-		}
-		all := []contender{one(hull), one(docker)}
-		for _, p := range b.dockers() {
-			all = append(all, one(&p.cli))
-		}
-		b.race(c, all...)
+	more("hulld", e.Host)
+	for _, p := range b.dockers() {
+		all = append(all, classic(&p.cli, true))
+		more(p.name, p.host())
 	}
-	run("a rebuild that changes nothing, 20 steps", contest{unit: "s", n: scale(20), limit: 40 * time.Second, goal: atMost(0.15)},
-		func(int) string { return strings.ReplaceAll(steps(20), " $TURN", "") })
-	salt := time.Now().UnixNano()
-	run("1 RUN step", contest{unit: "s", n: scale(10), limit: 20 * time.Second}, func(turn int) string {
-		return strings.ReplaceAll(steps(1), "$TURN", fmt.Sprint(salt, turn))
-	})
-	run("11 RUN steps", contest{unit: "s", n: scale(10), limit: 40 * time.Second, note: "less 1 step, by 10: <= 0.06 for a step"}, func(turn int) string {
-		return strings.ReplaceAll(steps(11), "$TURN", fmt.Sprint(salt, turn))
-	})
-	b.bigContext(hull, docker)
+	b.steps(e, all)
+	b.bigContext(all)
+	b.runBuilt(hull)
 }
 
-// bigContext is a context of 50,000 files: sent whole, and again when one has changed.
-func (b *bench) bigContext(hull, docker *cli) {
+// turns are builds of dir, with something done before each that does not count.
+func (b *bench) buildTurns(c contest, all []*builder, dir string, noCache bool, before func()) {
+	b.t.Helper()
+	var turns []contender
+	for _, x := range all {
+		turn := after(x.who, before, func() error { return x.build(dir, noCache) })
+		if x.slow && noCache {
+			turn.rounds = 2
+		}
+		turns = append(turns, turn)
+	}
+	c.unit = "s"
+	b.race(c, turns...)
+}
+
+const buildSteps = 20
+
+func (b *bench) steps(e *harness.Engine, all []*builder) {
+	dir := b.t.TempDir()
+	text := "FROM busybox\n"
+	for range buildSteps {
+		text += "RUN true\n"
+	}
+	b.dockerfile(dir, text)
+	b.buildTurns(contest{what: "a rebuild that changes nothing, 20 steps", n: scale(30), limit: 40 * time.Second, goal: atMost(0.15), note: "in turns"}, all, dir, false, nil)
+	noop := at(b.last(all[0].who), 0.5)
+	b.buildTurns(contest{what: "20 RUN true steps, --no-cache", n: scale(10), limit: 60 * time.Second, cold: true, note: "in turns"}, all, dir, true, nil)
+	b.figure("one step: the difference, by 20", all[0].who, "ms", atMost(60), (at(b.last(all[0].who), 0.5)-noop)*1000/buildSteps, "")
+	before := processorTime(b, e.Pid())
+	if err := all[0].build(dir, true); err != nil {
+		b.t.Error(err)
+	}
+	b.figure("hulld's processor time for one step", all[0].who, "ms", goal{}, (processorTime(b, e.Pid())-before)*1000/buildSteps, "of a build of 20")
+}
+
+// last are the values of the newest line of somebody.
+func (b *bench) last(who string) []float64 {
+	for i := len(b.out.rows) - 1; i >= 0; i-- {
+		if r := b.out.rows[i]; r.who == who && len(r.values) > 0 {
+			return r.values
+		}
+	}
+	b.t.Fatalf("nothing was measured of %s", who)
+	return nil
+}
+
+// processorTime is the seconds a process has used, with those children it has waited for.
+func processorTime(b *bench, pid int) float64 {
+	b.t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	f := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	var sum float64
+	for _, i := range []int{11, 12, 13, 14} { // utime, stime, cutime, cstime
+		var v float64
+		_, _ = fmt.Sscan(f[i], &v)
+		sum += v
+	}
+	return sum / 100
+}
+
+// bigContext is a context of 50,000 files: again as it is, and when one has changed.
+func (b *bench) bigContext(all []*builder) {
 	const files = 50000
 	dir := b.t.TempDir()
 	b.dockerfile(dir, "FROM busybox\nCOPY . /src\n")
@@ -69,22 +176,34 @@ func (b *bench) bigContext(hull, docker *cli) {
 				b.t.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(filepath.Join(sub, fmt.Sprint("f", i)), []byte(fmt.Sprintf("file %d\n%s", i, strings.Repeat("x", i%1000))), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprint("f", i)), fmt.Appendf(nil, "file %d\n%s", i, strings.Repeat("x", i%1000)), 0o644); err != nil {
 			b.t.Fatal(err)
 		}
 	}
+	b.buildTurns(contest{what: "a context of 50,000 files, nothing changed", n: 3, limit: 60 * time.Second, note: "in turns"}, all, dir, false, nil)
 	turn := 0
-	one := func(c *cli) contender {
-		return after(c.name, func() {
-			turn++
-			if err := os.WriteFile(filepath.Join(dir, "changed"), []byte(fmt.Sprint(turn)), 0o644); err != nil {
-				b.t.Fatal(err)
-			}
-		}, func() error { _, err := c.try("build", "-q", dir); return err })
-	}
-	all := []contender{one(hull), one(docker)}
-	for _, p := range b.dockers() {
-		all = append(all, one(&p.cli))
-	}
-	b.race(contest{what: "a context of 50,000 files, one of which has changed", unit: "s", n: 3, limit: 60 * time.Second, cold: true}, all...)
+	b.buildTurns(contest{what: "a context of 50,000 files, one changed", n: 1, limit: 40 * time.Second, cold: true}, all, dir, false, func() {
+		turn++
+		if err := os.WriteFile(filepath.Join(dir, "changed"), []byte(fmt.Sprint(turn)), 0o644); err != nil {
+			b.t.Fatal(err)
+		}
+	})
+}
+
+// runBuilt is the first run of an image that was just built, beside a run of one that
+// was loaded.
+func (b *bench) runBuilt(hull *cli) {
+	dir := b.t.TempDir()
+	turn := 0
+	built := contender{who: "built a moment ago", do: func() (float64, error) {
+		turn++
+		b.dockerfile(dir, fmt.Sprintf("FROM busybox\nRUN echo %d > /turn\n", turn))
+		if _, err := hull.try("build", "-q", "-t", "bench-fresh", dir); err != nil {
+			return 0, err
+		}
+		return timed("", func() error { _, err := hull.try("run", "--rm", "bench-fresh", "true"); return err }).do()
+	}}
+	loaded := command(hull, "run", "--rm", "busybox", "true")
+	loaded.who = "loaded"
+	b.race(contest{what: "first run of an image", n: scale(20), limit: 20 * time.Second, note: "hull run --rm; ×: to the loaded one"}, loaded, built)
 }

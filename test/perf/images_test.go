@@ -125,7 +125,7 @@ func (b *bench) pushAgain(e *harness.Engine, docker *cli, ref string) {
 // floorOf is seconds for the layers of an archive, unpacked by gzip and tar.
 func (b *bench) floorOf(e *harness.Engine, archive string) float64 {
 	dir := e.Dir("floor")
-	const prepare = `cd "$1" && mkdir a && tar -x -f "$2" -C a && i=0; for f in $(find a -size +1M -type f); do i=$((i+1)); mkdir -p out$i; case $(head -c2 $f | od -An -tx1 | tr -d ' ') in 1f8b) cp $f $i.gz;; *) gzip -1 -c $f > $i.gz;; esac; done`
+	const prepare = `cd "$1" && mkdir a && tar -x -f "$2" -C a && i=0; for f in $(find a -size +1M -type f); do i=$((i+1)); mkdir -p out$i; case $(head -c2 $f | od -An -tx1 | tr -d ' ') in 1f8b) cp $f $i.gz;; *) gzip -1 -n -c $f > $i.gz;; esac; done`
 	if out, err := exec.Command("sh", "-c", prepare, "sh", dir, archive).CombinedOutput(); err != nil {
 		b.missing("gunzip and tar of the layers", "", fmt.Sprintf("%v: %s", err, lastLine(string(out))))
 		return 0

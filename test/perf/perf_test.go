@@ -25,6 +25,7 @@ type bench struct {
 	t     *testing.T // the section's own
 	out   *section
 	peers []*peer
+	begin time.Time // of all of it
 }
 
 func TestNumbers(t *testing.T) {
@@ -54,7 +55,7 @@ func TestNumbers(t *testing.T) {
 		{"growth", "As work grows", growth},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			b := &bench{t: t, out: r.section(s.name, s.title), peers: peers}
+			b := &bench{t: t, out: r.section(s.name, s.title), peers: peers, begin: r.start}
 			begin := time.Now()
 			defer func() {
 				b.out.took = time.Since(begin)
