@@ -169,6 +169,15 @@ func (n *namespaces) inside(fn func() error) error {
 	return <-done
 }
 
+// Inside runs fn on a thread in the engine's host network: sockets that it makes
+// belong there.
+func (e *Engine) Inside(fn func() error) error {
+	if e.ns == nil {
+		return fn()
+	}
+	return e.ns.inside(fn)
+}
+
 // Dial connects from the engine's host network: what a user of a published port does.
 func (e *Engine) Dial(network, address string) (net.Conn, error) {
 	if e.ns == nil {
