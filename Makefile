@@ -84,8 +84,8 @@ e2e: setup build runsc testbin ## Tier 2: the built binaries, the real docker cl
 	HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=$${HULL_REQUIRE-$(REQUIRE)} $(GO) test -count=1 -timeout 20m ./test/e2e/... ./test/compat/...
 
 .PHONY: test-vm
-test-vm: setup build testbin kernel-debian ## Machines: boots guests under QEMU, the driver contract for them too (3 to 5 minutes)
-	HULL_VM=1 HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=vm,root,bin $(GO) test -count=1 -timeout 30m -p 1 -v ./internal/driver/vm ./test/vm
+test-vm: setup build testbin kernel-debian ## Machines: the driver contract for them, a hundred boots (10 minutes and more)
+	HULL_VM=1 HULL_VM_BOOTS=$${HULL_VM_BOOTS-100} HULL_BIN=$(CURDIR)/bin HULL_REQUIRE=vm,root,bin $(GO) test -count=1 -timeout 60m -p 1 -v ./internal/driver/vm ./test/vm
 
 .PHONY: conformance
 conformance: build testbin ## Tier 3: OCI runtime-tools beside runc and crun; compat scenarios against hulld and, with HULL_COMPAT_HOST, a reference engine

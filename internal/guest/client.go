@@ -314,6 +314,22 @@ func (c *Client) Stats(ctx context.Context, id string) (Stats, error) {
 	return s, nil
 }
 
+// Top lists a container's processes.
+func (c *Client) Top(ctx context.Context, id string) ([]ProcessInfo, error) {
+	rep, err := c.call(ctx, Request{Op: OpTop, ID: id})
+	if err != nil {
+		return nil, err
+	}
+	var list []ProcessInfo
+	if err := json.Unmarshal(rep.Body, &list); err != nil {
+		return nil, fmt.Errorf("processes: %w: %w", err, ErrProtocol)
+	}
+	for i := range list {
+		list[i].Command = clean(list[i].Command)
+	}
+	return list, nil
+}
+
 // Stat describes a path of a container.
 func (c *Client) Stat(ctx context.Context, id, path string) (FileStat, error) {
 	var st FileStat

@@ -18,7 +18,7 @@ import (
 
 // Version of the protocol: guest and monitor are of one build, mostly, but a
 // kernel's initramfs may lie in a cache.
-const Version = 3
+const Version = 4
 
 // Where things are in a guest. The container's file system is mounted in its own
 // mount namespace, as on a host.
@@ -77,6 +77,7 @@ const (
 	OpPause  = "pause"
 	OpResume = "resume"
 	OpStats  = "stats"
+	OpTop    = "top"
 	OpLimit  = "limit"
 	OpUpper  = "upper" // the writable layer as a layer tar, on stream Out
 	// Of container ID; with ID "" below the root file system on the disks, where no
@@ -165,6 +166,14 @@ type Exited struct {
 
 // Stats are the container's cgroup files, as they are.
 type Stats map[string]string
+
+// ProcessInfo is one of a container's processes, with the container's pids.
+type ProcessInfo struct {
+	Pid, Parent, UID, TTY int
+	CPU                   int64 // milliseconds used
+	Age                   int64 // milliseconds since its start
+	Command               string
+}
 
 // Remote is an error on its way.
 type Remote struct {

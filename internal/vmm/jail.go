@@ -27,9 +27,6 @@ type jailFile struct {
 // files are those that a machine opens by name.
 func (c Config) files() []jailFile {
 	list := []jailFile{{"/dev/null", true}, {"/dev/urandom", false}, {c.Kernel, false}, {c.Initrd, false}}
-	if c.Accel == KVM {
-		list = append(list, jailFile{"/dev/kvm", true})
-	}
 	for _, d := range c.Disks {
 		if !d.Absent {
 			list = append(list, jailFile{d.Path, !d.ReadOnly})
@@ -106,12 +103,42 @@ func enterJail(c Config) error {
 			return err
 		}
 	}
+	if c.Accel == KVM {
+		if err := ownKVM(filepath.Join(jailDir, "dev"), c.UID); err != nil {
+			return fmt.Errorf("%s: %w", kvmDevice, err)
+		}
+	}
 	for _, t := range trees {
 		if err := attach(t.f, filepath.Join(jailDir, t.at)); err != nil {
 			return fmt.Errorf("%s: %w", t.at, err)
 		}
 	}
 	return changeRoot(jailDir)
+}
+
+// kvmDevice is how QEMU asks for the host's processors.
+const kvmDevice = "/dev/kvm"
+
+// ownKVM puts a node for KVM into dir that belongs to the machine's user: the host's
+// is for root or a group, in which QEMU is not to be.
+func ownKVM(dir string, uid uint32) error {
+	var st unix.Stat_t
+	if err := unix.Stat(kvmDevice, &st); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// A file system of its own: the jail's has no devices. QEMU cannot make another,
+	// it has no capabilities.
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64k"); err != nil {
+		return err
+	}
+	node := filepath.Join(dir, filepath.Base(kvmDevice))
+	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(st.Rdev)); err != nil {
+		return os.NewSyscallError("mknod", err)
+	}
+	return os.Lchown(node, int(uid), int(uid))
 }
 
 // programs are the directories from which QEMU and its libraries are loaded.
@@ -123,13 +150,16 @@ func programs(qemu string) []string {
 	return list
 }
 
-// attach makes the mount point for f and mounts f on it.
+// attach makes the mount point for f, unless a tree that is there already has it, and
+// mounts f on it.
 func attach(f *os.File, at string) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	if st.IsDir() {
+	if there, lerr := os.Lstat(at); lerr == nil && there.Mode().Type() == st.Mode().Type() {
+		err = nil
+	} else if st.IsDir() {
 		err = os.MkdirAll(at, 0o755)
 	} else if err = os.MkdirAll(filepath.Dir(at), 0o755); err == nil {
 		err = os.WriteFile(at, nil, 0o600)
@@ -164,13 +194,6 @@ func confine(c Config) (*syscall.SysProcAttr, error) {
 		return nil, errors.New("a machine needs a user of its own")
 	}
 	a.Credential = &syscall.Credential{Uid: c.UID, Gid: c.UID}
-	if c.Accel == KVM {
-		var st unix.Stat_t
-		if err := unix.Stat("/dev/kvm", &st); err != nil {
-			return nil, fmt.Errorf("/dev/kvm: %w", err)
-		}
-		a.Credential.Groups = []uint32{st.Gid}
-	}
 	readable := []string{c.Initrd}
 	for _, d := range c.Disks {
 		if d.Absent {

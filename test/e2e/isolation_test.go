@@ -58,7 +58,16 @@ func TestSandbox(t *testing.T) {
 	if got := c.Run("exec", "box", "cat", "/data/file"); got != "kept" {
 		t.Errorf("after the engine's death: %q", got)
 	}
-	c.Run("rm", "-f", "box", "plain")
+	// One with a network stack of its own keeps what it has until its next start.
+	c.Run("run", "-d", "--name", "own", "--isolation", "sandbox", "busybox", "sleep", "1000")
+	c.Fails(1, []string{"network stack of its own", "stop it first"}, "network", "connect", "names", "own")
+	c.Run("stop", "-t", "0", "own")
+	c.Run("network", "connect", "names", "own")
+	c.Run("start", "own")
+	if got := c.Run("exec", "own", "wget", "-qO-", "http://plain/"); got != "plain" {
+		t.Errorf("a sandbox that was connected while it was stopped gets %q", got)
+	}
+	c.Run("rm", "-f", "box", "plain", "own")
 	for _, no := range [][]string{{"--pid", "host"}, {"-m", "16m"}, {"--init"}} {
 		c.Fails(125, []string{"--isolation container"}, append(append([]string{"run", "--rm", "--isolation", "sandbox"}, no...), "busybox", "true")...)
 	}

@@ -126,6 +126,7 @@ func TestMachine(t *testing.T) {
 	w.want("exec -i", c.TryStdin("typed", "exec", "-i", "one", "cat").Stdout, "typed")
 	c.Fails(5, nil, "exec", "one", "sh", "-c", "exit 5")
 	w.has("log", c.Run("logs", "one"), "started ")
+	w.has("top", c.Run("top", "one"), "PID", "root", "httpd -f -h /www")
 	w.has("stats", c.Run("stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "one"), "MiB / ", " 1")
 
 	// The machine dies: the policy starts another on the same disk.
@@ -165,6 +166,11 @@ func TestMachine(t *testing.T) {
 	c.Run("stop", "-t", "1", "one")
 	c.Run("rm", "one")
 	c.Run("rm", "-f", "two", "plain")
+
+	// They came from a template, all but those with volumes, and none was refused.
+	if log := w.Log(); strings.Contains(log, "template") {
+		t.Errorf("hulld's log tells of templates:\n%s", log)
+	}
 
 	// A volume moves between a machine and a container.
 	c.Run("run", "--rm", "--isolation", "vm", "-v", "moving:/data", "busybox", "sh", "-c", "echo kept > /data/file; chown 12:34 /data/file")

@@ -69,9 +69,21 @@ func findKernel(places []string) (Kernel, error) {
 
 // cmdline is the kernel's command line for a machine of cpus processors on a host
 // whose time stamp counter runs at khz, 0 = unknown. What costs time and gives a
-// guest of one tenant nothing is off.
-func (k Kernel) cmdline(cpus, khz int) string {
-	a := []string{"console=ttyS0", "quiet", "loglevel=4", "panic=-1", "oops=panic", "reboot=t", "mitigations=off", "random.trust_cpu=on", "page_reporting.page_reporting_order=5"}
+// guest of one tenant nothing is off. With KVM the guest has the host's clock.
+func (k Kernel) cmdline(a vmm.Accel, cpus, khz int) string {
+	if a == vmm.KVM {
+		return strings.Join(append(always(), k.Args...), " ")
+	}
+	return strings.Join(append(k.emulated(cpus, khz), k.Args...), " ")
+}
+
+// always are the arguments of every kernel.
+func always() []string {
+	return []string{"console=ttyS0", "quiet", "loglevel=4", "panic=-1", "oops=panic", "reboot=t", "mitigations=off", "random.trust_cpu=on", "page_reporting.page_reporting_order=5"}
+}
+
+func (k Kernel) emulated(cpus, khz int) []string {
+	a := always()
 	if khz > 0 { // a machine has nothing by which to find out
 		a = append(a, "tsc=reliable", "tsc_early_khz="+strconv.Itoa(khz))
 	}
@@ -81,7 +93,7 @@ func (k Kernel) cmdline(cpus, khz int) string {
 			a = append(a, "nosmp", "noreplace-smp")
 		}
 	}
-	return strings.Join(append(a, k.Args...), " ")
+	return a
 }
 
 // clockFile keeps the rate of the host's time stamp counter, so that it is the

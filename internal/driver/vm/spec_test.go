@@ -1,9 +1,12 @@
 package vm
 
 import (
+	"math"
 	"strings"
 	"testing"
+	"time"
 
+	"hull/internal/guest"
 	"hull/internal/hull"
 )
 
@@ -44,6 +47,29 @@ func TestSizes(t *testing.T) {
 	} {
 		if got := cpusOf(c.r); got != c.want {
 			t.Errorf("processors of %+v: %d, want %d", c.r, got, c.want)
+		}
+	}
+}
+
+// TestTable: the table of ps, of whatever numbers a guest sends.
+func TestTable(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	titles, rows := table([]guest.ProcessInfo{
+		{Pid: 1, UID: 0, CPU: 90_000, Age: 180_000, Command: "sh -c x"},
+		{Pid: 7, Parent: 1, UID: 999, TTY: 0x8801, CPU: 3_725_000, Age: 48 * 3600_000, Command: "postgres: writer"},
+		{Pid: -1, Parent: math.MinInt, UID: -5, CPU: math.MinInt64, Age: math.MaxInt64},
+		{CPU: math.MaxInt64, Age: math.MinInt64},
+	}, now)
+	for i, want := range []string{
+		"root 1 0 50 11:57 ? 00:01:30 sh -c x", "999 7 1 2 Nov20 pts/1 01:02:05 postgres: writer",
+	} {
+		if got := strings.Join(rows[i], " "); got != want {
+			t.Errorf("row %d: %q, want %q", i, got, want)
+		}
+	}
+	for _, r := range rows {
+		if len(r) != len(titles) {
+			t.Errorf("row %q has not the columns %q", r, titles)
 		}
 	}
 }

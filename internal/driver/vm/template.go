@@ -9,10 +9,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"hull/internal/guest"
 	monitorvm "hull/internal/monitor/vm"
@@ -24,6 +29,7 @@ const (
 	templateLimit = 5 * time.Minute
 	stateName     = "state"
 	memoryName    = "memory"
+	originName    = "origin"
 )
 
 // templates keeps machines that were booted once. A template is named by all that
@@ -31,8 +37,14 @@ const (
 //
 //	DIR/templates/<key>/state    the devices
 //	DIR/templates/<key>/memory   the memory, mapped privately by every machine made of it
+//	DIR/templates/<key>/origin   what it was made of, and when its memory was written last
+//
+// One whose QEMU, kernel or guest is not there any more, or is another now, is
+// removed: when the engine starts, and when another is made. A machine that runs
+// keeps what it has mapped.
 type templates struct {
 	dir string
+	log *slog.Logger
 
 	mu     sync.Mutex
 	making map[string]*making
@@ -47,9 +59,9 @@ type making struct {
 	err  error // valid after done
 }
 
-func newTemplates(dir string) *templates {
+func newTemplates(dir string, log *slog.Logger) *templates {
 	ctx, stop := context.WithCancel(context.Background())
-	return &templates{dir: dir, making: map[string]*making{}, ctx: ctx, stop: stop}
+	return &templates{dir: dir, log: log, making: map[string]*making{}, ctx: ctx, stop: stop}
 }
 
 func (t *templates) close() {
@@ -60,23 +72,118 @@ func (t *templates) close() {
 // key names the template of a machine.
 func key(c vmm.Config, slots int) (string, error) {
 	h := sha256.New()
-	var ids []string
-	for _, p := range []string{c.QEMU, c.Kernel, c.Initrd} {
-		st, err := os.Stat(p)
-		if err != nil {
-			return "", err
-		}
-		ids = append(ids, fmt.Sprintf("%s %d %d", p, st.Size(), st.ModTime().UnixNano()))
+	ids, err := identify(c.QEMU, c.Kernel, c.Initrd)
+	if err != nil {
+		return "", err
 	}
-	err := json.NewEncoder(h).Encode([]any{vmm.Layout, guest.Version, ids, c.Accel, c.CPUs, c.Memory, c.Cmdline, c.ACPI, slots})
+	err = json.NewEncoder(h).Encode([]any{vmm.Layout, guest.Version, ids, c.Accel, c.CPUs, c.Memory, c.Cmdline, c.ACPI, slots})
 	return hex.EncodeToString(h.Sum(nil)[:16]), err
 }
 
-// find gives a template's files, "" when it is not there yet.
+// origin is what is known of a template beside its key.
+type origin struct {
+	QEMU, Kernel, Initrd string
+	Files                []string // their identities
+	// Memory is the last change of the memory file. No machine is to change it; a
+	// QEMU before 9.0 has it open for writing all the same, and one that its guest has
+	// taken over could. What it wrote must not come into other machines.
+	Memory string
+}
+
+// changed names the content of a file by what its writers cannot set.
+func changed(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return fmt.Sprintf("%d %d %d.%09d", st.Ino, st.Size, st.Ctim.Sec, st.Ctim.Nsec), nil
+}
+
+func readOrigin(dir string) (o origin, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, originName))
+	if err == nil {
+		err = json.Unmarshal(b, &o)
+	}
+	return o, err
+}
+
+// seal writes down what the template in dir is, now that it is whole.
+func seal(dir string, c vmm.Config) error {
+	o := origin{QEMU: c.QEMU, Kernel: c.Kernel, Initrd: c.Initrd}
+	var err error
+	if o.Files, err = identify(o.QEMU, o.Kernel, o.Initrd); err != nil {
+		return err
+	}
+	if o.Memory, err = changed(filepath.Join(dir, memoryName)); err != nil {
+		return err
+	}
+	b, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, originName), func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
+}
+
+// stale says why a template is of no use any more, "" = it is.
+func stale(dir string) string {
+	o, err := readOrigin(dir)
+	if err != nil {
+		return "it does not say what it was made of"
+	}
+	if ids, err := identify(o.QEMU, o.Kernel, o.Initrd); err != nil || !slices.Equal(ids, o.Files) {
+		return "QEMU, the kernel or hull-guest has changed"
+	}
+	if m, err := changed(filepath.Join(dir, memoryName)); err != nil || m != o.Memory {
+		return "its memory has been written to"
+	}
+	return ""
+}
+
+// sweep removes what is of no use any more: parts of templates, those that are
+// stale, and with keep those that were not made of the same files.
+func (t *templates) sweep(keep *origin) error {
+	all, err := os.ReadDir(t.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range all {
+		dir := filepath.Join(t.dir, e.Name())
+		useless := stale(dir) != ""
+		if strings.HasPrefix(e.Name(), partial) {
+			useless = keep == nil // else it is being made
+		} else if o, err := readOrigin(dir); err == nil && keep != nil && !slices.Equal(o.Files, keep.Files) {
+			useless = true
+		}
+		if useless {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// partial begins the name of what is being made.
+const partial = "new-"
+
+// find gives a template's files, "" when it is not there yet. One that was written
+// to is removed.
 func (t *templates) find(key string) (state, memory string) {
 	dir := filepath.Join(t.dir, key)
 	state, memory = filepath.Join(dir, stateName), filepath.Join(dir, memoryName)
 	if _, err := os.Stat(state); err != nil {
+		return "", ""
+	}
+	if why := stale(dir); why != "" {
+		t.log.Warn("a machine's template is made again", "why", why, "template", dir)
+		if err := os.RemoveAll(dir); err != nil {
+			t.log.Error("remove template", "error", err)
+		}
 		return "", ""
 	}
 	return state, memory
@@ -130,7 +237,7 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(t.dir, "new-*")
+	tmp, err := os.MkdirTemp(t.dir, partial+"*")
 	if err != nil {
 		return err
 	}
@@ -178,6 +285,11 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 	if err := m.Save(ctx); err != nil {
 		return err
 	}
+	m.Kill() // what it has mapped must not change any more
+	<-m.Done()
+	if err := seal(tmp, c); err != nil {
+		return err
+	}
 	// What lies there without a state is a template that could not be restored.
 	if old, _ := t.find(key); old == "" {
 		if err := os.RemoveAll(filepath.Join(t.dir, key)); err != nil {
@@ -188,5 +300,15 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 	if errors.Is(err, fs.ErrExist) { // another engine was quicker
 		return os.RemoveAll(tmp)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	o, err := readOrigin(filepath.Join(t.dir, key))
+	if err == nil {
+		err = t.sweep(&o)
+	}
+	if err != nil {
+		t.log.Warn("templates of no use are not removed", "error", err)
+	}
+	return nil
 }

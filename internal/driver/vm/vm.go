@@ -36,15 +36,12 @@ import (
 	"hull/internal/vmm"
 )
 
-// accelerator is how machines run. KVM is not used yet: whether it really runs a
-// kernel would have to be tried first, which this package cannot.
-const accelerator = vmm.TCG
-
 const (
 	undoLimit = 15 * time.Second
 	// bootSeconds is how long a guest may take until its container is ready. A
-	// machine under load, without hardware help, is slow; one that hangs, hangs.
-	bootSeconds = 120
+	// machine without hardware help on processors that ten others want takes more
+	// than a minute; one that hangs, hangs.
+	bootSeconds = 300
 	mib         = 1 << 20
 	// defaultMemory is a machine's without --memory, and guestOverhead what its
 	// kernel needs beside the container's limit.
@@ -74,6 +71,7 @@ type Driver struct {
 	cg        *cgroup.System
 	pods      pod.Config
 	templates *templates
+	kvm       *kvm
 	clock     sync.Mutex // of clockFile
 }
 
@@ -92,8 +90,11 @@ func New(cfg Config) (*Driver, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	d := &Driver{cfg: cfg, cg: sys, templates: newTemplates(filepath.Join(cfg.Dir, "templates"))}
+	d := &Driver{cfg: cfg, cg: sys, templates: newTemplates(filepath.Join(cfg.Dir, "templates"), cfg.Log), kvm: newKVM(cfg.Dir)}
 	d.pods = pod.Config{Backend: monitorvm.Name, MonitorPath: cfg.MonitorPath, RunDir: cfg.RunDir, Log: cfg.Log, Release: d.release}
+	if err := d.templates.sweep(nil); err != nil {
+		return nil, fmt.Errorf("remove templates of no use: %w", err)
+	}
 	return d, nil
 }
 
@@ -106,12 +107,10 @@ func (d *Driver) Close() error {
 // Info implements driver.Driver. It looks, and runs nothing: what is installed
 // while hulld runs can be used.
 func (d *Driver) Info() driver.Info {
+	how, why := d.kvm.says()
 	details := map[string]string{
-		"accelerator": string(accelerator),
+		"accelerator": string(how) + " (" + why + ")",
 		"boundary":    "a machine with a kernel of its own; the host sees QEMU, as a user of no rights with a seccomp filter",
-	}
-	if _, err := os.Stat("/dev/kvm"); err == nil {
-		details["notice"] = "/dev/kvm is there and not used: instructions are emulated"
 	}
 	q, err := d.qemu()
 	if err == nil {
@@ -124,14 +123,14 @@ func (d *Driver) Info() driver.Info {
 	if kerr == nil {
 		details["kernel"] = k.Path
 	}
-	why := ""
+	missing := ""
 	if err := errors.Join(err, kerr, d.guest()); err != nil {
-		why = strings.ReplaceAll(err.Error(), "\n", "; ")
+		missing = strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return driver.Info{
-		Name: hull.IsolationVM, Unavailable: why, Rootfs: []hull.RootfsKind{hull.RootfsBlock},
+		Name: hull.IsolationVM, Unavailable: missing, Rootfs: []hull.RootfsKind{hull.RootfsBlock},
 		OneEach: true, MinMemory: minMemory,
-		Abilities: []string{"attach", "exec", "pause", "resize", "stats", "update"},
+		Abilities: []string{"attach", "exec", "pause", "processes", "resize", "stats", "update"},
 		Details:   details,
 	}
 }
@@ -227,11 +226,12 @@ func (d *Driver) machine(ctx context.Context, name string, r hull.Resources) (vm
 	if err != nil {
 		return vmm.Config{}, Kernel{}, err
 	}
-	cpus := cpusOf(r)
-	return vmm.Config{
-		QEMU: q, Accel: accelerator, CPUs: cpus, Memory: memory, Kernel: k.Path, Initrd: initrd,
-		Cmdline: k.cmdline(cpus, d.hostClock()), ACPI: k.ACPI, Name: "hull-" + name,
-	}, k, nil
+	c := vmm.Config{QEMU: q, CPUs: cpusOf(r), Memory: memory, Kernel: k.Path, Initrd: initrd, ACPI: k.ACPI, Name: "hull-" + name}
+	if c.Accel, err = d.accelerator(ctx, c, k); err != nil {
+		return vmm.Config{}, Kernel{}, err
+	}
+	c.Cmdline = k.cmdline(c.Accel, c.CPUs, d.hostClock())
+	return c, k, nil
 }
 
 // memoryOf is the machine's memory for a container's limit: that and what the
@@ -272,6 +272,9 @@ func checkKernel(path string) error {
 		return fmt.Errorf("guest kernel: %w", err)
 	}
 	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Mode()&0o004 == 0 {
+		return fmt.Errorf("guest kernel %s can be read by its owner only, and QEMU runs as nobody: chmod a+r it: %w", path, errdefs.ErrFailedPrecondition)
+	}
 	h := make([]byte, 0x206)
 	if n, _ := f.ReadAt(h, 0); n < len(h) {
 		return fmt.Errorf("guest kernel %s is no kernel (%d bytes): %s: %w", path, n, nextKernel, errdefs.ErrInvalidArgument)

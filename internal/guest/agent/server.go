@@ -157,6 +157,12 @@ func (s *server) do(r *guest.Request, st [3]*guest.Stream) (body any, pid int, e
 			return nil, 0, err
 		}
 		return readStats(b.cgroup), 0, nil
+	case guest.OpTop:
+		b, err := s.box(r.ID)
+		if err != nil {
+			return nil, 0, err
+		}
+		return processes(b.cgroup), 0, nil
 	case guest.OpStat:
 		return s.stat(r)
 	case guest.OpPause, guest.OpResume:

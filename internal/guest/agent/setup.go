@@ -22,7 +22,7 @@ import (
 )
 
 // portWait bounds the wait for the agent's port to appear.
-const portWait = 30 * time.Second
+const portWait = 15 * time.Second
 
 // mountBase makes the guest's own root: a tmpfs, because a container's
 // pivot_root works from any mount but the kernel's first one.

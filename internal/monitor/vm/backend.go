@@ -146,7 +146,7 @@ func (b *backend) tryBoot(ctx context.Context, s Spec) (err error) {
 		Root: true, Disk: s.Disk != "", Share: len(s.Binds) > 0,
 	})
 	if err != nil {
-		return m.Explain(fmt.Errorf("boot the guest: %w", err))
+		return m.Explain(fmt.Errorf("boot the guest with kernel %s (hulld --vm-kernel FILE takes another): %w", b.conf.Machine.Kernel, err))
 	}
 	return nil
 }
@@ -306,6 +306,13 @@ func (b *backend) Call(ctx context.Context, op string, body []byte, files []*os.
 			return nil, nil, err
 		}
 		out, err := json.Marshal(Sample{Guest: st, Pid: m.Pid})
+		return out, nil, err
+	case OpTop:
+		list, err := c.Top(ctx, string(body))
+		if err != nil {
+			return nil, nil, err
+		}
+		out, err := json.Marshal(list)
 		return out, nil, err
 	case OpLimit:
 		var l Limit

@@ -60,6 +60,7 @@ const (
 	OpPause  = "pause"  // body: container id
 	OpResume = "resume" // body: container id
 	OpStats  = "stats"  // body: container id; reply: Sample
+	OpTop    = "top"    // body: container id; reply: []guest.ProcessInfo
 	OpLimit  = "limit"  // body: Limit
 	OpCopy   = "copy"   // body: Path; file: where the tar goes
 	OpUnpack = "unpack" // body: Path; file: where the tar comes from

@@ -1,0 +1,100 @@
+package vm
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"hull/internal/vmm"
+)
+
+// TestTemplatesOfNoUse: a template goes when what it was made of has changed or gone,
+// when somebody has written to its memory, and when it was never finished.
+func TestTemplatesOfNoUse(t *testing.T) {
+	dir := t.TempDir()
+	write := func(path, content string) string {
+		t.Helper()
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	c := vmm.Config{QEMU: write("qemu", "q"), Kernel: write("kernel", "k"), Initrd: write("initrd", "i")}
+	other := c
+	other.Kernel = write("other", "k")
+	ts := newTemplates(filepath.Join(dir, "templates"), slog.New(slog.DiscardHandler))
+	t.Cleanup(ts.close)
+	add := func(name string, c vmm.Config) {
+		t.Helper()
+		write("templates/"+name+"/state", "s")
+		write("templates/"+name+"/memory", "m")
+		if err := seal(filepath.Join(ts.dir, name), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(want ...string) {
+		t.Helper()
+		all, err := os.ReadDir(ts.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range all {
+			got = append(got, e.Name())
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%q, want %q", got, want)
+		}
+		for i := range want {
+			if got[i] != want[i] {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+	}
+	sweep := func(keep *origin) {
+		t.Helper()
+		if err := ts.sweep(keep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep(nil) // nothing is there yet
+
+	add("good", c)
+	add("others", other)
+	add("written", c)
+	write("templates/written/memory", "more")
+	write("templates/new-1/memory", "")
+	write("templates/old/state", "of an engine that did not write down what it was made of")
+	sweep(nil)
+	there("good", "others")
+	if state, memory := ts.find("good"); state == "" || memory == "" {
+		t.Error("a good template is not found")
+	}
+
+	// Another kernel is in use: what belongs to the former goes when the first
+	// template of it is made, and what is being made stays.
+	write("templates/new-2/memory", "")
+	o, err := readOrigin(filepath.Join(ts.dir, "others"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sweep(&o)
+	there("new-2", "others")
+
+	// The kernel is another one by now, and then it is not there.
+	write("other", "another")
+	if state, _ := ts.find("others"); state != "" {
+		t.Error("a template of a kernel that has changed is found")
+	}
+	add("gone", c)
+	if err := os.Remove(c.Kernel); err != nil {
+		t.Fatal(err)
+	}
+	sweep(nil)
+	there()
+}
