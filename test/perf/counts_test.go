@@ -54,8 +54,8 @@ func TestCounts(t *testing.T) {
 			before map[string]float64
 			limits map[string]float64
 		}{
-			"hulld":        {e.Pid(), engine, map[string]float64{"syscr": 50, "syscw": 12}},
-			"hull-monitor": {monitor, pod, map[string]float64{"syscr": 25, "syscw": 4}},
+			"hulld":        {e.Pid(), engine, map[string]float64{"syscr": 38, "syscw": 6}},
+			"hull-monitor": {monitor, pod, map[string]float64{"syscr": 22, "syscw": 3}},
 		} {
 			after := counters(t, c.pid)
 			for name, limit := range c.limits {
