@@ -89,6 +89,21 @@ type PushRequest struct {
 	Progress func(Progress)
 }
 
+// SearchRequest looks for repositories.
+type SearchRequest struct {
+	Term  string // "[REGISTRY/]WORDS"
+	Limit int    // 0 = 25
+	Auth  Auth
+}
+
+// SearchResult is a repository that was found, as indexes have it.
+type SearchResult struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Stars       int    `json:"star_count"`
+	Official    bool   `json:"is_official"`
+}
+
 // CopyRequest copies an image from one registry to another.
 type CopyRequest struct {
 	Source, Target         string

@@ -1,12 +1,15 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
 
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hull/internal/trust"
 )
 
 // FuzzManifest: what is accepted as a manifest has valid digests and is no index
@@ -80,5 +83,24 @@ func FuzzChanges(f *testing.F) {
 	}
 	f.Fuzz(func(_ *testing.T, s string) {
 		_, _ = applyChanges(runConfig{}, []string{s}) //nolint:errcheck // any answer is fine
+	})
+}
+
+// FuzzSignature: what claims to be a manifest of signatures is read or refused.
+func FuzzSignature(f *testing.F) {
+	one, err := cosignManifest(nil, trust.Signature{Format: trust.Cosign, Payload: []byte("{}"), Value: "eA=="})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(one.bytes)
+	f.Add([]byte(`{"schemaVersion":2,"layers":[{"digest":"sha256:12"}],"subject":{}}`))
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		read := func(_ context.Context, d ocispec.Descriptor, _ int64) ([]byte, error) {
+			if d.Digest == "" {
+				return b, nil
+			}
+			return []byte("{}"), nil
+		}
+		_, _ = readSigned(context.Background(), read, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}, "") //nolint:errcheck // any answer is fine
 	})
 }

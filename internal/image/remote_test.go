@@ -323,3 +323,35 @@ func TestTokens(t *testing.T) {
 		t.Errorf("login: %v", err)
 	}
 }
+
+// The old search API, of a registry that has it and of one that has not.
+func TestSearch(t *testing.T) {
+	var asked string
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, ok := r.BasicAuth(); !ok || u != "me" || p != "secret" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		asked = r.URL.String()
+		_, _ = w.Write([]byte(`{"results":[{"name":"team/box","description":"a box","star_count":3,"is_official":true},{"name":"b"},{"name":"c"}]}`))
+	}))
+	s := service(t, quick)
+	me := hull.Auth{Username: "me", Password: "secret", ServerAddress: host}
+	got, err := s.Search(t.Context(), hull.SearchRequest{Term: host + "/a box", Limit: 2, Auth: me})
+	if err != nil || len(got) != 2 || got[0] != (hull.SearchResult{Name: "team/box", Description: "a box", Stars: 3, Official: true}) {
+		t.Errorf("found %+v, %v", got, err)
+	}
+	if asked != "/v1/search?n=2&q=a+box" {
+		t.Errorf("asked %s", asked)
+	}
+	for term, words := range map[string]string{
+		host + "/box": "401", registryServer(t) + "/box": "cannot be searched", "": "invalid search term", "http://x/y": "invalid search term",
+	} {
+		if _, err := s.Search(t.Context(), hull.SearchRequest{Term: term}); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%q: %v, want %q", term, err, words)
+		}
+	}
+	if _, err := s.Search(t.Context(), hull.SearchRequest{Term: host + "/x", Limit: 101}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("101 results: %v", err)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -155,7 +157,26 @@ func TestImages(t *testing.T) {
 	if a := w.do("DELETE", "/images/other/box:x", ""); strings.TrimSpace(a.body) != `[{"Untagged":"other/box:x"},{"Deleted":"`+digestOf("2")+`"}]` {
 		t.Errorf("delete %s", a.body)
 	}
-	w.do("GET", "/images/search?term=x", "").want(t, 501, "searching a registry is not supported: name the image, as in registry/repository:tag")
+	for query, want := range map[string][]string{
+		"":                                   {"x", "other"},
+		`&filters={"stars":{"3":true}}`:      {"x"},
+		`&filters={"is-official":["false"]}`: {"other"},
+		`&filters={"is-automated":["true"]}`: nil,
+	} {
+		var found []registry.SearchResult
+		if err := json.Unmarshal([]byte(w.do("GET", "/images/search?term=x&limit=7"+query, "").body), &found); err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, f := range found {
+			names = append(names, f.Name)
+		}
+		if !slices.Equal(names, want) {
+			t.Errorf("search%s: %q, want %q", query, names, want)
+		}
+	}
+	w.do("GET", "/images/search?term=x&limit=many", "").want(t, 400, `invalid limit specified: "many"`)
+	w.do("GET", `/images/search?term=x&filters={"stars":["many"]}`, "").want(t, 400, "invalid filter 'stars=many'")
 	w.do("GET", "/distribution/private/x/json", "").want(t, 401, "access to private/x")
 	d, err := c.DistributionInspect(ctx, "some/where:1", client.DistributionInspectOptions{})
 	if err != nil || len(d.Platforms) != 2 || d.Platforms[1].Variant != "v8" || d.Descriptor.Digest.String() != digestOf("a") {

@@ -76,6 +76,8 @@ type Images interface {
 	History(ctx context.Context, ref, platform string) ([]hull.HistoryItem, error)
 	Remove(ctx context.Context, ref string, force, prune bool, inUse func(imageID string) []hull.Container) ([]hull.ImageRemoved, error)
 	Prune(ctx context.Context, keep func(hull.Image) bool) ([]hull.ImageRemoved, int64, error)
+	// Search asks a registry's index.
+	Search(ctx context.Context, r hull.SearchRequest) ([]hull.SearchResult, error)
 	// Copy sends an image from one registry to another.
 	Copy(ctx context.Context, r hull.CopyRequest) error
 	// Signable says what a signature is to be of, Sign keeps and sends one, Signatures

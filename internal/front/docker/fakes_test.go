@@ -149,6 +149,10 @@ func (f *fakeImages) Compare(_ context.Context, a, b string) (string, error) {
 	return "layer 1: " + a + " and " + b, nil
 }
 
+func (f *fakeImages) Search(_ context.Context, r hull.SearchRequest) ([]hull.SearchResult, error) {
+	return []hull.SearchResult{{Name: r.Term, Stars: r.Limit, Official: true}, {Name: "other", Description: r.Auth.Username, Stars: 2}}, nil
+}
+
 func (f *fakeImages) Signable(_ context.Context, r hull.SignRequest) (hull.Signable, error) {
 	return hull.Signable{Repository: r.Ref, Local: !r.Push, Documents: []hull.SignedDocument{{Digest: digestOf("1"), Size: 7}}}, nil
 }

@@ -307,10 +307,6 @@ func (a *imageAPI) load(w http.ResponseWriter, r *http.Request) error {
 	return p.end(err)
 }
 
-func (a *imageAPI) search(http.ResponseWriter, *http.Request) error {
-	return notImplemented("searching a registry is not supported: name the image, as in registry/repository:tag")
-}
-
 func (a *imageAPI) distribution(w http.ResponseWriter, r *http.Request, name string) error {
 	d, err := a.images.Distribution(r.Context(), name, registryAuth(r))
 	if err != nil {
