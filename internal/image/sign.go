@@ -235,16 +235,15 @@ func (n *notary) admitBase(ctx context.Context, ref string, d digest.Digest, fro
 	}
 	named = reference.TagNameOnly(named)
 	v := n.s.view.Load()
-	es := v.target[d]
+	es, asked := v.target[d], tagName(named)
 	if id := v.byID[digest.Digest("sha256:"+strings.TrimPrefix(reference.FamiliarName(named), "library/"))]; id != nil {
-		es = []*entry{id}
+		es, asked = []*entry{id}, "" // FROM names an id
 	}
 	var here error
 	if len(es) > 0 {
+		// By the name that was asked for, not by others that the same content has here.
 		img := es[0].snapshot(n.s.store)
-		if r, ok := v.names[tagName(named)]; ok && r.target.Digest == d {
-			img.Ref = tagName(named)
-		}
+		img.Ref = asked
 		if _, here = n.judgeLocal(ctx, p, img); here == nil {
 			return nil
 		}

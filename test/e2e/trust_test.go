@@ -89,6 +89,19 @@ certificates = ["legal.crt"]
 	}
 	c.Fails(1, []string{"not verified"}, "image", "verify", "--key", filepath.Join(dir, "team.pub"), doc)
 
+	// Content that is trusted under one name is refused under a name whose rule says no.
+	c.Run("tag", app, host+"/team/else:1")
+	c.Run("tag", "busybox", "rejected.example/box:1")
+	write(fmt.Sprintf("default = \"accept\"\n[[rule]]\nmatch = \"rejected.example\"\nrequire = \"reject\"\n[[rule]]\nmatch = \"%s/team\"\nrequire = \"cosign\"\nkeys = [\"team.pub\"]\n", host))
+	for _, ref := range []string{"rejected.example/box:1", host + "/team/else:1"} {
+		if err := os.WriteFile(filepath.Join(context, "Dockerfile"), []byte("FROM "+ref+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c.Fails(1, []string{"refused by the trust policy"}, "build", "-t", "derived", context)
+		c.Fails(125, []string{"refused by the trust policy"}, "run", "--rm", ref, "true")
+	}
+	c.Run("rmi", "rejected.example/box:1", host+"/team/else:1")
+
 	// A broken policy accepts nothing, and containers that are there can be handled.
 	id := c.Run("create", app, "true")
 	write("default = \"accept\"\n[[rule\n")
