@@ -19,7 +19,7 @@ import (
 // middleware, if any, sees every request.
 func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Handler, others ...*Engine) string {
 	e.t.Helper()
-	handler := e.registryHandler(htpasswd)
+	handler := registryHandler(e.Dir("registry"), htpasswd)
 	l, err := e.Listen("127.0.0.1:0")
 	if err != nil {
 		e.t.Fatal(err)
@@ -41,13 +41,13 @@ func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Ha
 }
 
 // RegistryHandler is a registry for whoever serves it in another way.
-func (e *Engine) RegistryHandler() http.Handler { return e.registryHandler("") }
+func (e *Engine) RegistryHandler() http.Handler { return registryHandler(e.Dir("registry"), "") }
 
-func (e *Engine) registryHandler(htpasswd string) http.Handler {
+func registryHandler(dir, htpasswd string) http.Handler {
 	conf := &configuration.Configuration{
 		Version: "0.1",
 		Storage: configuration.Storage{
-			"filesystem": configuration.Parameters{"rootdirectory": e.Dir("registry")},
+			"filesystem": configuration.Parameters{"rootdirectory": dir},
 			"delete":     configuration.Parameters{"enabled": true},
 		},
 	}
