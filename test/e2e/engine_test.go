@@ -202,7 +202,7 @@ func TestManyFollowers(t *testing.T) {
 func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 	t.Parallel()
 	e := harness.NewEngine(t)
-	e.SmallRoot("48m")
+	harness.SmallRoot(e, "48m")
 	e.StartDaemon()
 	e.Load("busybox")
 	e.AtEnd()

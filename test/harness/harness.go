@@ -99,9 +99,9 @@ func Start(t testing.TB, load []string, options ...Option) *Engine {
 // the test ends. Start does it by itself.
 func (e *Engine) AtEnd() { e.t.Cleanup(e.finish) }
 
-// SmallRoot puts the state directory on a file system of its own, of that size.
+// SmallRoot puts the state directory of e on a file system of its own, of that size.
 // Before StartDaemon.
-func (e *Engine) SmallRoot(size string) {
+func SmallRoot(e *Engine, size string) {
 	e.t.Helper()
 	if err := os.MkdirAll(e.Root, 0o711); err != nil {
 		e.t.Fatal(err)
