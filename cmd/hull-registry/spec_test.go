@@ -17,8 +17,7 @@ import (
 
 // The four workflows of the OCI distribution specification 1.1 (pull, push,
 // content discovery, content management) against "hull registry serve", request by
-// request. end-N are the endpoints' names there. `make conformance-registry` runs
-// the specification's own suite where it can be had.
+// request. end-N are the endpoints' names there.
 
 // client asks one registry.
 type client struct {
