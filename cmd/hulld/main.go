@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hull/internal/build"
+	"hull/internal/cdi"
 	"hull/internal/driver"
 	"hull/internal/driver/proc"
 	"hull/internal/driver/vm"
@@ -65,6 +66,7 @@ type options struct {
 	subnet      string
 	subnet6     string
 	userns      string
+	cdiDirs     []string
 	tls         tlsFiles
 	stopAfter   time.Duration
 	runtimes    []string
@@ -127,6 +129,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.subnet, "subnet", "", "IPv4 subnet of the default bridge (default: a free one)")
 	f.StringVar(&o.subnet6, "subnet6", "", "IPv6 subnet of the default bridge (default: a free one)")
 	f.StringVar(&o.userns, "userns", "private", "user namespace of containers that do not say: private or host")
+	f.StringArrayVar(&o.cdiDirs, "cdi-spec-dir", []string{"/etc/cdi", "/var/run/cdi"}, "directory of CDI files, which describe devices for --device VENDOR/CLASS=NAME and --gpus")
 	f.StringVar(&o.tls.ca, "tlscacert", "", "CA that signs clients' certificates (tcp:// only)")
 	f.StringVar(&o.tls.cert, "tlscert", "", "server certificate (tcp:// only)")
 	f.StringVar(&o.tls.key, "tlskey", "", "server key (tcp:// only)")
@@ -262,7 +265,7 @@ func serve(ctx context.Context, o options) (err error) {
 		StopTimeout: o.stopAfter, Host: host, UserNS: users, Examine: examinations(o),
 	}, engine.Parts{
 		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes, hull.IsolationVM: machines}, Runtimes: runtimes,
-		Images: images, Volumes: volumes, Secrets: secrets, Networks: networks, Logs: logService, Store: st, Events: events,
+		Images: images, Volumes: volumes, Secrets: secrets, Devices: cdi.New(o.cdiDirs, log), Networks: networks, Logs: logService, Store: st, Events: events,
 		Files: files.Files{}, Log: log,
 	})
 	if err := eng.Recover(ctx); err != nil {
@@ -279,7 +282,7 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	closers.add(builder.Close)
 
-	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver, MinAPI: os.Getenv("DOCKER_MIN_API_VERSION")}, docker.Parts{
+	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver, CDIDirs: o.cdiDirs, MinAPI: os.Getenv("DOCKER_MIN_API_VERSION")}, docker.Parts{
 		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Log: log,
 	})
 	listeners, err := listen(o)

@@ -9,7 +9,7 @@ CHOICES = ("cats", "dogs")
 
 def redis(*words):
     """Sends one command and returns its answer: a status, a number or a bulk string."""
-    with socket.create_connection(("redis", 6379), timeout=10) as s:
+    with socket.create_connection(("redis", 6379), timeout=30) as s:
         message = b"*%d\r\n" % len(words)
         for w in words:
             message += b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode())

@@ -26,7 +26,7 @@ func Rules() []Rule {
 	services := []string{
 		"internal/engine/...", "internal/driver/...", "internal/front/...",
 		"internal/image/...", "internal/network/...", "internal/volume/...",
-		"internal/logs/...", "internal/event/...", "internal/store/...", "internal/secret/...",
+		"internal/logs/...", "internal/event/...", "internal/store/...", "internal/secret/...", "internal/cdi/...",
 	}
 	service := func(name string, more ...string) Rule {
 		own := "internal/" + name + "/..."
@@ -98,6 +98,7 @@ func Rules() []Rule {
 		service("network", "internal/dns"),
 		service("volume"),
 		service("secret"),
+		service("cdi"),
 		service("logs"),
 		service("event"),
 		service("store"),
@@ -177,6 +178,11 @@ func Confined() []Foreign {
 			Prefixes: []string{"github.com/sigstore", "github.com/notaryproject", "github.com/google/go-containerregistry"},
 			Only:     []string{"internal/trust/seal"},
 			Why:      "signatures are a program's of its own: hulld is not to carry what few use",
+		},
+		{
+			Prefixes: []string{"tags.cncf.io/container-device-interface"},
+			Only:     []string{"internal/cdi/..."},
+			Why:      "one package reads vendors' descriptions of devices",
 		},
 		{
 			Prefixes: []string{"k8s.io/cri-api"},

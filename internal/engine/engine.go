@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hull/internal/driver"
 	"hull/internal/hull"
@@ -106,6 +107,12 @@ type Secrets interface {
 	// Show writes the value of a secret to a new file at path, which is in memory
 	// only. The owner is the host's.
 	Show(name, path string, f hull.SecretFile) error
+}
+
+// Devices is what the engine needs of those who describe devices (CDI).
+type Devices interface {
+	// Inject puts requested devices into the specification of a run.
+	Inject(s *specs.Spec, requests []hull.DeviceRequest) error
 }
 
 // Logs is what the engine needs of the log service.
@@ -221,6 +228,7 @@ type base struct {
 	images   Images
 	volumes  Volumes
 	secrets  Secrets
+	devices  Devices
 	networks Networks
 	logs     Logs
 	store    Store
@@ -239,6 +247,7 @@ type Parts struct {
 	Images   Images
 	Volumes  Volumes
 	Secrets  Secrets // nil = there are none
+	Devices  Devices // nil = as Secrets
 	Networks Networks
 	Logs     Logs
 	Store    Store
@@ -250,7 +259,7 @@ type Parts struct {
 // New builds an engine. Recover must be called before it serves anyone.
 func New(cfg Config, p Parts) *Engine {
 	b := &base{
-		cfg: cfg, drivers: p.Drivers, runtimes: p.Runtimes, images: p.Images, volumes: p.Volumes, secrets: p.Secrets, networks: p.Networks,
+		cfg: cfg, drivers: p.Drivers, runtimes: p.Runtimes, images: p.Images, volumes: p.Volumes, secrets: p.Secrets, devices: p.Devices, networks: p.Networks,
 		logs: p.Logs, store: p.Store, events: p.Events, files: p.Files, log: p.Log, runs: newRuns(),
 	}
 	return &Engine{&recovery{&copies{&runner{&creation{&execs{&views{b}}}}}}}

@@ -125,10 +125,24 @@ func (e *base) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := e.addDevices(spec, c.Spec.Resources.DeviceRequests); err != nil {
+		return nil, err
+	}
 	if err := e.addUsers(spec, ep); err != nil {
 		return nil, err
 	}
 	return spec, setLimits(spec.Linux.Resources, c.Spec.Resources, deviceAt)
+}
+
+// addDevices puts devices that somebody else describes into a specification.
+func (e *base) addDevices(s *specs.Spec, requests []hull.DeviceRequest) error {
+	switch {
+	case len(requests) == 0:
+		return nil
+	case e.devices == nil:
+		return fmt.Errorf("could not select device driver %q with capabilities: %v: %w", requests[0].Driver, requests[0].Capabilities, errdefs.ErrInvalidArgument)
+	}
+	return e.devices.Inject(s, requests)
 }
 
 // CreatePod records a pod that several containers will share. Its containers

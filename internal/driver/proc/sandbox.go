@@ -149,6 +149,9 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if c.Rootfs.Kind != hull.RootfsOverlay && c.Rootfs.Kind != "" {
 		return nil, fmt.Errorf("root file system of kind %q: %w", c.Rootfs.Kind, errdefs.ErrNotImplemented)
 	}
+	if h := c.OCI.Hooks; h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 { //nolint:staticcheck // an old description may have Prestart
+		return nil, fmt.Errorf("hooks (a device of CDI asks for them) are not run by isolation container; use --runtime with an OCI runtime of the host, as runc: %w", errdefs.ErrNotImplemented)
+	}
 	var back undo.Stack
 	defer back.OnError(ctx, undoLimit, &err)
 

@@ -21,6 +21,8 @@ type Config struct {
 	Version, GitCommit, BuildTime string
 	// LogDriver is the engine's default log driver, shown by /info ("" = json-file).
 	LogDriver string
+	// CDIDirs are where devices are described, shown by /info.
+	CDIDirs []string
 	// MinAPI is the oldest API version to serve, "1.24" to "1.55" ("" = 1.40).
 	MinAPI string
 	// MaxBody bounds a JSON request body in bytes (0 = 8 MiB). Archives are not

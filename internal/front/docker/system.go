@@ -128,7 +128,7 @@ func toInfo(cfg Config, i hull.EngineInfo, now time.Time) system.Info {
 		Swarm:      swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive, RemoteManagers: nil},
 		InitBinary: "hull-init", LiveRestoreEnabled: true,
 		SecurityOptions: orEmpty(i.SecurityOptions), Warnings: i.Warnings,
-		FirewallBackend: &system.FirewallInfo{Driver: "nftables"}, CDISpecDirs: []string{},
+		FirewallBackend: &system.FirewallInfo{Driver: "nftables"}, CDISpecDirs: append([]string{}, cfg.CDIDirs...),
 	}
 	out.Runtimes[defaultRuntime] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "hull-runc"}}
 	for name, path := range i.Runtimes {
