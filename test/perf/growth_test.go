@@ -97,10 +97,10 @@ func (b *bench) growNetworks(hull *cli) {
 	n := 0
 	for _, k := range []int{1, 10, 100} {
 		for ; n < k; n++ {
-			b.output(hull, "network", "create", fmt.Sprint("grown", n))
+			b.output(hull, "network", "create", "--subnet", fmt.Sprintf("10.77.%d.0/24", n), fmt.Sprint("grown", n))
 		}
 		put(&made, k, average(5, func() {
-			b.output(hull, "network", "create", "one-more")
+			b.output(hull, "network", "create", "--subnet", "10.78.0.0/24", "one-more")
 			b.output(hull, "network", "rm", "one-more")
 		}))
 		put(&run, k, average(5, func() { b.output(hull, "run", "--rm", "--network", fmt.Sprint("grown", n-1), "busybox", "true") }))

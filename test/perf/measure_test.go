@@ -171,7 +171,7 @@ func (b *bench) race(c contest, all ...contender) {
 
 // total is how long all sections may take with HULL_BENCH=1. What comes after it
 // is measured without peers.
-const total = 24 * time.Minute
+const total = 26 * time.Minute
 
 func (b *bench) late() bool {
 	return time.Since(b.begin) > time.Duration(float64(total)*factor())

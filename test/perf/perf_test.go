@@ -45,13 +45,13 @@ func TestNumbers(t *testing.T) {
 		{"bundles", "Runtimes on a bundle, without an engine", bundles},
 		{"memory", "Memory", memory},
 		{"many", "A thousand containers", many},
-		{"images", "Images", imageMoves},
-		{"builds", "Builds", builds},
 		{"logs", "Logs", logs},
 		{"network", "Network", networks},
 		{"compose", "Compose", compose},
+		{"images", "Images", imageMoves},
 		{"machines", "Machines", machines},
 		{"restart", "The engine's own restart", restart},
+		{"builds", "Builds", builds},
 		{"growth", "As work grows", growth},
 	} {
 		t.Run(s.name, func(t *testing.T) {
