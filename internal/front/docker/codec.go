@@ -205,9 +205,9 @@ type flusher struct {
 	closed bool
 }
 
-// flushDelay is the least time between two flushes: short enough for a person and
+// flushDelay is the least time between two flushes: short enough for a dialogue and
 // long enough to gather lines.
-const flushDelay = 4 * time.Millisecond
+const flushDelay = 200 * time.Microsecond
 
 func newFlusher(w http.ResponseWriter) *flusher {
 	return &flusher{w: w, rc: http.NewResponseController(w)}
