@@ -12,11 +12,13 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	clog "github.com/containerd/log"
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
@@ -35,6 +37,7 @@ import (
 	"hull/internal/logs"
 	"hull/internal/network"
 	"hull/internal/secret"
+	"hull/internal/space"
 	"hull/internal/store"
 	"hull/internal/volume"
 )
@@ -68,10 +71,16 @@ type options struct {
 	userns      string
 	cdiDirs     []string
 	tls         tlsFiles
-	stopAfter   time.Duration
+	limits      limits
 	runtimes    []string
 	showVersion bool
 	examine     bool
+}
+
+// limits are the engine's own.
+type limits struct {
+	stop    time.Duration // between the stop signal and SIGKILL
+	storage int64         // bytes of images and build cache; 0 = no cap
 }
 
 func main() {
@@ -133,8 +142,9 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.tls.ca, "tlscacert", "", "CA that signs clients' certificates (tcp:// only)")
 	f.StringVar(&o.tls.cert, "tlscert", "", "server certificate (tcp:// only)")
 	f.StringVar(&o.tls.key, "tlskey", "", "server key (tcp:// only)")
-	f.DurationVar(&o.stopAfter, "stop-timeout", 10*time.Second, "time between the stop signal and SIGKILL")
+	f.DurationVar(&o.limits.stop, "stop-timeout", 10*time.Second, "time between the stop signal and SIGKILL")
 	f.StringArrayVar(&o.runtimes, "add-runtime", nil, "OCI runtime for --runtime NAME, as NAME=PATH[ ARGUMENT...]")
+	storage := f.String("max-storage", "", "bytes that images and build cache take at most (20GB); what was used least recently goes first (default: no cap)")
 	f.BoolVar(&o.examine, "examine", false, "print what stands against the engine on this host (JSON) and quit; hull doctor asks for it when there is no engine")
 	f.BoolVarP(&o.showVersion, "version", "v", false, "print the version and quit")
 	if err := f.Parse(args); err != nil {
@@ -144,6 +154,13 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("--userns %q: use private or host", o.userns)
 	}
 	o.trustMust = f.Changed("trust-policy")
+	if *storage != "" {
+		n, err := units.FromHumanSize(*storage)
+		if err != nil || n <= 0 {
+			return o, fmt.Errorf("--max-storage %q is no number of bytes: 500MB, 20GB", *storage)
+		}
+		o.limits.storage = n
+	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q; see hulld --help", f.Arg(0))
 	}
@@ -204,7 +221,11 @@ func serve(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := temporary(o.root); err != nil {
+		return err
+	}
 	events := event.New(4096)
+	var keeper atomic.Pointer[space.Keeper] // of images and builds, which tell it what comes
 	st, err := store.Open(store.Config{Root: o.root, RunDir: o.run, Log: log})
 	if err != nil {
 		return err
@@ -213,7 +234,13 @@ func serve(ctx context.Context, o options) (err error) {
 
 	images, err := image.New(ctx, image.Config{
 		Root: filepath.Join(o.root, "images"), HostsDir: o.hostsDir, DockerConfig: dockerConfig(), Insecure: o.insecure, Mirrors: o.mirrors,
-		Unpack: unpacker(o), Trust: o.trust, TrustMust: o.trustMust, Ask: asker(o), Events: events.Publish, Log: log,
+		Unpack: unpacker(o), Trust: o.trust, TrustMust: o.trustMust, Ask: asker(o), Log: log,
+		Events: func(e hull.Event) {
+			events.Publish(e)
+			if k := keeper.Load(); k != nil {
+				k.Poke()
+			}
+		},
 	})
 	if err != nil {
 		return err
@@ -262,7 +289,7 @@ func serve(ctx context.Context, o options) (err error) {
 
 	eng := engine.New(engine.Config{
 		RunDir: o.run, DefaultIsolation: hull.IsolationContainer, DefaultLogDriver: o.logDriver, CgroupParent: inst.cgroup,
-		StopTimeout: o.stopAfter, Host: host, UserNS: users, Examine: examinations(o),
+		StopTimeout: o.limits.stop, Host: host, UserNS: users, Examine: examinations(o),
 	}, engine.Parts{
 		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes, hull.IsolationVM: machines}, Runtimes: runtimes,
 		Images: images, Volumes: volumes, Secrets: secrets, Devices: cdi.New(o.cdiDirs, log), Networks: networks, Logs: logService, Store: st, Events: events,
@@ -276,14 +303,16 @@ func serve(ctx context.Context, o options) (err error) {
 
 	builder, err := build.New(build.Config{Root: filepath.Join(o.root, "build"), RunDir: o.run, Version: version}, build.Parts{
 		Images: images, Networks: networks, Driver: box, Spec: eng.Spec, Users: eng.Users, Log: log,
+		Ended: func(ctx context.Context) { settle(ctx, keeper.Load(), log) },
 	})
 	if err != nil {
 		return err
 	}
 	closers.add(builder.Close)
+	keeper.Store(space.New(space.Config{Cap: o.limits.storage, Log: log}, images, builder))
 
 	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver, CDIDirs: o.cdiDirs, MinAPI: os.Getenv("DOCKER_MIN_API_VERSION")}, docker.Parts{
-		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Log: log,
+		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Space: keeper.Load(), Log: log,
 	})
 	listeners, err := listen(o)
 	if err != nil {
@@ -293,11 +322,34 @@ func serve(ctx context.Context, o options) (err error) {
 	for _, l := range listeners {
 		g.Go(func() error { return front.Serve(gctx, l) })
 	}
+	g.Go(func() error { keeper.Load().Run(gctx); return nil })
 	log.Info("serving", "root", o.root, "run", o.run, "version", version)
 	if err := ready(o.readyFD); err != nil {
 		return err
 	}
 	return g.Wait()
+}
+
+// settle makes room when a build has ended.
+func settle(ctx context.Context, k *space.Keeper, log *slog.Logger) {
+	if pending, err := k.Settle(ctx); err != nil {
+		log.Error("keep images and build cache under their cap", "error", err)
+	} else if pending {
+		k.Poke()
+	}
+}
+
+// temporary gives the engine a directory of its own for files that do not last:
+// /tmp is anybody's, and may be small.
+func temporary(root string) error {
+	dir := filepath.Join(root, "tmp")
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("empty temporary directory: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("make temporary directory: %w", err)
+	}
+	return os.Setenv("TMPDIR", dir)
 }
 
 // closeStack closes newest first and keeps every error.

@@ -100,6 +100,7 @@ func Rules() []Rule {
 		service("secret"),
 		service("cdi"),
 		service("logs"),
+		service("space"),
 		service("event"),
 		service("store"),
 		service("files"),

@@ -54,6 +54,8 @@ type Parts struct {
 	Spec func(c hull.Container, ep hull.Endpoint) (*specs.Spec, error)
 	// Users says in which user namespace a step is, as for a container.
 	Users func(ctx context.Context, c hull.Container) (hull.PodUsers, error)
+	// Ended is called when a build has ended, well or not; nil = nobody wants to know.
+	Ended func(ctx context.Context)
 	Log   *slog.Logger
 }
 
@@ -72,6 +74,9 @@ type Service struct {
 func New(cfg Config, p Parts) (*Service, error) {
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
+	}
+	if p.Ended == nil {
+		p.Ended = func(context.Context) {}
 	}
 	if err := unmountAll(filepath.Join(cfg.Root, "mnt")); err != nil {
 		return nil, err

@@ -59,6 +59,7 @@ type kit struct {
 	stop       chan struct{}
 	mnt        string
 	root       string
+	ended      func(context.Context)
 
 	mu     sync.Mutex
 	builds map[string]context.CancelCauseFunc // by the id the client gave
@@ -150,7 +151,7 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 	if err := noteBoot(cfg.Root); err != nil {
 		return nil, err
 	}
-	k := &kit{root: cfg.Root, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
+	k := &kit{root: cfg.Root, ended: p.Ended, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
 	var opened []func() error
 	defer func() {
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	solvererrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sync/errgroup"
@@ -249,6 +250,9 @@ func solve(ctx context.Context, c *client.Client, opt client.SolveOpt, event fun
 	out, err := c.Solve(ctx, nil, opt, status)
 	watch.Wait()
 	if err != nil {
+		if text := where(err); text != "" {
+			event(hull.BuildEvent{Text: text})
+		}
 		return nil, buildError(err)
 	}
 	return out, nil
@@ -280,6 +284,21 @@ func buildError(err error) error {
 		return &hull.BuildStepError{Command: m[1], Code: code}
 	}
 	return fmt.Errorf("build: %w", err)
+}
+
+// where shows the lines of the Dockerfile that an error is about, and for a step
+// that failed what to do next.
+func where(err error) string {
+	var b strings.Builder
+	for _, s := range solvererrdefs.Sources(err) {
+		if err := s.Print(&b); err != nil {
+			return ""
+		}
+	}
+	if b.Len() > 0 && failedStep.MatchString(err.Error()) {
+		b.WriteString("To look into it: put \"FROM STAGE AS before\" in front of the step (or cut the file there), build with --target before, and run a shell in that image.\n")
+	}
+	return b.String()
 }
 
 // step names a vertex of a Dockerfile: "[stage 2/4] RUN true".

@@ -36,7 +36,10 @@ func (k *kit) serve() {
 func (k *kit) works(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
 	if info.FullMethod == controlapi.Control_Solve_FullMethodName {
 		done := k.shop.Work()
-		defer func() { err = errors.Join(err, done()) }()
+		defer func() {
+			err = errors.Join(err, done())
+			k.ended(context.WithoutCancel(ctx))
+		}()
 	}
 	return handler(ctx, req)
 }

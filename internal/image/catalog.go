@@ -22,6 +22,7 @@ import (
 
 	"hull/internal/hull"
 	"hull/internal/image/layers"
+	"hull/internal/image/snaps"
 )
 
 // Names in containerd's image store: "docker.io/library/redis:7" and
@@ -38,6 +39,7 @@ type store struct {
 	content content.Store
 	names   images.Store
 	layers  *layers.Store
+	steps   *snaps.Store     // of the builder
 	host    ocispec.Platform // the default one
 	log     *slog.Logger
 	settle  func() error // what was written outlives a power failure

@@ -142,7 +142,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	s := &Service{
 		cfg: cfg, log: cfg.Log, journal: bdb, db: db, layers: ls, snaps: steps,
 		store: &store{
-			content: db.ContentStore(), names: metadata.NewImageStore(db), layers: ls,
+			content: db.ContentStore(), names: metadata.NewImageStore(db), layers: ls, steps: steps,
 			host: platforms.Normalize(host), log: cfg.Log, parsed: map[digest.Digest]*parsed{}, settle: bdb.settle,
 		},
 		boxStore:   boxes,

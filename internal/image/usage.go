@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
@@ -37,6 +38,29 @@ func (s *Service) Usage(context.Context) (hull.ImageUsage, error) {
 		}
 	}
 	return u, nil
+}
+
+// blockRounding is what a file takes at most beyond its bytes.
+const blockRounding = 4096
+
+// Space is what images and the builder's snapshots take on the disk: blobs,
+// unpacked layers, steps and cache mounts; not what containers write.
+func (s *store) Space(ctx context.Context) (int64, error) {
+	sum, err := s.steps.Space(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, l := range s.layers.List() {
+		sum += l.Size + l.Entries*blockRounding
+	}
+	err = s.content.Walk(s.ns(ctx), func(i content.Info) error {
+		sum += i.Size + blockRounding
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure blobs: %w", err)
+	}
+	return sum, nil
 }
 
 // room says beforehand when the disk cannot even hold what is to be downloaded.

@@ -149,6 +149,9 @@ var _ images.Store = (*workNames)(nil)
 // Get implements images.Store.
 func (w *workNames) Get(ctx context.Context, name string) (images.Image, error) {
 	i, err := w.s.names.Get(w.s.ns(ctx), name)
+	if err == nil {
+		w.used(i.Target.Digest)
+	}
 	if !errdefs.IsNotFound(err) {
 		return i, err
 	}
@@ -166,6 +169,15 @@ func (w *workNames) Get(ctx context.Context, name string) (images.Image, error) 
 		return i, err
 	}
 	return images.Image{Name: name, Target: e[0].manifest}, nil
+}
+
+// used notes that an image is built on.
+func (w *workNames) used(target digest.Digest) {
+	for _, e := range w.s.view.Load().target[target] {
+		if len(e.chains) > 0 {
+			w.s.layers.Used(e.chains[len(e.chains)-1])
+		}
+	}
 }
 
 // List implements images.Store.

@@ -204,7 +204,12 @@ func TestBuildFailures(t *testing.T) {
 		want       string
 	}{
 		"step":    {"FROM busybox\nRUN echo last words; exit 7\n", 7, "returned a non-zero code: 7"},
+		"words":   {"FROM busybox\nRUN echo last words; exit 7\n", 7, "\nlast words\n"},
+		"debug":   {"FROM busybox\nRUN exit 7\n", 7, "To look into it: "},
 		"syntax":  {"FROM busybox\nRUNN true\n", 1, "unknown instruction: RUNN"},
+		"line":    {"FROM busybox\nRUNN true\n", 1, "   1 |     FROM busybox\n   2 | >>> RUNN true\n"},
+		"which":   {"FROM busybox\nRUN true\nRUN false\n", 1, "   3 | >>> RUN false\n"},
+		"base":    {"FROM busybox:gone\n", 1, "busybox:gone"},
 		"stage":   {"FROM busybox\nCOPY --from=nowhere /a /b\n", 1, "nowhere"},
 		"file":    {"FROM busybox\nCOPY nothing /\n", 1, "not found"},
 		"outside": {"FROM busybox\nCOPY ../../../etc/passwd /\n", 1, "not found"},
@@ -216,4 +221,63 @@ func TestBuildFailures(t *testing.T) {
 			t.Errorf("%s: code %d, want %d with %q: %s%s", name, r.Code, x.code, x.want, r.Stdout, r.Stderr)
 		}
 	}
+}
+
+// TestBuildCacheDamaged: a cache that cannot be read is made again; images stay.
+func TestBuildCacheDamaged(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Docker()
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo kept > /kept\n"})
+	c.Run("build", "-t", "one", dir)
+	for _, f := range []string{"metadata.db", "cache.db", "history.db"} {
+		e.KillDaemon()
+		if err := os.WriteFile(filepath.Join(e.Root, "build", f), []byte("no database at all"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e.StartDaemon()
+		c.Run("build", "-t", "two", dir)
+		if got := c.Run("run", "--rm", "one", "cat", "/kept") + c.Run("run", "--rm", "two", "cat", "/kept"); got != "keptkept" {
+			t.Errorf("with a damaged %s the images say %q", f, got)
+		}
+	}
+	// The power went during a build: what its databases say is not believed.
+	e.KillDaemon()
+	if err := os.WriteFile(filepath.Join(e.Root, "build", "open-in"), []byte("another boot\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.StartDaemon()
+	if out := c.Run("build", "-t", "three", dir); strings.Contains(out, "Using cache") {
+		t.Errorf("the cache of another boot was used: %s", out)
+	}
+	if got := c.Run("run", "--rm", "three", "cat", "/kept"); got != "kept" {
+		t.Errorf("it says %q", got)
+	}
+	c.Run("rmi", "one", "two", "three")
+}
+
+// TestBuildDiskFull: the error says so, and when there is room again builds go on.
+func TestBuildDiskFull(t *testing.T) {
+	t.Parallel()
+	e := harness.NewEngine(t)
+	harness.SmallRoot(e, "96M")
+	e.StartDaemon()
+	e.AtEnd()
+	e.Load("busybox")
+	c := e.Docker()
+	fill := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M count=200\n"})
+	if r := c.Try("build", fill); r.Code == 0 || !strings.Contains(strings.ToLower(r.Stdout+r.Stderr), "no space left") {
+		t.Errorf("a build that fills the disk: code %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	small := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo small > /small\n"})
+	e.Eventually("there is room again", func() error {
+		if r := c.Try("build", "-t", "small", small); r.Code != 0 {
+			return errors.New(r.Stderr)
+		}
+		return nil
+	})
+	if got := c.Run("run", "--rm", "small", "cat", "/small"); got != "small" {
+		t.Errorf("it says %q", got)
+	}
+	c.Run("rmi", "small")
 }

@@ -137,6 +137,12 @@ type Events interface {
 	Publish(e hull.Event)
 }
 
+// Space knows the cap on images and build cache.
+type Space interface {
+	// Cap is the cap in bytes, 0 = none, and what is used of it.
+	Cap(ctx context.Context) (limit, used int64, err error)
+}
+
 // Builder is the builder.
 type Builder interface {
 	// Ready opens the builder, which is not open before it is first used.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -83,7 +84,30 @@ func (a *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return reply(w, infoFor(versionOf(r), toInfo(a.cfg, info, time.Now())))
+	out := toInfo(a.cfg, info, time.Now())
+	if err := a.addSpace(r.Context(), &out); err != nil {
+		return err
+	}
+	return reply(w, infoFor(versionOf(r), out))
+}
+
+// addSpace tells the cap on images and build cache, if there is one.
+func (a *systemAPI) addSpace(ctx context.Context, out *system.Info) error {
+	if a.parts.Space == nil {
+		return nil
+	}
+	limit, used, err := a.parts.Space.Cap(ctx)
+	if err != nil {
+		return fmt.Errorf("measure images and build cache: %w", err)
+	}
+	if limit == 0 {
+		return nil
+	}
+	out.DriverStatus = append(out.DriverStatus, [2]string{"Images and build cache", units.HumanSize(float64(used)) + " of " + units.HumanSize(float64(limit))})
+	if used > limit {
+		out.Warnings = append(slices.Clone(out.Warnings), "Images and build cache that are in use take more than their cap (--max-storage)")
+	}
+	return nil
 }
 
 // hullInfo is GET /hull/v1/info: what Docker's info has no words for.
@@ -134,6 +158,7 @@ func toInfo(cfg Config, i hull.EngineInfo, now time.Time) system.Info {
 	for name, path := range i.Runtimes {
 		out.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: path}}
 	}
+	isolations := len(out.DriverStatus)
 	for name, d := range i.Isolations {
 		state := "available"
 		if !d.Available {
@@ -141,7 +166,7 @@ func toInfo(cfg Config, i hull.EngineInfo, now time.Time) system.Info {
 		}
 		out.DriverStatus = append(out.DriverStatus, [2]string{"Isolation " + string(name), state})
 	}
-	slices.SortStableFunc(out.DriverStatus[2:], func(a, b [2]string) int {
+	slices.SortStableFunc(out.DriverStatus[isolations:], func(a, b [2]string) int {
 		if a[0] < b[0] {
 			return -1
 		}

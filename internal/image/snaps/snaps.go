@@ -308,6 +308,33 @@ func (s *Store) Usage(_ context.Context, key string) (snapshots.Usage, error) {
 	return u, nil
 }
 
+// Space is the bytes of all files that no layer owns.
+func (s *Store) Space(ctx context.Context) (int64, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return 0, err
+	}
+	var keys []string
+	for key, x := range s.snaps {
+		if x.Layer == "" {
+			keys = append(keys, key)
+		}
+	}
+	unlock()
+	var sum int64
+	for _, key := range keys {
+		u, err := s.Usage(ctx, key)
+		if err != nil {
+			if errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) {
+				continue // removed meanwhile
+			}
+			return 0, err
+		}
+		sum += u.Size
+	}
+	return sum, nil
+}
+
 // Prepare implements snapshots.Snapshotter.
 func (s *Store) Prepare(_ context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	return s.create(snapshots.KindActive, key, parent, opts)
