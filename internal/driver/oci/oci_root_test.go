@@ -116,6 +116,49 @@ func TestKillAmongOthersRoot(t *testing.T) {
 	}
 }
 
+// TestEndDuringStartRoot: a program that ends sooner than the runtime's command that
+// starts it does not have its container removed under that command.
+func TestEndDuringStartRoot(t *testing.T) {
+	require.Root(t)
+	runc := require.Program(t, "runc")
+	lingering := filepath.Join(t.TempDir(), "runc")
+	script := "#!/bin/sh\nfor a in \"$@\"; do\n" +
+		"  [ \"$last\" = --root ] && root=$a\n  [ \"$a\" = start ] && start=1\n  last=$a\ndone\n" +
+		"[ \"$start\" ] || exec '" + runc + "' \"$@\"\n" +
+		"'" + runc + "' \"$@\" || exit\nsleep 0.5\n[ -d \"$root/$last\" ] && : > \"$0.whole\"\n"
+	if err := os.WriteFile(lingering, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, lingering)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	pod := strings.Repeat("ef", 32)
+	b, err := w.driver().Create(ctx, driver.SandboxSpec{ID: pod, RunDir: w.RunDir(pod)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := b.Destroy(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	p, err := b.Add(ctx, driver.ContainerSpec{ID: pod, Rootfs: w.Rootfs(), OCI: drivertest.Spec("/bin/false")}, hull.IO{Log: w.Log(pod)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(ctx); err != nil {
+		t.Errorf("start: %v", err)
+	}
+	if x, err := p.Wait(ctx); err != nil || x.Code != 1 {
+		t.Errorf("%+v %v", x, err)
+	}
+	if _, err := os.Stat(lingering + ".whole"); err != nil {
+		t.Error("the command that started it did not come to its end, or found the container removed")
+	}
+}
+
 // TestContractRuntimeRoot: and for a runtime that follows runc.
 func TestContractRuntimeRoot(t *testing.T) {
 	require.Root(t)

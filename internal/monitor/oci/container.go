@@ -86,6 +86,8 @@ func (c *container) Destroy() error {
 	c.mu.Unlock()
 	if c.init != nil {
 		_ = c.init.Signal(syscall.SIGKILL) // if it lives
+		c.init.mu.Lock()                   // a start that is under way ends of that, among the files that it reads
+		defer c.init.mu.Unlock()
 	}
 	// What runs in a container that is no more is as dead as that.
 	for p := range execs {

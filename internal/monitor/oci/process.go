@@ -27,7 +27,7 @@ type process struct {
 	console *os.File
 	tty     *os.File // the other side, likewise
 
-	mu      sync.Mutex // held by Start
+	mu      sync.Mutex // held by Start: nobody hears of the end, and removes the container, before that is done
 	child   *child     // set by Start for an exec
 	log     string     // of the command that stays
 	inner   int        // pid of the process itself where child is a command: in the sandbox, or on the host
@@ -72,6 +72,8 @@ func (p *process) Start(ctx context.Context) error {
 	case p.child.ended():
 		return fmt.Errorf("container %s has ended before its start: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	log := filepath.Join(c.dir, "start.log")
 	err := c.b.run(c.seat, &command{name: "start", args: []string{c.id}, dir: c.dir, log: log}, createLimit)
 	if p.tookAlong(err) {
