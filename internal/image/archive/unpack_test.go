@@ -108,6 +108,9 @@ func (c cell) check(t testing.TB) {
 	if d := cmp.Diff(map[string]string{"out": "/", "out/canary": "alive"}, got); d != "" {
 		t.Errorf("something outside the layer changed:\n%s", d)
 	}
+	if st, err := os.Stat(filepath.Join(c.dir, "out", "canary")); err != nil || st.Mode() != 0o600 { // CVE-2021-32760
+		t.Errorf("a file outside the layer changed: %+v, %v", st, err)
+	}
 }
 
 func list(t testing.TB, dir string) map[string]string {
@@ -185,7 +188,7 @@ func TestHostile(t *testing.T) {
 		"hard link absolute":     {ents: []ent{{name: "h", typ: tar.TypeLink, link: "/etc/passwd"}}, refused: errdefs.ErrInvalidArgument},
 		"hard link through link": {ents: []ent{{name: "l", typ: tar.TypeSymlink, link: "../out"}, {name: "h", typ: tar.TypeLink, link: "l/canary"}}, refused: errdefs.ErrInvalidArgument},
 		"hard link to link": {
-			ents: []ent{{name: "l", typ: tar.TypeSymlink, link: "../out/canary"}, {name: "h", typ: tar.TypeLink, link: "l"}},
+			ents: []ent{{name: "l", typ: tar.TypeSymlink, link: "../out/canary"}, {name: "h", typ: tar.TypeLink, link: "l", mode: 0o4777}},
 			want: map[string]string{"l": "-> ../out/canary", "h": "-> ../out/canary"},
 		},
 		"write through hard link to link": {
