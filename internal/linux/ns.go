@@ -25,13 +25,15 @@ func InThread(fn func() error) error {
 }
 
 // GoOnThread runs fn in a goroutine on a thread of its own, which ends with fn. It
-// is never the main thread: that one cannot end, and is what /proc/self shows.
+// is never the main thread: that one cannot end, and is what /proc/self shows. What
+// fn forks has the kernel's default timer slack, see CalmSysmon.
 func GoOnThread(fn func()) {
+	run := func() { resetSlack(); fn() }
 	go func() {
 		// Never unlocked below: the runtime ends the thread with the goroutine.
 		runtime.LockOSThread()
 		if unix.Gettid() != unix.Getpid() {
-			fn()
+			run()
 			return
 		}
 		// The main thread stays taken until another goroutine has found another.
@@ -39,7 +41,7 @@ func GoOnThread(fn func()) {
 		go func() {
 			runtime.LockOSThread()
 			close(taken)
-			fn()
+			run()
 		}()
 		<-taken
 		runtime.UnlockOSThread()

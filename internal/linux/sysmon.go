@@ -13,7 +13,7 @@ const (
 	// usualSlack is the kernel's default: how late a timer may be in a process that
 	// has set nothing.
 	usualSlack = 50 * time.Microsecond
-	// sysmonSlack is what CalmSysmon sets. Few set just this, see UsualSlack.
+	// sysmonSlack is what CalmSysmon sets. Few set just this, see resetSlack.
 	sysmonSlack = 503 * time.Microsecond
 )
 
@@ -24,8 +24,8 @@ const (
 // call, or that runs for 10 ms) need not be done so soon.
 //
 // To be called early in main: sysmon is the first thread that the runtime makes.
-// Threads that it makes inherit the slack, and so do processes forked from these:
-// see UsualSlack.
+// Threads that it makes inherit the slack, and so do processes forked from these;
+// GoOnThread's, on which workloads are started, do not.
 func CalmSysmon() error {
 	tid, err := secondThread()
 	if err != nil || tid == 0 {
@@ -35,9 +35,9 @@ func CalmSysmon() error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", tid), strconv.AppendInt(nil, sysmonSlack.Nanoseconds(), 10), 0)
 }
 
-// UsualSlack gives the calling thread, and what it forks, the kernel's default
+// resetSlack gives the calling thread, and what it forks, the kernel's default
 // back if it has inherited what CalmSysmon set.
-func UsualSlack() {
+func resetSlack() {
 	if v, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil || v != int(sysmonSlack) {
 		return
 	}

@@ -46,7 +46,7 @@ func TestCalmSysmon(t *testing.T) {
 	}
 }
 
-func TestUsualSlack(t *testing.T) {
+func TestResetSlack(t *testing.T) {
 	const others = 77 * time.Microsecond
 	done := make(chan struct{})
 	go func() {
@@ -57,7 +57,7 @@ func TestUsualSlack(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			UsualSlack()
+			resetSlack()
 			v, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
 			if err != nil || time.Duration(v) != want {
 				t.Errorf("%v has become %v (%v), want %v", set, time.Duration(v), err, want)

@@ -22,7 +22,6 @@ func startThread() *thread {
 	t := &thread{work: make(chan func()), done: make(chan struct{})}
 	linux.GoOnThread(func() {
 		defer close(t.done)
-		linux.UsualSlack()
 		for f := range t.work {
 			f()
 		}
