@@ -382,15 +382,17 @@ func (s *server) handle(f *frame) ([]byte, error) {
 		return nil, s.podErr
 	}
 	switch f.kind {
-	case kindAdd, kindExec:
-		_, body, err := s.add(f)
-		return body, err
-	case kindExecNow:
-		p, body, err := s.add(f)
-		if err == nil {
+	case kindAdd, kindExec, kindExecNow:
+		p, err := s.add(f)
+		if err == nil && f.kind == kindExecNow {
 			err = s.start(p) // its end is told as any other's
 		}
-		return body, err
+		if err != nil {
+			return nil, err
+		}
+		var e enc
+		e.u32(uint32(p.run.Pid()))
+		return e.b, nil
 	case kindList:
 		return s.list(), nil
 	case kindDestroy:
@@ -448,17 +450,17 @@ func (s *server) find(id string) (*proc, error) {
 }
 
 // add makes a container's main process, or an exec, ready.
-func (s *server) add(f *frame) (_ *proc, _ []byte, err error) {
+func (s *server) add(f *frame) (_ *proc, err error) {
 	var m addMsg
 	if err := m.decode(f.body); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if (f.kind != kindAdd) != (m.container != "") {
-		return nil, nil, errFrame
+		return nil, errFrame
 	}
 	p := &proc{id: m.id, container: m.container, tty: m.io.TTY, cgroup: m.cgroup, code: -1, done: make(chan struct{}), released: make(chan struct{})}
 	if err := s.reserve(m.id); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -471,7 +473,7 @@ func (s *server) add(f *frame) (_ *proc, _ []byte, err error) {
 	var log stdio.LogWriter
 	if f.kind == kindAdd {
 		if log, err = s.cfg.OpenLog(m.io.Log); err != nil {
-			return nil, nil, fmt.Errorf("open log: %w", err)
+			return nil, fmt.Errorf("open log: %w", err)
 		}
 	}
 	streams, child, err := stdio.New(m.io, log, s.pool, func(text string) { s.warn(m.id, text) })
@@ -479,7 +481,7 @@ func (s *server) add(f *frame) (_ *proc, _ []byte, err error) {
 		if log != nil {
 			_ = log.Close()
 		}
-		return nil, nil, fmt.Errorf("open standard streams: %w", err)
+		return nil, fmt.Errorf("open standard streams: %w", err)
 	}
 	p.streams = streams
 	err = s.create(p, f.kind, &m, child)
@@ -496,16 +498,14 @@ func (s *server) add(f *frame) (_ *proc, _ []byte, err error) {
 	}
 	if err != nil {
 		s.discard(p)
-		return nil, nil, err
+		return nil, err
 	}
 	streams.Run()
 	s.mu.Lock()
 	s.procs[m.id] = p
 	s.mu.Unlock()
 	go s.watch(p)
-	var e enc
-	e.u32(uint32(p.run.Pid()))
-	return p, e.b, nil
+	return p, nil
 }
 
 // reserve takes an id, unless the monitor is on its way out.
