@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/hull"
+	"hull/internal/linux"
 	"hull/internal/monitor"
 )
 
@@ -32,7 +33,7 @@ type handle struct {
 }
 
 func newHandle(start uint64, pid int, dir string) (hull.Handle, error) {
-	boot, err := bootID()
+	boot, err := linux.BootID()
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +53,7 @@ func parseHandle(raw hull.Handle) (handle, error) {
 
 // alive reports whether the monitor still runs.
 func (h handle) alive() bool {
-	boot, err := bootID()
+	boot, err := linux.BootID()
 	if err != nil || boot != h.Boot {
 		return false
 	}
@@ -90,11 +91,6 @@ func (h handle) kill() error {
 		return fmt.Errorf("kill monitor %d: %w", h.Pid, err)
 	}
 	return nil
-}
-
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return string(bytes.TrimSpace(b)), err
 }
 
 // startTime is field 22 of /proc/PID/stat. The name before it may hold anything.

@@ -12,47 +12,45 @@ import (
 // killed, as if it were what is left of the one before.
 type removals struct {
 	mu    sync.Mutex
-	under map[string]*removal
+	under map[string]chan struct{} // closed when it is over
 	all   sync.WaitGroup
 }
-
-type removal struct{ done chan struct{} }
 
 // begin has remove called in the background. A second removal of a name waits for
 // the first.
 func (r *removals) begin(g *cgroup.Group, remove func(*cgroup.Group)) {
-	x := &removal{make(chan struct{})}
+	done := make(chan struct{})
 	r.mu.Lock()
 	before := r.under[g.Path()]
 	if r.under == nil {
-		r.under = map[string]*removal{}
+		r.under = map[string]chan struct{}{}
 	}
-	r.under[g.Path()] = x
+	r.under[g.Path()] = done
 	r.mu.Unlock()
 	r.all.Go(func() {
 		if before != nil {
-			<-before.done
+			<-before
 		}
 		remove(g)
 		r.mu.Lock()
-		if r.under[g.Path()] == x {
+		if r.under[g.Path()] == done {
 			delete(r.under, g.Path())
 		}
 		r.mu.Unlock()
-		close(x.done)
+		close(done)
 	})
 }
 
 // wait returns when no cgroup of that name is being removed, or ctx is done.
 func (r *removals) wait(ctx context.Context, g *cgroup.Group) {
 	r.mu.Lock()
-	x := r.under[g.Path()]
+	done := r.under[g.Path()]
 	r.mu.Unlock()
-	if x == nil {
+	if done == nil {
 		return
 	}
 	select {
-	case <-x.done:
+	case <-done:
 	case <-ctx.Done():
 	}
 }
