@@ -175,7 +175,7 @@ func startDisk(ctx context.Context, c vmm.Config, state string) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &disk{m: m, c: guest.Dial(m.Agent, func(guest.Exited) {}, func(io.ReadWriter) error { return nil })}
+	x := &disk{m: m, c: talk(m)}
 	if _, err := x.c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano(), Root: true, Disk: true}); err != nil {
 		err = m.Explain(fmt.Errorf("boot the guest: %w", err))
 		m.Kill()

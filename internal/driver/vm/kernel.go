@@ -18,6 +18,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"hull/internal/linux"
 	"hull/internal/vmm"
 )
 
@@ -109,11 +110,10 @@ const clockSlack = 100
 func (d *Driver) hostClock() int {
 	d.clock.Lock()
 	defer d.clock.Unlock()
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := linux.BootID()
 	if err != nil {
 		return 0
 	}
-	boot := strings.TrimSpace(string(id))
 	path := filepath.Join(d.cfg.Dir, clockFile)
 	var last int
 	if b, err := os.ReadFile(path); err == nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"hull/internal/guest"
+	"hull/internal/linux"
 	"hull/internal/vmm"
 )
 
@@ -97,7 +98,7 @@ func (k *kvm) says() (a vmm.Accel, why string) {
 
 // accelerator decides how a machine runs.
 func (d *Driver) accelerator(ctx context.Context, c vmm.Config, k Kernel) (vmm.Accel, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := linux.BootID()
 	if err != nil {
 		return vmm.TCG, nil //nolint:nilerr // a host that hides itself: no verdict could be kept
 	}
@@ -107,7 +108,7 @@ func (d *Driver) accelerator(ctx context.Context, c vmm.Config, k Kernel) (vmm.A
 	}
 	c.Accel, c.CPUs, c.Memory, c.Cmdline, c.Name = vmm.KVM, 1, defaultMemory, k.cmdline(vmm.KVM, 1, 0), "hull-kvm"
 	c.UID = vmm.User(d.kvm.file)
-	ok, err := d.kvm.works(ctx, strings.Join(append(ids, strings.TrimSpace(string(boot))), " "), func(ctx context.Context) error { return answers(ctx, c) })
+	ok, err := d.kvm.works(ctx, strings.Join(append(ids, boot), " "), func(ctx context.Context) error { return answers(ctx, c) })
 	if err != nil && ctx.Err() == nil {
 		d.cfg.Log.Warn("whether KVM works cannot be kept; the next machine tries it again", "error", err)
 		err = nil
@@ -128,8 +129,18 @@ func answers(ctx context.Context, c vmm.Config) error {
 		m.Kill()
 		<-m.Done()
 	}()
-	g := guest.Dial(m.Agent, func(guest.Exited) {}, func(io.ReadWriter) error { return nil })
+	g := talk(m)
 	defer g.Close()
+	return booted(ctx, m, g)
+}
+
+// talk begins the conversation with a guest of which no container is run.
+func talk(m *vmm.Machine) *guest.Client {
+	return guest.Dial(m.Agent, func(guest.Exited) {}, func(io.ReadWriter) error { return nil })
+}
+
+// booted waits until a machine's guest is there.
+func booted(ctx context.Context, m *vmm.Machine, g *guest.Client) error {
 	select {
 	case <-g.Ready():
 		return nil

@@ -107,32 +107,28 @@ func readOrigin(dir string) (o origin, err error) {
 	return o, err
 }
 
-// seal writes down what the template in dir is, now that it is whole.
-func seal(dir string, c vmm.Config) error {
-	o := origin{QEMU: c.QEMU, Kernel: c.Kernel, Initrd: c.Initrd}
-	var err error
+// seal writes down what the template in dir is, now that it is whole, and says it.
+func seal(dir string, c vmm.Config) (o origin, err error) {
+	o = origin{QEMU: c.QEMU, Kernel: c.Kernel, Initrd: c.Initrd}
 	if o.Files, err = identify(o.QEMU, o.Kernel, o.Initrd); err != nil {
-		return err
+		return o, err
 	}
 	if o.Memory, err = changed(filepath.Join(dir, memoryName)); err != nil {
-		return err
+		return o, err
 	}
-	b, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	return writeFile(filepath.Join(dir, originName), func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	})
+	return o, writeFile(filepath.Join(dir, originName), func(w io.Writer) error { return json.NewEncoder(w).Encode(o) })
 }
 
-// stale says why a template is of no use any more, "" = it is.
+// stale says why the template in dir is of no use any more, "" = it is.
 func stale(dir string) string {
 	o, err := readOrigin(dir)
 	if err != nil {
 		return "it does not say what it was made of"
 	}
+	return o.stale(dir)
+}
+
+func (o origin) stale(dir string) string {
 	if ids, err := identify(o.QEMU, o.Kernel, o.Initrd); err != nil || !slices.Equal(ids, o.Files) {
 		return "QEMU, the kernel or hull-guest has changed"
 	}
@@ -155,11 +151,12 @@ func (t *templates) sweep(keep *origin) error {
 	var errs []error
 	for _, e := range all {
 		dir := filepath.Join(t.dir, e.Name())
-		useless := stale(dir) != ""
+		var useless bool
 		if strings.HasPrefix(e.Name(), partial) {
 			useless = keep == nil // else it is being made
-		} else if o, err := readOrigin(dir); err == nil && keep != nil && !slices.Equal(o.Files, keep.Files) {
-			useless = true
+		} else {
+			o, err := readOrigin(dir)
+			useless = err != nil || o.stale(dir) != "" || keep != nil && !slices.Equal(o.Files, keep.Files)
 		}
 		if useless {
 			errs = append(errs, os.RemoveAll(dir))
@@ -274,20 +271,16 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 		m.Kill()
 		<-m.Done()
 	}()
-	g := guest.Dial(m.Agent, func(guest.Exited) {}, func(io.ReadWriter) error { return nil })
-	select {
-	case <-g.Ready():
-	case <-m.Done():
-		return m.Why()
-	case <-ctx.Done():
-		return m.Explain(fmt.Errorf("the guest did not boot: %w", context.Cause(ctx)))
+	if err := booted(ctx, m, talk(m)); err != nil { // the talk ends with the machine
+		return err
 	}
 	if err := m.Save(ctx); err != nil {
 		return err
 	}
 	m.Kill() // what it has mapped must not change any more
 	<-m.Done()
-	if err := seal(tmp, c); err != nil {
+	o, err := seal(tmp, c)
+	if err != nil {
 		return err
 	}
 	// What lies there without a state is a template that could not be restored.
@@ -303,11 +296,7 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 	if err != nil {
 		return err
 	}
-	o, err := readOrigin(filepath.Join(t.dir, key))
-	if err == nil {
-		err = t.sweep(&o)
-	}
-	if err != nil {
+	if err := t.sweep(&o); err != nil {
 		t.log.Warn("templates of no use are not removed", "error", err)
 	}
 	return nil

@@ -33,7 +33,7 @@ func TestTemplatesOfNoUse(t *testing.T) {
 		t.Helper()
 		write("templates/"+name+"/state", "s")
 		write("templates/"+name+"/memory", "m")
-		if err := seal(filepath.Join(ts.dir, name), c); err != nil {
+		if _, err := seal(filepath.Join(ts.dir, name), c); err != nil {
 			t.Fatal(err)
 		}
 	}

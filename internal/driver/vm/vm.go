@@ -230,7 +230,11 @@ func (d *Driver) machine(ctx context.Context, name string, r hull.Resources) (vm
 	if c.Accel, err = d.accelerator(ctx, c, k); err != nil {
 		return vmm.Config{}, Kernel{}, err
 	}
-	c.Cmdline = k.cmdline(c.Accel, c.CPUs, d.hostClock())
+	khz := 0
+	if c.Accel == vmm.TCG {
+		khz = d.hostClock()
+	}
+	c.Cmdline = k.cmdline(c.Accel, c.CPUs, khz)
 	return c, k, nil
 }
 
