@@ -64,6 +64,33 @@ func (w *world) Rootfs() hull.Rootfs { return w.Overlay() }
 
 func (*world) NetNS() string { return "" }
 
+// box makes a pod, which ends with the test.
+func (w *world) box(ctx context.Context, pod string) driver.Sandbox {
+	w.t.Helper()
+	b, err := w.driver().Create(ctx, driver.SandboxSpec{ID: pod, RunDir: w.RunDir(pod)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := b.Destroy(ctx); err != nil {
+			w.t.Error(err)
+		}
+	})
+	return b
+}
+
+// script is a program in a runtime's place.
+func script(t testing.TB, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // TestContractSandboxRoot: the contract holds for gVisor.
 func TestContractSandboxRoot(t *testing.T) {
 	require.Root(t)
@@ -75,26 +102,11 @@ func TestContractSandboxRoot(t *testing.T) {
 // along that sent it, when that command lingers; the signal was sent all the same.
 func TestKillAmongOthersRoot(t *testing.T) {
 	require.Root(t)
-	lingering := filepath.Join(t.TempDir(), "runsc")
-	script := "#!/bin/sh\nfor a in \"$@\"; do\n  [ \"$a\" = kill ] && { '" + require.Runsc(t) + "' \"$@\" || exit; exec sleep 60; }\ndone\nexec '" + require.Runsc(t) + "' \"$@\"\n"
-	if err := os.WriteFile(lingering, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lingering := script(t, "runsc", "for a in \"$@\"; do\n  [ \"$a\" = kill ] && { '"+require.Runsc(t)+"' \"$@\" || exit; exec sleep 60; }\ndone\nexec '"+require.Runsc(t)+"' \"$@\"\n")
 	w := newWorld(t, lingering)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	pod := strings.Repeat("cd", 32)
-	b, err := w.driver().Create(ctx, driver.SandboxSpec{ID: pod, RunDir: w.RunDir(pod)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := b.Destroy(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	b := w.box(ctx, strings.Repeat("cd", 32))
 	var one driver.Process
 	for _, id := range []string{"one", "two"} {
 		p, err := b.Add(ctx, driver.ContainerSpec{ID: id, Rootfs: w.Rootfs(), OCI: drivertest.Spec("/bin/sleep", "1000")}, hull.IO{Log: w.Log(id)})
@@ -121,29 +133,15 @@ func TestKillAmongOthersRoot(t *testing.T) {
 func TestEndDuringStartRoot(t *testing.T) {
 	require.Root(t)
 	runc := require.Program(t, "runc")
-	lingering := filepath.Join(t.TempDir(), "runc")
-	script := "#!/bin/sh\nfor a in \"$@\"; do\n" +
-		"  [ \"$last\" = --root ] && root=$a\n  [ \"$a\" = start ] && start=1\n  last=$a\ndone\n" +
-		"[ \"$start\" ] || exec '" + runc + "' \"$@\"\n" +
-		"'" + runc + "' \"$@\" || exit\nsleep 0.5\n[ -d \"$root/$last\" ] && : > \"$0.whole\"\n"
-	if err := os.WriteFile(lingering, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lingering := script(t, "runc", "for a in \"$@\"; do\n"+
+		"  [ \"$last\" = --root ] && root=$a\n  [ \"$a\" = start ] && start=1\n  last=$a\ndone\n"+
+		"[ \"$start\" ] || exec '"+runc+"' \"$@\"\n"+
+		"'"+runc+"' \"$@\" || exit\nsleep 0.5\n[ -d \"$root/$last\" ] && : > \"$0.whole\"\n")
 	w := newWorld(t, lingering)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	pod := strings.Repeat("ef", 32)
-	b, err := w.driver().Create(ctx, driver.SandboxSpec{ID: pod, RunDir: w.RunDir(pod)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := b.Destroy(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	b := w.box(ctx, pod)
 	p, err := b.Add(ctx, driver.ContainerSpec{ID: pod, Rootfs: w.Rootfs(), OCI: drivertest.Spec("/bin/false")}, hull.IO{Log: w.Log(pod)})
 	if err != nil {
 		t.Fatal(err)

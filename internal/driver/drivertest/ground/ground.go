@@ -256,23 +256,15 @@ func (g *Ground) count() (c counts) {
 		g.t.Fatal(err)
 	}
 	c.mounts = bytes.Count(mounts, []byte(g.Dir))
-	for _, n := range names(g.t, "/proc/self/fd") {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for _, fd := range fds {
 		// The cgroup library keeps one of these open for ever.
-		if to, err := os.Readlink("/proc/self/fd/" + n); err == nil && to != "/sys/fs/cgroup" {
+		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && to != "/sys/fs/cgroup" {
 			c.fds++
 		}
 	}
 	return c
-}
-
-func names(t testing.TB, dir string) (n []string) {
-	t.Helper()
-	d, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal(err)
-	}
-	for _, e := range d {
-		n = append(n, e.Name())
-	}
-	return n
 }
