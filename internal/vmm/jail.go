@@ -157,12 +157,14 @@ func attach(f *os.File, at string) error {
 	if err != nil {
 		return err
 	}
-	if there, lerr := os.Lstat(at); lerr == nil && there.Mode().Type() == st.Mode().Type() {
-		err = nil
-	} else if st.IsDir() {
+	switch there, lerr := os.Lstat(at); {
+	case lerr == nil && there.Mode().Type() == st.Mode().Type():
+	case st.IsDir():
 		err = os.MkdirAll(at, 0o755)
-	} else if err = os.MkdirAll(filepath.Dir(at), 0o755); err == nil {
-		err = os.WriteFile(at, nil, 0o600)
+	default:
+		if err = os.MkdirAll(filepath.Dir(at), 0o755); err == nil {
+			err = os.WriteFile(at, nil, 0o600)
+		}
 	}
 	if err != nil {
 		return err

@@ -302,10 +302,11 @@ func (s *server) create(p *proc, r *guest.Request, std runtime.Stdio) error {
 		return fmt.Errorf("decode plan: %w", err)
 	}
 	for _, f := range r.Add.Files {
-		if err := os.WriteFile(filepath.Join(guest.FilesDir, filepath.Base(f.Name)), f.Data, os.FileMode(f.Mode)&0o777); err != nil {
+		path := filepath.Join(guest.FilesDir, filepath.Base(f.Name))
+		if err := os.WriteFile(path, f.Data, os.FileMode(f.Mode)&0o777); err != nil {
 			return fmt.Errorf("write file: %w", err)
 		}
-		if err := os.Chown(filepath.Join(guest.FilesDir, filepath.Base(f.Name)), f.UID, f.GID); err != nil {
+		if err := os.Chown(path, f.UID, f.GID); err != nil {
 			return fmt.Errorf("give file to %d:%d: %w", f.UID, f.GID, err)
 		}
 	}
