@@ -35,6 +35,7 @@ import (
 	"hull/internal/image/archive"
 	"hull/internal/image/layers"
 	"hull/internal/image/snaps"
+	"hull/internal/linux"
 	"hull/internal/trust"
 )
 
@@ -122,7 +123,11 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if err != nil {
 		return nil, err
 	}
-	bdb, err := openJournal(cfg.Root, bootID(), &bolt.Options{
+	boot, err := linux.BootID()
+	if err != nil {
+		return nil, fmt.Errorf("open image database: %w", err)
+	}
+	bdb, err := openJournal(cfg.Root, boot, &bolt.Options{
 		Timeout: 5 * time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
 	})
 	if err != nil {

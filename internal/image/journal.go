@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
+
+	"hull/internal/linux"
 )
 
 // journal is the image database as its users write it. A build changes it dozens
@@ -41,16 +43,7 @@ type journal struct {
 // cheaper: a build that finds all in the cache has fewer.
 const patience = 48
 
-// bootID names this boot of the machine; "" = the kernel does not say.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
-// openJournal opens the image database in dir.
+// openJournal opens the image database in dir. boot is linux.BootID's.
 func openJournal(dir, boot string, options *bolt.Options) (*journal, error) {
 	j := &journal{path: filepath.Join(dir, "meta.db"), boot: boot}
 	was, err := os.ReadFile(j.path + ".hasty")
@@ -91,7 +84,7 @@ func (j *journal) hasten() error {
 	if j.working > 0 && !j.hasty {
 		j.waited++
 	}
-	if j.waited > patience && j.boot != "" {
+	if j.waited > patience {
 		j.waited = 0
 		if err := j.keep(); err != nil {
 			return fmt.Errorf("copy image database: %w", err)
@@ -109,30 +102,16 @@ func (j *journal) keep() error {
 		return err
 	}
 	defer in.Close()
-	if err := writeSynced(j.path+".safe", in); err != nil {
-		return err
-	}
-	if err := writeSynced(j.path+".hasty", strings.NewReader(j.boot+"\n")); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(j.path))
-}
-
-func writeSynced(path string, from io.Reader) error {
-	out, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	out, err := os.OpenFile(j.path+".safe", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, from)
-	return errors.Join(err, out.Sync(), out.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
+	_, err = io.Copy(out, in)
+	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	// It syncs the directory, with the copy's name in it.
+	return linux.WriteFile(j.path+".hasty", []byte(j.boot+"\n"), 0o600, true)
 }
 
 // errNothing ends a transaction that has changed nothing.
@@ -173,7 +152,7 @@ func (j *journal) unnote() error {
 		return err
 	}
 	j.hasty, j.db.NoSync = false, false
-	return syncDir(filepath.Dir(j.path))
+	return linux.SyncDir(filepath.Dir(j.path))
 }
 
 // work is called when a build begins, done when it has ended.
