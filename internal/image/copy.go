@@ -55,7 +55,7 @@ func (s *Service) Copy(ctx context.Context, r hull.CopyRequest) error {
 		target:  s.registry(ctx, reference.Domain(to), r.TargetAuth),
 	}
 	source := s.registry(ctx, reference.Domain(from), r.SourceAuth)
-	root, err := resolveRemote(ctx, s, source, from.String())
+	_, root, err := source.Resolve(ctx, from.String())
 	if err != nil {
 		return remoteError(from, err)
 	}
@@ -93,18 +93,11 @@ type document struct {
 	bytes []byte
 }
 
+func (d document) open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(d.bytes)), nil }
+
 // read fetches a document and verifies it.
 func (c *copyJob) read(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	var b []byte
-	err := c.s.retry(ctx, func(ctx context.Context) (bool, error) {
-		rc, err := c.fetcher.Fetch(ctx, d)
-		if err != nil {
-			return false, err
-		}
-		defer rc.Close()
-		b, err = io.ReadAll(io.LimitReader(rc, maxManifest+1))
-		return false, err
-	})
+	b, err := c.s.fetchDocument(ctx, c.fetcher, d, maxManifest)
 	if err != nil {
 		return nil, remoteError(c.from, err)
 	}
@@ -232,15 +225,7 @@ func (c *copyJob) transfer(ctx context.Context, resolver remotes.Resolver, root 
 				return err
 			}
 		}
-		open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(d.bytes)), nil }
-		err := c.s.retry(ctx, func(ctx context.Context) (bool, error) {
-			err := send(ctx, to, d.Descriptor, open, func(int) {})
-			if errdefs.IsAlreadyExists(err) {
-				err = nil
-			}
-			return false, err
-		})
-		if err != nil {
+		if err := c.s.sendDocument(ctx, to, d.Descriptor, d.open); err != nil {
 			return err
 		}
 	}
@@ -281,7 +266,7 @@ func (c *copyJob) about(ctx context.Context, source registry, resolver remotes.R
 			if err := send(d, c.to.Name()+"@"+d.Digest.String()); err != nil {
 				return n, err
 			}
-			if err := c.s.linkReferrer(ctx, c.target, resolver, reference.TrimNamed(c.to), doc.Digest, d); err != nil {
+			if err := c.s.linkReferrer(ctx, c.target, reference.TrimNamed(c.to), doc.Digest, d); err != nil {
 				return n, err
 			}
 		}

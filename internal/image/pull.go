@@ -71,7 +71,7 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 			return hull.Image{}, badReference(err)
 		}
 	}
-	target, err := resolveRemote(ctx, s, reg, ask.String())
+	_, target, err := reg.Resolve(ctx, ask.String())
 	if err != nil {
 		return hull.Image{}, remoteError(named, err)
 	}
@@ -123,24 +123,6 @@ func (s *Service) pull(ctx context.Context, named reference.Named, want ocispec.
 		return hull.Image{}, fmt.Errorf("image %s vanished while it was pulled: %w", named, errdefs.ErrNotFound)
 	}
 	return e.snapshot(s.store), nil
-}
-
-// resolveRemote asks a registry for the digest of a name.
-func resolveRemote(ctx context.Context, s *Service, reg remotes.Resolver, name string) (d ocispec.Descriptor, err error) {
-	err = s.retry(ctx, func(ctx context.Context) (bool, error) {
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.Stall*time.Duration(s.cfg.Retries))
-		defer cancel()
-		_, d, err = reg.Resolve(ctx, name)
-		if busy := (*busyError)(nil); err != nil && !errors.As(err, &busy) {
-			err = &localError{err} // the library has tried often enough
-		}
-		return false, err
-	})
-	var once *localError
-	if errors.As(err, &once) {
-		err = once.err
-	}
-	return d, err
 }
 
 // tagName is the name under which a pull of n is recorded.
@@ -261,20 +243,7 @@ func (p *puller) document(ctx context.Context, d ocispec.Descriptor, limit int64
 	if p.s.hasBlob(ctx, d.Digest) {
 		return p.s.readBlob(ctx, d, limit)
 	}
-	var b []byte
-	err := p.s.retry(ctx, func(ctx context.Context) (bool, error) {
-		ctx, _, stop := watch(ctx, p.s.cfg.Stall)
-		defer stop()
-		rc, err := p.fetcher.Fetch(ctx, d)
-		if err != nil {
-			return false, cause(ctx, err)
-		}
-		defer rc.Close()
-		if b, err = io.ReadAll(io.LimitReader(rc, limit+1)); err != nil {
-			return false, cause(ctx, err)
-		}
-		return false, nil
-	})
+	b, err := p.s.fetchDocument(ctx, p.fetcher, d, limit)
 	if err != nil {
 		return nil, remoteError(p.named, err)
 	}
@@ -539,7 +508,7 @@ func (s *store) origin(ctx context.Context, d digest.Digest, ref string) error {
 // retry runs fn until it succeeds, or fails so often in a row without progress.
 // fn gets a context that ends when the attempt stands still, and says whether it
 // got anywhere.
-func (s *Service) retry(ctx context.Context, fn func(ctx context.Context) (progress bool, err error)) error {
+func (s *registries) retry(ctx context.Context, fn func(ctx context.Context) (progress bool, err error)) error {
 	wait := 100 * time.Millisecond
 	for failed := 0; ; {
 		progress, err := fn(ctx)
@@ -565,6 +534,43 @@ func (s *Service) retry(ctx context.Context, fn func(ctx context.Context) (progr
 		}
 		wait = min(wait*2, 5*time.Second)
 	}
+}
+
+// patient runs fn again only where a registry has had enough for now: for what
+// else can go wrong with it the library has retries of its own.
+func (s *registries) patient(ctx context.Context, fn func(ctx context.Context) error) error {
+	err := s.retry(ctx, func(ctx context.Context) (bool, error) {
+		err := fn(ctx)
+		if busy := (*busyError)(nil); err != nil && !errors.As(err, &busy) {
+			err = &localError{err}
+		}
+		return false, err
+	})
+	var once *localError
+	if errors.As(err, &once) {
+		return once.err
+	}
+	return err
+}
+
+// fetchDocument reads a small blob from a registry, and one byte beyond limit at
+// most. What came is not verified.
+func (s *registries) fetchDocument(ctx context.Context, from remotes.Fetcher, d ocispec.Descriptor, limit int64) ([]byte, error) {
+	var b []byte
+	err := s.retry(ctx, func(ctx context.Context) (bool, error) {
+		ctx, _, stop := watch(ctx, s.cfg.Stall)
+		defer stop()
+		rc, err := from.Fetch(ctx, d)
+		if err != nil {
+			return false, cause(ctx, err)
+		}
+		defer rc.Close()
+		if b, err = io.ReadAll(io.LimitReader(rc, limit+1)); err != nil {
+			return false, cause(ctx, err)
+		}
+		return false, nil
+	})
+	return b, err
 }
 
 // worthRetry says whether the same request can have another outcome.

@@ -211,18 +211,7 @@ func (p *pusher) documents(ctx context.Context, resolver remotes.Resolver, manif
 
 // document sends a manifest or an index.
 func (p *pusher) document(ctx context.Context, to remotes.Pusher, d ocispec.Descriptor) error {
-	return p.s.retry(ctx, func(ctx context.Context) (bool, error) {
-		ctx, _, stop := watch(ctx, 6*p.s.cfg.Stall)
-		defer stop()
-		err := p.stored(ctx, to, d, func(int) {})
-		if errdefs.IsAlreadyExists(err) {
-			return false, nil
-		}
-		if err != nil {
-			err = cause(ctx, err)
-		}
-		return false, err
-	})
+	return p.s.sendDocument(ctx, to, d, p.opener(ctx, d))
 }
 
 // blob sends one blob, or has the registry mount it from another repository.
@@ -239,7 +228,7 @@ func (p *pusher) blob(ctx context.Context, d ocispec.Descriptor) error {
 		// Longer than for a pull: when all is sent, some registries take their time.
 		ctx, touch, stop := watch(ctx, 6*p.s.cfg.Stall)
 		defer stop()
-		err := p.stored(ctx, p.remote, d, func(n int) { touch(); pc.add(n) })
+		err := send(ctx, p.remote, d, p.opener(ctx, d), func(n int) { touch(); pc.add(n) })
 		if err != nil && !errdefs.IsAlreadyExists(err) {
 			err = cause(ctx, err)
 		}
@@ -265,10 +254,9 @@ func (p *pusher) blob(ctx context.Context, d ocispec.Descriptor) error {
 	return p.s.origin(ctx, d.Digest, p.name)
 }
 
-// stored sends one blob or document that is here. errdefs.ErrAlreadyExists when
-// the registry has it.
-func (p *pusher) stored(ctx context.Context, to remotes.Pusher, d ocispec.Descriptor, sent func(int)) error {
-	return send(ctx, to, d, func() (io.ReadCloser, error) {
+// opener opens a blob or document that is here.
+func (p *pusher) opener(ctx context.Context, d ocispec.Descriptor) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
 		ra, err := p.s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d.Digest})
 		if err != nil {
 			return nil, &localError{fmt.Errorf("read %s: %w", d.Digest, err)}
@@ -277,7 +265,24 @@ func (p *pusher) stored(ctx context.Context, to remotes.Pusher, d ocispec.Descri
 			io.Reader
 			io.Closer
 		}{content.NewReader(ra), ra}, nil
-	}, sent)
+	}
+}
+
+// sendDocument sends a manifest, an index or a small blob, unless the registry has
+// it. A registry may take its time with it, but not for ever.
+func (s *registries) sendDocument(ctx context.Context, to remotes.Pusher, d ocispec.Descriptor, open func() (io.ReadCloser, error)) error {
+	return s.retry(ctx, func(ctx context.Context) (bool, error) {
+		ctx, _, stop := watch(ctx, 6*s.cfg.Stall)
+		defer stop()
+		err := send(ctx, to, d, open, func(int) {})
+		if errdefs.IsAlreadyExists(err) {
+			return false, nil
+		}
+		if err != nil {
+			err = cause(ctx, err)
+		}
+		return false, err
+	})
 }
 
 // send sends one blob or document, read from what open opens when the registry

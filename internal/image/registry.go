@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -18,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/docker/cli/cli/config"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hull/internal/hull"
 )
@@ -34,6 +36,19 @@ type registries struct {
 type registry struct {
 	remotes.Resolver
 	hosts docker.RegistryHosts
+	of    *registries
+}
+
+// Resolve implements remotes.Resolver: it asks for the digest of a name.
+func (r registry) Resolve(ctx context.Context, ref string) (name string, d ocispec.Descriptor, err error) {
+	err = r.of.patient(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, r.of.cfg.Stall*time.Duration(r.of.cfg.Retries))
+		defer cancel()
+		var err error
+		name, d, err = r.Resolver.Resolve(ctx, ref)
+		return err
+	})
+	return name, d, err
 }
 
 // registry makes a client with the caller's credentials, or those of the
@@ -85,7 +100,7 @@ func (s *registries) reach(ctx context.Context, domain string, a hull.Auth, wait
 		}
 		return list, nil
 	}
-	return registry{docker.NewResolver(docker.ResolverOptions{Hosts: all}), all}
+	return registry{docker.NewResolver(docker.ResolverOptions{Hosts: all}), all, s}
 }
 
 type userAgent struct{ next http.RoundTripper }

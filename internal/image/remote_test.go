@@ -24,8 +24,9 @@ import (
 // again, and not before the time it gave.
 func TestRateLimit(t *testing.T) {
 	img := simple(t)
-	for _, verb := range []string{"pull", "push"} {
+	for _, verb := range []string{"pull", "push", "distribution", "signatures"} {
 		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
 			inner := registryServer(t)
 			upload(t, inner, "a/b", "1", img)
 			last := map[string]time.Time{} // by method and path, when it was refused
@@ -52,11 +53,16 @@ func TestRateLimit(t *testing.T) {
 			}))
 			s := service(t, func(c *Config) { c.Retries = 20 })
 			var err error
-			if verb == "pull" {
+			switch verb {
+			case "pull":
 				_, err = s.Pull(t.Context(), hull.PullRequest{Ref: host + "/a/b:1"})
-			} else {
+			case "push":
 				load(t, s, other(t), host+"/new/c:1")
 				err = s.Push(t.Context(), hull.PushRequest{Ref: host + "/new/c:1"})
+			case "distribution":
+				_, err = s.Distribution(t.Context(), host+"/a/b:1", hull.Auth{})
+			case "signatures":
+				_, err = s.Signatures(t.Context(), hull.SignRequest{Ref: host + "/a/b:1", Push: true})
 			}
 			if err != nil {
 				t.Fatal(err)

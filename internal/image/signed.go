@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -85,20 +84,7 @@ func (n *notary) remoteReader(from remotes.Fetcher) reader {
 		if d.Size > limit {
 			return nil, badDocument(d.Digest.String(), fmt.Errorf("%d bytes are too large for a signature", d.Size))
 		}
-		var b []byte
-		err := n.s.retry(ctx, func(ctx context.Context) (bool, error) {
-			ctx, _, stop := watch(ctx, n.s.cfg.Stall)
-			defer stop()
-			rc, err := from.Fetch(ctx, d)
-			if err != nil {
-				return false, cause(ctx, err)
-			}
-			defer rc.Close()
-			if b, err = io.ReadAll(io.LimitReader(rc, limit+1)); err != nil {
-				return false, cause(ctx, err)
-			}
-			return false, nil
-		})
+		b, err := n.s.fetchDocument(ctx, from, d, limit)
 		switch {
 		case err != nil:
 			return nil, err
@@ -111,9 +97,6 @@ func (n *notary) remoteReader(from remotes.Fetcher) reader {
 		return b, nil
 	}
 }
-
-// localReader reads what is stored here.
-func (n *notary) localReader() reader { return n.s.readBlob }
 
 // remoteSignatures fetches what a registry holds of an image's signatures.
 func (n *notary) remoteSignatures(ctx context.Context, from remotes.Resolver, named reference.Named, of digest.Digest, format string) ([]signed, error) {
@@ -163,7 +146,11 @@ func (n *notary) referrers(ctx context.Context, from remotes.Fetcher, of digest.
 	case trust.Notation:
 		only = append(only, remotes.WithReferrerArtifactTypes(typeNotation))
 	}
-	list, err := f.FetchReferrers(ctx, of, only...)
+	var list []ocispec.Descriptor
+	err := n.s.patient(ctx, func(ctx context.Context) (err error) {
+		list, err = f.FetchReferrers(ctx, of, only...)
+		return err
+	})
 	if err != nil && !errdefs.IsNotFound(err) {
 		return nil, fmt.Errorf("list what refers to %s: %w", of, err)
 	}
@@ -236,7 +223,7 @@ func (n *notary) localSignatures(ctx context.Context, of []ocispec.Descriptor, f
 				continue
 			}
 			at := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(info.Labels[k])}
-			one, err := readSigned(ctx, n.localReader(), at, d.Digest)
+			one, err := readSigned(ctx, n.s.readBlob, at, d.Digest)
 			if err != nil {
 				return nil, fmt.Errorf("signature %s: %w", at.Digest, err)
 			}
@@ -337,11 +324,10 @@ func (o *signed) finish(m ocispec.Manifest) error {
 // pushSigned sends signatures of a document that is in the repository.
 func (n *notary) pushSigned(ctx context.Context, reg registry, named reference.Named, of digest.Digest, list []signed) error {
 	repo := reference.TrimNamed(named)
-	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: reg.hosts, Tracker: docker.NewInMemoryTracker()})
 	for _, one := range list {
 		if one.format == trust.Cosign {
 			// Somebody else may have signed it as well.
-			there, err := n.remoteSignatures(ctx, resolver, named, of, trust.Cosign)
+			there, err := n.remoteSignatures(ctx, reg, named, of, trust.Cosign)
 			if err != nil {
 				return err
 			}
@@ -351,15 +337,15 @@ func (n *notary) pushSigned(ctx context.Context, reg registry, named reference.N
 				}
 				there = []signed{one}
 			}
-			if err := n.pushDocument(ctx, resolver, repo.Name()+":"+signatureTag(of), one); err != nil {
+			if err := n.pushDocument(ctx, reg, repo.Name()+":"+signatureTag(of), one); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := n.pushDocument(ctx, resolver, repo.Name()+"@"+one.desc.Digest.String(), one); err != nil {
+		if err := n.pushDocument(ctx, reg, repo.Name()+"@"+one.desc.Digest.String(), one); err != nil {
 			return err
 		}
-		if err := n.linkReferrer(ctx, reg, resolver, repo, of, one.desc); err != nil {
+		if err := n.linkReferrer(ctx, reg, repo, of, one.desc); err != nil {
 			return err
 		}
 	}
@@ -367,22 +353,15 @@ func (n *notary) pushSigned(ctx context.Context, reg registry, named reference.N
 }
 
 // pushDocument sends a manifest and its parts.
-func (n *notary) pushDocument(ctx context.Context, resolver remotes.Resolver, ref string, one signed) error {
-	to, err := resolver.Pusher(ctx, ref)
+func (n *notary) pushDocument(ctx context.Context, reg registry, ref string, one signed) error {
+	to, err := reg.Pusher(ctx, ref)
 	if err != nil {
 		return err
 	}
 	for _, p := range append(slices.Clone(one.parts), document{one.desc, one.bytes}) {
 		d := p.Descriptor
 		d.Annotations = nil
-		err := n.s.retry(ctx, func(ctx context.Context) (bool, error) {
-			err := send(ctx, to, d, func() (io.ReadCloser, error) { return io.NopCloser(bytesReader(p.bytes)), nil }, func(int) {})
-			if errdefs.IsAlreadyExists(err) {
-				err = nil
-			}
-			return false, err
-		})
-		if err != nil {
+		if err := n.s.sendDocument(ctx, to, d, p.open); err != nil {
 			return fmt.Errorf("push signature: %w", err)
 		}
 	}
@@ -391,7 +370,7 @@ func (n *notary) pushDocument(ctx context.Context, resolver remotes.Resolver, re
 
 // linkReferrer enters a manifest into the list of what refers to a digest, where
 // the registry does not keep that list itself.
-func (n *notary) linkReferrer(ctx context.Context, reg registry, resolver remotes.Resolver, repo reference.Named, of digest.Digest, d ocispec.Descriptor) error {
+func (n *notary) linkReferrer(ctx context.Context, reg registry, repo reference.Named, of digest.Digest, d ocispec.Descriptor) error {
 	keeps, err := n.keepsReferrers(ctx, reg, repo, of)
 	if err != nil || keeps {
 		return err
@@ -399,9 +378,9 @@ func (n *notary) linkReferrer(ctx context.Context, reg registry, resolver remote
 	idx := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
 	idx.SchemaVersion = 2
 	name := repo.Name() + ":" + referrersTag(of)
-	_, at, err := resolver.Resolve(ctx, name)
+	_, at, err := reg.Resolve(ctx, name)
 	if err == nil {
-		fetcher, err := resolver.Fetcher(ctx, name)
+		fetcher, err := reg.Fetcher(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -424,7 +403,7 @@ func (n *notary) linkReferrer(ctx context.Context, reg registry, resolver remote
 		return fmt.Errorf("list what refers to %s: %w", of, err)
 	}
 	list := ocispec.Descriptor{MediaType: idx.MediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	return n.pushDocument(ctx, resolver, name, signed{desc: list, bytes: b})
+	return n.pushDocument(ctx, reg, name, signed{desc: list, bytes: b})
 }
 
 // keepsReferrers asks a registry whether it has the API for what refers to a digest.
