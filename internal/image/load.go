@@ -311,7 +311,10 @@ func (l *loader) target(ctx context.Context, d ocispec.Descriptor, done map[dige
 			if errdefs.IsNotFound(err) {
 				continue
 			}
-			if err = errors.Join(err, l.s.keepAttestation(ctx, a)); err != nil {
+			if err != nil {
+				return nil, err
+			}
+			if err := l.s.keepAttestation(ctx, a); err != nil {
 				return nil, err
 			}
 			labels[refLabel("m", i)] = m.Digest.String()

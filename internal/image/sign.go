@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -21,12 +20,10 @@ import (
 // named by a digest that is not here is its registry's.
 func (n *notary) Signable(ctx context.Context, r hull.SignRequest) (hull.Signable, error) {
 	ctx = n.s.ns(ctx)
-	named, err := reference.ParseNormalizedNamed(r.Ref)
+	named, out, err := subject(r)
 	if err != nil {
-		return hull.Signable{}, badReference(err)
+		return out, err
 	}
-	named = reference.TagNameOnly(named)
-	out := hull.Signable{Repository: named.Name()}
 	leave := n.s.gate.enter()
 	defer leave()
 	d, err := n.pushed(ctx, named)
@@ -41,8 +38,21 @@ func (n *notary) Signable(ctx context.Context, r hull.SignRequest) (hull.Signabl
 	default:
 		return out, err
 	}
-	out.Documents = []hull.SignedDocument{{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size}}
+	out.Documents = []hull.SignedDocument{documentOf(d)}
 	return out, nil
+}
+
+// subject begins the answer about the image that a request names.
+func subject(r hull.SignRequest) (reference.Named, hull.Signable, error) {
+	named, err := reference.ParseNormalizedNamed(r.Ref)
+	if err != nil {
+		return nil, hull.Signable{}, badReference(err)
+	}
+	return reference.TagNameOnly(named), hull.Signable{Repository: named.Name()}, nil
+}
+
+func documentOf(d ocispec.Descriptor) hull.SignedDocument {
+	return hull.SignedDocument{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size}
 }
 
 // pushed is the document that a push of a name sends last.
@@ -82,6 +92,10 @@ func (n *notary) Sign(ctx context.Context, r hull.SignRequest) error {
 	if r.Signature.Format != trust.Cosign && r.Signature.Format != trust.Notation || len(r.Signature.Payload) > maxSignature {
 		return say(errdefs.ErrInvalidArgument, "signature: the format %q of %d bytes is not known here", r.Signature.Format, len(r.Signature.Payload))
 	}
+	only, err := reference.WithDigest(reference.TrimNamed(named), of.Digest)
+	if err != nil {
+		return badReference(err)
+	}
 	leave := n.s.gate.enter()
 	defer leave()
 	local := n.s.hasBlob(ctx, of.Digest)
@@ -105,11 +119,10 @@ func (n *notary) Sign(ctx context.Context, r hull.SignRequest) error {
 			return err
 		}
 		// What a push would send is of the image, too: the policy must find it.
-		only, err := reference.WithDigest(reference.TrimNamed(named), of.Digest)
-		if err != nil {
-			return badReference(err)
+		if err := n.s.setName(ctx, only.String(), of); err != nil {
+			return err
 		}
-		if err := errors.Join(n.s.setName(ctx, only.String(), of), n.s.reload(ctx)); err != nil {
+		if err := n.s.reload(ctx); err != nil {
 			return err
 		}
 	}
@@ -120,11 +133,7 @@ func (n *notary) Sign(ctx context.Context, r hull.SignRequest) error {
 		return nil
 	}
 	reg := n.s.registry(ctx, reference.Domain(named), r.Auth)
-	at, err := reference.WithDigest(reference.TrimNamed(named), of.Digest)
-	if err != nil {
-		return badReference(err)
-	}
-	if _, _, err := reg.Resolve(ctx, at.String()); err != nil {
+	if _, _, err := reg.Resolve(ctx, only.String()); err != nil {
 		if errdefs.IsNotFound(err) {
 			return say(errdefs.ErrNotFound, "the registry does not have %s (%s): push the image first, its signatures go along", reference.FamiliarString(named), of.Digest)
 		}
@@ -140,17 +149,16 @@ func (n *notary) Sign(ctx context.Context, r hull.SignRequest) error {
 // registry, and what the policy says.
 func (n *notary) Signatures(ctx context.Context, r hull.SignRequest) (hull.Signable, error) {
 	ctx = n.s.ns(ctx)
-	named, err := reference.ParseNormalizedNamed(r.Ref)
+	named, out, err := subject(r)
 	if err != nil {
-		return hull.Signable{}, badReference(err)
+		return out, err
 	}
-	named = reference.TagNameOnly(named)
-	out := hull.Signable{Repository: named.Name()}
 	leave := n.s.gate.enter()
 	defer leave()
 	img, err := n.s.Resolve(ctx, r.Ref, "")
 	if r.Push || errdefs.IsNotFound(err) {
-		return out, n.remoteVerdict(ctx, &out, named, r.Auth)
+		err = n.remoteVerdict(ctx, &out, named, r.Auth)
+		return out, err
 	}
 	if err != nil {
 		return out, err
@@ -158,7 +166,7 @@ func (n *notary) Signatures(ctx context.Context, r hull.SignRequest) (hull.Signa
 	out.Local = true
 	documents := n.s.view.Load().documentsOf(img)
 	for _, d := range documents {
-		out.Documents = append(out.Documents, hull.SignedDocument{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size})
+		out.Documents = append(out.Documents, documentOf(d))
 	}
 	list, err := n.localSignatures(ctx, documents, "")
 	if err != nil {
@@ -170,7 +178,8 @@ func (n *notary) Signatures(ctx context.Context, r hull.SignRequest) (hull.Signa
 		return out, err
 	}
 	v, err := n.judgeLocal(ctx, p, img)
-	return out, report(&out, v, err)
+	err = report(&out, v, err)
+	return out, err
 }
 
 // remoteVerdict fills in what a registry has.
@@ -180,7 +189,7 @@ func (n *notary) remoteVerdict(ctx context.Context, out *hull.Signable, named re
 	if err != nil {
 		return remoteError(named, err)
 	}
-	out.Documents = []hull.SignedDocument{{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size}}
+	out.Documents = []hull.SignedDocument{documentOf(d)}
 	for _, format := range []string{trust.Cosign, trust.Notation} {
 		list, err := n.remoteSignatures(ctx, reg, named, d.Digest, format)
 		if err != nil {
