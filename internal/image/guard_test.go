@@ -600,7 +600,7 @@ func TestSignatureManifests(t *testing.T) {
 	if err := json.Unmarshal(one.bytes, &m); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Layers) != 1 || m.Layers[0].MediaType != typeCosign || m.Layers[0].Annotations[annotationCosign] != g.Value || m.Config.MediaType != ocispec.MediaTypeImageConfig {
+	if len(m.Layers) != 1 || m.Layers[0].MediaType != trust.MediaTypeCosign || m.Layers[0].Annotations[annotationCosign] != g.Value || m.Config.MediaType != ocispec.MediaTypeImageConfig {
 		t.Errorf("manifest %s", one.bytes)
 	}
 	var p struct {

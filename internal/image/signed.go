@@ -28,7 +28,6 @@ import (
 // notation: a manifest for each signature that refers to the image, whose only
 // layer is the envelope.
 const (
-	typeCosign         = "application/vnd.dev.cosign.simplesigning.v1+json"
 	typeCosignReferrer = "application/vnd.dev.cosign.artifact.sig.v1+json"
 	annotationCosign   = "dev.cosignproject.cosign/signature"
 	typeNotation       = "application/vnd.cncf.notary.signature"
@@ -199,9 +198,9 @@ func readSigned(ctx context.Context, read reader, d ocispec.Descriptor, of diges
 	for i, l := range m.Layers {
 		b := out.parts[i+1].bytes
 		switch l.MediaType {
-		case typeCosign:
+		case trust.MediaTypeCosign:
 			out.format = trust.Cosign
-			out.sigs = append(out.sigs, trust.Signature{Format: trust.Cosign, MediaType: typeCosign, Payload: b, Value: l.Annotations[annotationCosign]})
+			out.sigs = append(out.sigs, trust.Signature{Format: trust.Cosign, MediaType: trust.MediaTypeCosign, Payload: b, Value: l.Annotations[annotationCosign]})
 		case typeJWS, typeCOSE:
 			out.format = trust.Notation
 			out.sigs = append(out.sigs, trust.Signature{Format: trust.Notation, MediaType: l.MediaType, Payload: b, Annotations: m.Annotations})
@@ -278,7 +277,7 @@ func cosignManifest(earlier []signed, add trust.Signature) (signed, error) {
 		if slices.ContainsFunc(sigs[:i], func(o trust.Signature) bool { return o.Value == g.Value && string(o.Payload) == string(g.Payload) }) {
 			continue
 		}
-		d := ocispec.Descriptor{MediaType: typeCosign, Digest: digest.FromBytes(g.Payload), Size: int64(len(g.Payload)), Annotations: map[string]string{annotationCosign: g.Value}}
+		d := ocispec.Descriptor{MediaType: trust.MediaTypeCosign, Digest: digest.FromBytes(g.Payload), Size: int64(len(g.Payload)), Annotations: map[string]string{annotationCosign: g.Value}}
 		m.Layers = append(m.Layers, d)
 		diffs = append(diffs, d.Digest.String())
 		out.parts = append(out.parts, document{d, g.Payload})

@@ -22,6 +22,9 @@ type Signature struct {
 	Annotations map[string]string `json:",omitempty"` // notation: what the manifest beside it says
 }
 
+// MediaTypeCosign is the media type of what cosign signs.
+const MediaTypeCosign = "application/vnd.dev.cosign.simplesigning.v1+json"
+
 // Artifact is the document that is signed: a manifest or an index.
 type Artifact struct {
 	Repository string // "registry.example.com/team/app"

@@ -20,9 +20,6 @@ import (
 	"hull/internal/trust"
 )
 
-// MediaTypeCosign is the media type of what cosign signs.
-const MediaTypeCosign = "application/vnd.dev.cosign.simplesigning.v1+json"
-
 // key is a public key that a rule names.
 type key struct {
 	name string
@@ -117,7 +114,7 @@ func signCosign(q trust.Sign) (*trust.Signature, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	return &trust.Signature{Format: trust.Cosign, MediaType: MediaTypeCosign, Payload: doc, Value: base64.StdEncoding.EncodeToString(raw)}, nil
+	return &trust.Signature{Format: trust.Cosign, MediaType: trust.MediaTypeCosign, Payload: doc, Value: base64.StdEncoding.EncodeToString(raw)}, nil
 }
 
 // generateCosign makes the key pair that "cosign generate-key-pair" makes.
