@@ -53,6 +53,29 @@ func (k signer) sign(t testing.TB, repo string, d ocispec.Descriptor, expiry tim
 	return hull.Signature(*r.Signature)
 }
 
+// byTeam requires a signature by newTeam's key.
+const byTeam = "require = \"cosign\"\nkeys = [\"team.pub\"]"
+
+// newTeam makes a directory for a policy, with the public key of a pair in it.
+func newTeam(t testing.TB) (dir string, k signer) {
+	t.Helper()
+	dir, k = t.TempDir(), newSigner(t, trust.Cosign)
+	put(t, filepath.Join(dir, "team.pub"), k.public)
+	return dir, k
+}
+
+// request asks for an image's document and signs it.
+func (k signer) request(t testing.TB, s *Service, ref string) hull.SignRequest {
+	t.Helper()
+	what, err := s.Signable(t.Context(), hull.SignRequest{Ref: ref})
+	if err != nil || !what.Local {
+		t.Fatalf("signable: %+v, %v", what, err)
+	}
+	d := what.Documents[0]
+	of := ocispec.Descriptor{MediaType: d.MediaType, Digest: digest.Digest(d.Digest), Size: d.Size}
+	return hull.SignRequest{Ref: ref, Document: d, Signature: k.sign(t, what.Repository, of, 0)}
+}
+
 func put(t testing.TB, path string, b []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, b, 0o600); err != nil {
@@ -113,7 +136,7 @@ func signRemote(t testing.TB, host, repo, tag string, img built, k signer, expir
 	t.Helper()
 	s := service(t)
 	ref := host + "/" + repo + ":" + tag
-	r := hull.SignRequest{Ref: ref, Push: true, Document: hull.SignedDocument{MediaType: img.desc.MediaType, Digest: img.desc.Digest.String(), Size: img.desc.Size}}
+	r := hull.SignRequest{Ref: ref, Push: true, Document: documentOf(img.desc)}
 	r.Signature = k.sign(t, host+"/"+repo, img.desc, expiry)
 	if err := s.Sign(t.Context(), r); err != nil {
 		t.Fatal(err)
@@ -194,6 +217,16 @@ func TestTrustAttacks(t *testing.T) {
 		}
 		uploadSigned(t, host, "team/app", signatureTag(img.desc.Digest), one)
 	}
+	// The good image's signature in a manifest that says to be about subject, on the evil one's list.
+	notarized := func(t testing.TB, host string, subject built) {
+		t.Helper()
+		one, err := notationManifest(subject.desc, trust.Signature(ca.sign(t, host+"/team/app", good.desc, 0)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		uploadSigned(t, host, "team/app", one.desc.Digest.String(), one)
+		refer(t, host, "team/app", evil.desc.Digest, one.desc)
+	}
 	for name, a := range map[string]struct {
 		attack func(t testing.TB, host string)
 		rule   string
@@ -242,20 +275,10 @@ func TestTrustAttacks(t *testing.T) {
 			signRemote(t, host, "team/app", "1", evil, newSigner(t, trust.Notation), 0)
 		}, trust.Notation, "signature"},
 		"notation's signature of another image": {func(t testing.TB, host string) {
-			one, err := notationManifest(evil.desc, trust.Signature(ca.sign(t, host+"/team/app", good.desc, 0)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			uploadSigned(t, host, "team/app", one.desc.Digest.String(), one)
-			refer(t, host, "team/app", evil.desc.Digest, one.desc)
+			notarized(t, host, evil)
 		}, trust.Notation, "mismatch"},
 		"moved to another subject": {func(t testing.TB, host string) {
-			one, err := notationManifest(good.desc, trust.Signature(ca.sign(t, host+"/team/app", good.desc, 0)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			uploadSigned(t, host, "team/app", one.desc.Digest.String(), one)
-			refer(t, host, "team/app", evil.desc.Digest, one.desc)
+			notarized(t, host, good)
 		}, trust.Notation, "refers to"},
 		"only the other kind of signature": {func(t testing.TB, host string) {
 			signRemote(t, host, "team/app", "1", evil, ca, 0)
@@ -324,12 +347,12 @@ func TestTrustExpired(t *testing.T) {
 
 // A tag that moves between judgement and fetching: what was judged is what comes.
 func TestTrustTagMoves(t *testing.T) {
-	host, dir, k := registryServer(t), t.TempDir(), newSigner(t, trust.Cosign)
+	host := registryServer(t)
+	dir, k := newTeam(t)
 	good, evil := simple(t), other(t)
-	put(t, filepath.Join(dir, "team.pub"), k.public)
 	upload(t, host, "team/app", "1", good)
 	signRemote(t, host, "team/app", "1", good, k, 0)
-	s := guarded(t, dir, rule(host, "require = \"cosign\"\nkeys = [\"team.pub\"]"))
+	s := guarded(t, dir, rule(host, byTeam))
 	ask := s.guard.ask
 	moved := false
 	s.guard.ask = func(ctx context.Context, q trust.Request) (trust.Reply, error) {
@@ -351,9 +374,8 @@ func TestTrustTagMoves(t *testing.T) {
 
 // What came by load, import or build is judged by its names.
 func TestTrustLocal(t *testing.T) {
-	dir, k := t.TempDir(), newSigner(t, trust.Cosign)
-	put(t, filepath.Join(dir, "team.pub"), k.public)
-	s := guarded(t, dir, rule("example.com/team", "require = \"cosign\"\nkeys = [\"team.pub\"]"))
+	dir, k := newTeam(t)
+	s := guarded(t, dir, rule("example.com/team", byTeam))
 	img := simple(t)
 	for _, n := range []string{"example.com/team/app:1", "docker.io/library/thing:1"} {
 		if _, err := s.Load(t.Context(), bytes.NewReader(img.layout(t, n)), nil, nil); err != nil {
@@ -376,14 +398,7 @@ func TestTrustLocal(t *testing.T) {
 	refused(t, start("thing:1"), "its default", "no image is used")
 	refused(t, start(img.id()), "refused")
 
-	what, err := s.Signable(t.Context(), hull.SignRequest{Ref: "example.com/team/app:1"})
-	if err != nil || !what.Local {
-		t.Fatalf("signable: %+v, %v", what, err)
-	}
-	d := what.Documents[0]
-	r := hull.SignRequest{Ref: "example.com/team/app:1", Document: d}
-	r.Signature = k.sign(t, what.Repository, ocispec.Descriptor{MediaType: d.MediaType, Digest: digest.Digest(d.Digest), Size: d.Size}, 0)
-	if err := s.Sign(t.Context(), r); err != nil {
+	if err := s.Sign(t.Context(), k.request(t, s, "example.com/team/app:1")); err != nil {
 		t.Fatal(err)
 	}
 	if err := start("example.com/team/app:1"); err != nil {
@@ -404,20 +419,14 @@ func TestTrustLocal(t *testing.T) {
 // A signature of an image that is here goes along with its push, also when the
 // push compresses the layers.
 func TestTrustSignedPush(t *testing.T) {
-	host, dir, k := registryServer(t), t.TempDir(), newSigner(t, trust.Cosign)
-	put(t, filepath.Join(dir, "team.pub"), k.public)
+	host := registryServer(t)
+	dir, k := newTeam(t)
 	img, ref := simple(t), host+"/team/app:1"
 	from := service(t)
 	if _, err := from.Load(t.Context(), bytes.NewReader(img.oldArchive(t, ref)), nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	what, err := from.Signable(t.Context(), hull.SignRequest{Ref: ref})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := what.Documents[0]
-	r := hull.SignRequest{Ref: ref, Document: d}
-	r.Signature = k.sign(t, what.Repository, ocispec.Descriptor{MediaType: d.MediaType, Digest: digest.Digest(d.Digest), Size: d.Size}, 0)
+	r := k.request(t, from, ref)
 	early := r
 	early.Push = true
 	if err := from.Sign(t.Context(), early); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "push the image first") {
@@ -429,7 +438,7 @@ func TestTrustSignedPush(t *testing.T) {
 	if err := from.Push(t.Context(), hull.PushRequest{Ref: ref}); err != nil {
 		t.Fatal(err)
 	}
-	s := guarded(t, dir, rule(host, "require = \"cosign\"\nkeys = [\"team.pub\"]"))
+	s := guarded(t, dir, rule(host, byTeam))
 	got, err := s.Pull(t.Context(), hull.PullRequest{Ref: ref})
 	if err != nil {
 		t.Fatal(err)
@@ -442,9 +451,9 @@ func TestTrustSignedPush(t *testing.T) {
 // A copy takes signatures of both kinds along; the rule says that they may be for
 // the repository that the image came from.
 func TestTrustCopied(t *testing.T) {
-	source, target, dir := registryServer(t), registryServer(t), t.TempDir()
-	k, ca := newSigner(t, trust.Cosign), newSigner(t, trust.Notation)
-	put(t, filepath.Join(dir, "team.pub"), k.public)
+	source, target := registryServer(t), registryServer(t)
+	dir, k := newTeam(t)
+	ca := newSigner(t, trust.Notation)
 	put(t, filepath.Join(dir, "ca.crt"), ca.public)
 	img := simple(t)
 	upload(t, source, "team/app", "1", img)
@@ -461,12 +470,12 @@ func TestTrustCopied(t *testing.T) {
 		t.Errorf("said %q", said)
 	}
 	ref := target + "/mirror/app:1"
-	s := guarded(t, dir, rule(target, "require = \"cosign\"\nkeys = [\"team.pub\"]"))
+	s := guarded(t, dir, rule(target, byTeam))
 	_, err := s.Pull(t.Context(), hull.PullRequest{Ref: ref})
 	refused(t, err, "for the repository "+source+"/team/app", "signed-as")
 	for _, with := range []string{
-		"require = \"cosign\"\nkeys = [\"team.pub\"]\nsigned-as = [\"" + source + "/team\"]",
-		"require = \"cosign\"\nkeys = [\"team.pub\"]\nsigned-as = [\"*\"]",
+		byTeam + "\nsigned-as = [\"" + source + "/team\"]",
+		byTeam + "\nsigned-as = [\"*\"]",
 		"require = \"notation\"\ncertificates = [\"ca.crt\"]",
 	} {
 		put(t, filepath.Join(dir, "trust.toml"), []byte(rule(target, with)))
@@ -524,10 +533,9 @@ func TestTrustBrokenPolicy(t *testing.T) {
 		refused(t, err, "trust.toml", "no such file")
 	})
 	t.Run("no hull-trust", func(t *testing.T) {
-		dir, k := t.TempDir(), newSigner(t, trust.Cosign)
-		put(t, filepath.Join(dir, "team.pub"), k.public)
+		dir, k := newTeam(t)
 		signRemote(t, host, "app", "1", simple(t), k, 0)
-		s := guarded(t, dir, rule(host, "require = \"cosign\"\nkeys = [\"team.pub\"]"))
+		s := guarded(t, dir, rule(host, byTeam))
 		s.guard.ask = func(ctx context.Context, q trust.Request) (trust.Reply, error) {
 			return trust.Ask(ctx, filepath.Join(dir, "hull-trust"), q)
 		}
@@ -571,8 +579,7 @@ func TestTrustDigest(t *testing.T) {
 
 // A registry that fails while it is asked for signatures has none to show.
 func TestTrustRegistryFails(t *testing.T) {
-	dir, k := t.TempDir(), newSigner(t, trust.Cosign)
-	put(t, filepath.Join(dir, "team.pub"), k.public)
+	dir, _ := newTeam(t)
 	img := simple(t)
 	files := &fileRegistry{img: img}
 	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -582,7 +589,7 @@ func TestTrustRegistryFails(t *testing.T) {
 		}
 		files.ServeHTTP(w, r)
 	}))
-	s := guarded(t, dir, rule(host, "require = \"cosign\"\nkeys = [\"team.pub\"]"), func(c *Config) { c.Retries = 1 })
+	s := guarded(t, dir, rule(host, byTeam), func(c *Config) { c.Retries = 1 })
 	_, err := s.Pull(t.Context(), hull.PullRequest{Ref: host + "/app:1"})
 	refused(t, err, "signatures cannot be had")
 	empty(t, s)
