@@ -95,7 +95,10 @@ func (s *Service) tags(ctx context.Context, n reference.Named, a hull.Auth) ([]s
 	err = fmt.Errorf("no registry is configured for %s: %w", n, errdefs.ErrNotFound)
 	ctx = docker.WithScope(ctx, "repository:"+reference.Path(n)+":pull")
 	for _, h := range hosts {
-		if err = ask(ctx, h, "/"+reference.Path(n)+"/tags/list", &list); err == nil {
+		err = s.patient(ctx, func(ctx context.Context) error {
+			return ask(ctx, h, "/"+reference.Path(n)+"/tags/list", &list)
+		})
+		if err == nil {
 			return list.Tags, nil
 		}
 	}

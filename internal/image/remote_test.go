@@ -18,13 +18,14 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hull/internal/hull"
+	"hull/internal/trust"
 )
 
 // A registry that has had enough says so on every kind of request; each is asked
 // again, and not before the time it gave.
 func TestRateLimit(t *testing.T) {
 	img := simple(t)
-	for _, verb := range []string{"pull", "push", "distribution", "signatures"} {
+	for _, verb := range []string{"pull", "all tags", "push", "distribution", "signatures", "sign"} {
 		t.Run(verb, func(t *testing.T) {
 			t.Parallel()
 			inner := registryServer(t)
@@ -56,6 +57,8 @@ func TestRateLimit(t *testing.T) {
 			switch verb {
 			case "pull":
 				_, err = s.Pull(t.Context(), hull.PullRequest{Ref: host + "/a/b:1"})
+			case "all tags":
+				_, err = s.Pull(t.Context(), hull.PullRequest{Ref: host + "/a/b", All: true})
 			case "push":
 				load(t, s, other(t), host+"/new/c:1")
 				err = s.Push(t.Context(), hull.PushRequest{Ref: host + "/new/c:1"})
@@ -63,6 +66,8 @@ func TestRateLimit(t *testing.T) {
 				_, err = s.Distribution(t.Context(), host+"/a/b:1", hull.Auth{})
 			case "signatures":
 				_, err = s.Signatures(t.Context(), hull.SignRequest{Ref: host + "/a/b:1", Push: true})
+			case "sign":
+				signRemote(t, host, "a/b", "1", img, newSigner(t, trust.Notation), 0)
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -416,7 +416,12 @@ func (n *notary) keepsReferrers(ctx context.Context, reg registry, repo referenc
 		if !h.Capabilities.Has(docker.HostCapabilityPush) {
 			continue
 		}
-		err := ask(ctx, h, "/"+reference.Path(repo)+"/referrers/"+of.String(), nil)
+		err := n.s.patient(ctx, func(ctx context.Context) error {
+			return ask(ctx, h, "/"+reference.Path(repo)+"/referrers/"+of.String(), nil)
+		})
+		if busy := (*busyError)(nil); errors.As(err, &busy) {
+			return false, err
+		}
 		if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) && !errors.Is(err, context.DeadlineExceeded) {
 			return false, nil // 404 by the specification; some say 405 or 400
 		}
