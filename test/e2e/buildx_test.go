@@ -154,14 +154,7 @@ func sources(t *testing.T, e *harness.Engine) (web, git, sum string) {
 		Path: filepath.Join(strings.TrimSpace(string(backend)), "git-http-backend"), Dir: filepath.Dir(repo),
 		Env: []string{"GIT_PROJECT_ROOT=" + filepath.Dir(repo), "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
 	})
-	l, err := e.Listen("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: mux} // #nosec: a test
-	go func() { _ = server.Serve(l) }()
-	t.Cleanup(func() { _ = server.Close() })
-	web = "http://" + l.Addr().String()
+	web = "http://" + e.Serve("127.0.0.1:0", mux)
 	return web, web + "/repo.git", fmt.Sprintf("sha256:%x", sha256.Sum256([]byte("from the web\n")))
 }
 

@@ -1,11 +1,7 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -82,30 +78,6 @@ func voting(t *testing.T, composes func(*harness.Voting) (up, down *harness.Clie
 	if got := e.Docker().Run("ps", "-aq") + e.Docker().Run("volume", "ls", "-q") + e.Docker().Run("network", "ls", "-q", "--filter", "type=custom"); got != "" {
 		t.Errorf("left behind: %q", got)
 	}
-}
-
-// web is an HTTP client in the engine's network, with a connection for each request.
-type web struct {
-	client http.Client
-	base   string
-}
-
-func newWeb(e *harness.Engine, port string) *web {
-	dial := func(_ context.Context, network, address string) (net.Conn, error) { return e.Dial(network, address) }
-	return &web{http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, "http://127.0.0.1:" + port}
-}
-
-func (w *web) get(path string) (string, error) {
-	resp, err := w.client.Get(w.base + path) //nolint:noctx // ends with the test's engine
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close() //nolint:errcheck // a test
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", resp.Status, b)
-	}
-	return strings.TrimSpace(string(b)), err
 }
 
 const composeFile = `

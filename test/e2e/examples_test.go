@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -114,9 +115,9 @@ func (f *fair) runs(t *testing.T, x example, e *harness.Engine, image string) {
 	c, port := e.Docker().For(t), e.FreePort()
 	c.Run(slices.Concat([]string{"run", "-d", "--name", x.name, "-p", port + ":" + x.port}, x.args, []string{image})...)
 	e.Eventually(x.name+" answers", func() error {
-		got, err := newWeb(e, port).get(x.path)
-		if err == nil && !strings.Contains(got, x.want) {
-			err = fmt.Errorf("%q", got)
+		status, got, err := e.Get("http://127.0.0.1:" + port + x.path)
+		if err == nil && (status != http.StatusOK || !strings.Contains(got, x.want)) {
+			err = fmt.Errorf("%d: %q", status, got)
 		}
 		return err
 	})

@@ -257,28 +257,18 @@ func TestProxy(t *testing.T) {
 	files := e.RegistryHandler()
 	backend := httptest.NewTLSServer(files)
 	t.Cleanup(backend.Close)
-	serve := func(address string, h http.HandlerFunc) {
-		t.Helper()
-		l, err := e.Listen(address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		server := &http.Server{Handler: h}
-		go func() { _ = server.Serve(l) }()
-		t.Cleanup(func() { _ = server.Close() })
-	}
-	serve(proxy, func(w http.ResponseWriter, r *http.Request) {
+	e.Serve(proxy, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect || r.Host != "registry.test:5000" {
 			w.WriteHeader(http.StatusBadGateway)
 			return
 		}
 		seen.Add(1)
 		tunnel(t, w, backend.Listener.Addr().String())
-	})
-	serve("10.255.255.1:5001", func(w http.ResponseWriter, r *http.Request) {
+	}))
+	e.Serve("10.255.255.1:5001", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		direct.Add(1)
 		files.ServeHTTP(w, r)
-	})
+	}))
 	c := e.Hull()
 	for ref, count := range map[string]*atomic.Int32{"registry.test:5000/box": &seen, "10.255.255.1:5001/box": &direct} {
 		c.Run("tag", "busybox", ref)

@@ -46,10 +46,7 @@ match = "%[1]s/legal"
 require = "notation"
 certificates = ["legal.crt"]
 `, host))
-	context := e.Dir("context")
-	if err := os.WriteFile(filepath.Join(context, "Dockerfile"), []byte("FROM "+app+"\nRUN echo built > /built\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	context := writeContext(t, map[string]string{"Dockerfile": "FROM " + app + "\nRUN echo built > /built\n"})
 	refused := []string{"refused by the trust policy " + policy, host + "/team", "team.pub"}
 	c.Fails(125, refused, "run", "--rm", app, "true")
 	c.Fails(1, refused, "build", "-t", "derived", context)
@@ -94,10 +91,7 @@ certificates = ["legal.crt"]
 	c.Run("tag", "busybox", "rejected.example/box:1")
 	write(fmt.Sprintf("default = \"accept\"\n[[rule]]\nmatch = \"rejected.example\"\nrequire = \"reject\"\n[[rule]]\nmatch = \"%s/team\"\nrequire = \"cosign\"\nkeys = [\"team.pub\"]\n", host))
 	for _, ref := range []string{"rejected.example/box:1", host + "/team/else:1"} {
-		if err := os.WriteFile(filepath.Join(context, "Dockerfile"), []byte("FROM "+ref+"\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		c.Fails(1, []string{"refused by the trust policy"}, "build", "-t", "derived", context)
+		c.Fails(1, []string{"refused by the trust policy"}, "build", "-t", "derived", writeContext(t, map[string]string{"Dockerfile": "FROM " + ref + "\n"}))
 		c.Fails(125, []string{"refused by the trust policy"}, "run", "--rm", ref, "true")
 	}
 	c.Run("rmi", "rejected.example/box:1", host+"/team/else:1")

@@ -180,6 +180,16 @@ func binDir(t testing.TB) string {
 	return dir
 }
 
+// cacheDir is where make keeps what it builds for tests.
+func cacheDir(t testing.TB) string {
+	t.Helper()
+	dir, err := images.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // tempDir is short: a socket's path may have 107 bytes.
 func tempDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "hull-t-")
@@ -245,7 +255,7 @@ func (e *Engine) StartDaemon() {
 		defer close(waited)
 		_ = cmd.Wait()
 	}(e.waited)
-	e.eventually(90*time.Second, "hulld answers", func() error {
+	e.Eventually("hulld answers", func() error {
 		select {
 		case <-e.waited:
 			e.t.Fatalf("hulld ended at start: %v\n%s", cmd.ProcessState, e.Log())
@@ -287,8 +297,8 @@ func (e *Engine) endDaemon(sig syscall.Signal) {
 	}
 	select {
 	case <-e.waited:
-	case <-time.After(90 * time.Second):
-		e.t.Errorf("hulld did not end in 30 s after %v; its log:\n%s", sig, e.Log())
+	case <-time.After(patience):
+		e.t.Errorf("hulld did not end in %v after %v; its log:\n%s", patience, sig, e.Log())
 		_ = e.daemon.Process.Kill()
 		<-e.waited
 	}
@@ -335,21 +345,19 @@ func (e *Engine) Load(names ...string) {
 	}
 }
 
-// Eventually waits until ok says nil, for at most a minute and a half.
+// patience bounds a wait: for what a test expects, and for an engine's start and end.
+const patience = 90 * time.Second
+
+// Eventually waits until ok says nil, for at most patience.
 func (e *Engine) Eventually(what string, ok func() error) {
 	e.t.Helper()
-	e.eventually(90*time.Second, what, ok)
-}
-
-func (e *Engine) eventually(limit time.Duration, what string, ok func() error) {
-	e.t.Helper()
 	var err error
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err = ok(); err == nil {
 			return
 		}
 	}
-	e.t.Fatalf("waited %v in vain until %s: %v\nhulld's log:\n%s", limit, what, err, e.Log())
+	e.t.Fatalf("waited %v in vain until %s: %v\nhulld's log:\n%s", patience, what, err, e.Log())
 }
 
 // finish removes what the test left, checks for leaks and stops the engine.
@@ -418,11 +426,7 @@ func (e *Engine) Docker() *Client {
 	e.t.Helper()
 	docker := os.Getenv("HULL_DOCKER")
 	if docker == "" {
-		dir, err := images.CacheDir()
-		if err != nil {
-			e.t.Fatal(err)
-		}
-		docker = filepath.Join(dir, "bin", "docker")
+		docker = filepath.Join(cacheDir(e.t), "bin", "docker")
 		if _, err := os.Stat(docker); err != nil {
 			docker = require.Program(e.t, "docker")
 		}
@@ -434,12 +438,8 @@ func (e *Engine) Docker() *Client {
 // own protocol, and "buildx" is there.
 func (e *Engine) Buildx() *Client {
 	e.t.Helper()
-	dir, err := images.CacheDir()
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	plugin := filepath.Join(dir, "bin", "docker-buildx")
-	_, err = os.Stat(plugin)
+	plugin := filepath.Join(cacheDir(e.t), "bin", "docker-buildx")
+	_, err := os.Stat(plugin)
 	require.Must(e.t, "buildx", err == nil, "docker buildx is not built: run make testbin")
 	config := e.Dir("config-buildx")
 	link := filepath.Join(e.Dir("config-buildx/cli-plugins"), "docker-buildx")
@@ -454,11 +454,7 @@ func (e *Engine) Buildx() *Client {
 // Compose is docker compose, as the standalone program that make builds.
 func (e *Engine) Compose() *Client {
 	e.t.Helper()
-	dir, err := images.CacheDir()
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	program := filepath.Join(dir, "bin", "docker-compose")
+	program := filepath.Join(cacheDir(e.t), "bin", "docker-compose")
 	if _, err := os.Stat(program); err != nil {
 		program = require.Program(e.t, "docker-compose")
 	}

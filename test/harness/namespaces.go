@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -179,12 +180,8 @@ func (e *Engine) Inside(fn func() error) error {
 }
 
 // Dial connects from the engine's host network: what a user of a published port does.
-func (e *Engine) Dial(network, address string) (net.Conn, error) {
-	if e.ns == nil {
-		return net.DialTimeout(network, address, 20*time.Second)
-	}
-	var conn net.Conn
-	err := e.ns.inside(func() (err error) {
+func (e *Engine) Dial(network, address string) (conn net.Conn, err error) {
+	err = e.Inside(func() (err error) {
 		conn, err = net.DialTimeout(network, address, 20*time.Second)
 		return err
 	})
@@ -192,25 +189,39 @@ func (e *Engine) Dial(network, address string) (net.Conn, error) {
 }
 
 // Listen opens a TCP port on the engine's host.
-func (e *Engine) Listen(address string) (net.Listener, error) {
-	if e.ns == nil {
-		return net.Listen("tcp", address)
-	}
-	var l net.Listener
-	err := e.ns.inside(func() (err error) {
+func (e *Engine) Listen(address string) (l net.Listener, err error) {
+	err = e.Inside(func() (err error) {
 		l, err = net.Listen("tcp", address)
 		return err
 	})
 	return l, err
 }
 
-// Get fetches a URL from the engine's host network, and returns status and body.
-func (e *Engine) Get(url string) (int, string, error) {
-	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+// Serve answers HTTP at an address of the engine's host until the test ends, and
+// returns the address.
+func (e *Engine) Serve(address string, handler http.Handler) string {
+	e.t.Helper()
+	l, err := e.Listen(address)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)} // #nosec: a test
+	go func() { _ = server.Serve(l) }()
+	e.t.Cleanup(func() { _ = server.Close() })
+	return l.Addr().String()
+}
+
+// httpClient makes a connection from the engine's host network for each request.
+func (e *Engine) httpClient(timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(_ context.Context, network, address string) (net.Conn, error) { return e.Dial(network, address) },
 	}}
-	resp, err := client.Get(url)
+}
+
+// Get fetches a URL from the engine's host network, and returns status and body.
+func (e *Engine) Get(url string) (int, string, error) {
+	resp, err := e.httpClient(30 * time.Second).Get(url)
 	if err != nil {
 		return 0, "", err
 	}
@@ -219,7 +230,7 @@ func (e *Engine) Get(url string) (int, string, error) {
 	return resp.StatusCode, string(b), err
 }
 
-// Host runs a program of this machine in the engine's network.
+// HostCommand runs a program of this machine in the engine's network.
 func (e *Engine) HostCommand(argv ...string) *exec.Cmd {
 	if e.ns != nil {
 		argv = append(append([]string{"nsenter"}, e.ns.flags()...), argv...)

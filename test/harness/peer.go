@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"hull/internal/require"
-	"hull/test/images"
 )
 
 // Peer is another engine beside ours: state, mount and network namespace of its
@@ -30,11 +29,7 @@ type Peer struct {
 // PeerBin is where make bench-peers puts what it builds.
 func PeerBin(t testing.TB) string {
 	t.Helper()
-	cache, err := images.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(cache, "peers", "bin")
+	return filepath.Join(cacheDir(t), "peers", "bin")
 }
 
 // peerEngine is the ground a peer stands on.
@@ -103,7 +98,7 @@ func (e *Engine) startDockerd(path, dockerd, socket string) error {
 		}
 		e.ns.end(e.t)
 	})
-	for end := time.Now().Add(90 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-e.waited:
 			return fmt.Errorf("%s ended at start: %s", dockerd, lastWords(e.Log()))

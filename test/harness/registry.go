@@ -3,7 +3,6 @@ package harness
 import (
 	"context"
 	"io"
-	"log/slog"
 	"net/http"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -20,24 +19,14 @@ import (
 func (e *Engine) Registry(htpasswd string, middleware func(http.Handler) http.Handler, others ...*Engine) string {
 	e.t.Helper()
 	handler := registryHandler(e.Dir("registry"), htpasswd)
-	l, err := e.Listen("127.0.0.1:0")
-	if err != nil {
-		e.t.Fatal(err)
-	}
 	if middleware != nil {
 		handler = middleware(handler)
 	}
-	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)} // #nosec: a test
-	go func() { _ = server.Serve(l) }()
+	address := e.Serve("127.0.0.1:0", handler)
 	for _, o := range others {
-		l, err := o.Listen(l.Addr().String())
-		if err != nil {
-			e.t.Fatal(err)
-		}
-		go func() { _ = server.Serve(l) }()
+		o.Serve(address, handler)
 	}
-	e.t.Cleanup(func() { _ = server.Close() })
-	return l.Addr().String()
+	return address
 }
 
 // RegistryHandler is a registry for whoever serves it in another way.

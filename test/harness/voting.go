@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +21,7 @@ type Voting struct {
 	Port         string
 
 	e      *Engine
-	client http.Client
+	client *http.Client
 	counts map[string]int64 // votes that were taken
 }
 
@@ -39,9 +38,7 @@ func (e *Engine) Voting(env ...string) *Voting {
 	for _, c := range []*Client{v.Hull, v.Docker} {
 		c.Dir, c.Env = dir, append([]string{"VOTING_PORT=" + port, "DB_PASSWORD=correct horse"}, env...)
 	}
-	dial := func(_ context.Context, network, address string) (net.Conn, error) { return e.Dial(network, address) }
-	v.client.Transport = &http.Transport{DialContext: dial, DisableKeepAlives: true}
-	v.client.Timeout = time.Minute // far above what a slow machine needs: a request that hangs has failed
+	v.client = e.httpClient(time.Minute) // far above what a slow machine needs: a request that hangs has failed
 	return v
 }
 
