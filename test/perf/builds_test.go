@@ -94,7 +94,7 @@ func builds(b *bench) {
 	more("hulld", e.Host)
 	for _, p := range b.dockers() {
 		all = append(all, classic(&p.cli, true))
-		more(p.name, p.host())
+		more(p.name, p.at)
 	}
 	b.steps(e, all)
 	b.bigContext(all[0], all[2:])

@@ -48,10 +48,9 @@ func bundles(b *bench) {
 		}
 		all = append(all, one(version(peer.name, program), program))
 	}
-	err := b.ownMounts(func() error {
+	err := ownMounts(dir, func() {
 		b.race(contest{what: "run of a bundle", n: scale(80), limit: 30 * time.Second, note: "in turns"}, all...)
-		return nil
-	}, dir)
+	})
 	if err != nil {
 		b.missing("run of a bundle", "", err.Error())
 	}
@@ -96,8 +95,8 @@ func (b *bench) bundle(e *harness.Engine, hull *cli) string {
 
 // ownMounts calls fn on a thread with a mount namespace of its own, in which crun
 // takes the machine: on a host with v1 and v2 hierarchies it refuses a v2 one with
-// controllers, so it is shown none. Programs that fn starts inherit the namespace.
-func (b *bench) ownMounts(fn func() error, dir string) error {
+// controllers, so it is shown none, a file in dir. Programs that fn starts inherit the namespace.
+func ownMounts(dir string, fn func()) error {
 	done := make(chan error, 1)
 	go func() {
 		// The thread is not unlocked: it ends with the goroutine.
@@ -115,7 +114,7 @@ func (b *bench) ownMounts(fn func() error, dir string) error {
 			}
 		}
 		if err == nil {
-			err = fn()
+			fn()
 		}
 		done <- err
 	}()
@@ -174,11 +173,10 @@ func (b *bench) bareSandbox(e *harness.Engine, dir string) {
 		return exec.Command(runsc, append([]string{"--root", root, "--network=none", "--ignore-cgroups", "run", "--bundle", dir}, fmt.Sprint("bench", n))...)
 	}}
 	// runsc leaves a mount of a network namespace in its state directory.
-	err := b.ownMounts(func() error {
+	err := ownMounts(dir, func() {
 		b.race(contest{what: what, n: scale(12), limit: 30 * time.Second, note: "in turns; goal: × hull >= 0.67"},
 			command(hull, "run", "--rm", "--isolation", "sandbox", "--network", "none", "busybox", "true"), command(bare))
-		return nil
-	}, dir)
+	})
 	if err != nil {
 		b.missing(what, "", err.Error())
 	}
@@ -186,8 +184,7 @@ func (b *bench) bareSandbox(e *harness.Engine, dir string) {
 
 // isolations is one run under each boundary.
 func isolations(b *bench) {
-	e, hull, _ := b.engine([]string{"busybox"}, harness.Args("--vm-kernel", kernel(b)))
-	_ = e
+	_, hull, _ := b.engine([]string{"busybox"}, harness.Args("--vm-kernel", kernel(b)))
 	for _, network := range []string{"none", "bridge"} {
 		var all []contender
 		for _, isolation := range []string{"container", "sandbox", "vm"} {

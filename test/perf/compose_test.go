@@ -1,10 +1,12 @@
 package perf
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,59 +33,55 @@ func compose(b *bench) {
 	if err := os.WriteFile(path, []byte(file.String()), 0o600); err != nil {
 		b.t.Fatal(err)
 	}
-	var up, down []contender
-	one := func(who string, c *harness.Client) {
+	one := func(who string, c *harness.Client) upDown {
 		run := &cli{name: who, cmd: func(args ...string) *exec.Cmd {
 			return c.Cmd(append([]string{"-f", path, "--progress", "quiet"}, args...)...)
 		}}
-		var took float64
-		up = append(up, contender{who: who, do: func() (float64, error) {
+		return upDown{who: who, do: func() (up, down float64, err error) {
 			start := time.Now()
-			_, err := run.try("up", "-d", "--wait")
-			s := time.Since(start).Seconds()
+			_, err = run.try("up", "-d", "--wait")
+			up = time.Since(start).Seconds()
 			start = time.Now()
 			_, derr := run.try("down", "-v", "-t", "1")
-			took = time.Since(start).Seconds()
-			if err == nil {
-				err = derr
-			}
-			return s, err
-		}})
-		down = append(down, contender{who: who, do: func() (float64, error) { return took, nil }})
+			return up, time.Since(start).Seconds(), cmp.Or(err, derr)
+		}}
 	}
-	one("hull compose", e.HullCompose().Direct())
-	one("docker compose on hulld", e.Compose().Direct())
+	all := []upDown{one("hull compose", e.HullCompose().Direct()), one("docker compose on hulld", e.Compose().Direct())}
 	for _, p := range b.dockers() {
 		if p.Engine != nil {
-			one("docker compose on "+p.name, p.Compose().Direct())
+			all = append(all, one("docker compose on "+p.name, p.Compose().Direct()))
 		}
 	}
-	b.twoFigures(contest{unit: "s", n: scale(4), limit: 120 * time.Second, note: "10 services with health checks"}, "compose up -d --wait", up, "compose down -v", down)
+	b.upsAndDowns(contest{unit: "s", n: scale(4), limit: 120 * time.Second, cold: true, note: "10 services with health checks"}, all)
 }
 
-// twoFigures is a race whose turns give two figures: the second contenders say what
-// the first ones' turn has left.
-func (b *bench) twoFigures(c contest, what string, first []contender, second string, then []contender) {
-	rows := map[string][]float64{}
-	for i := range first {
-		do := first[i].do
-		first[i].do = func() (float64, error) {
-			v, err := do()
+// upDown is a contender whose turn gives two figures.
+type upDown struct {
+	who string
+	do  func() (up, down float64, err error)
+}
+
+// upsAndDowns is a race for the first figure, and a line of the second ones from the
+// same turns.
+func (b *bench) upsAndDowns(c contest, all []upDown) {
+	downs := make([][]float64, len(all))
+	var ups []contender
+	for i, x := range all {
+		ups = append(ups, contender{who: x.who, do: func() (float64, error) {
+			up, down, err := x.do()
 			if err == nil {
-				left, _ := then[i].do()
-				rows[first[i].who] = append(rows[first[i].who], left)
+				downs[i] = append(downs[i], down)
 			}
-			return v, err
-		}
+			return up, err
+		}})
 	}
-	c.what, c.cold = what, true
-	b.race(c, first...)
-	own := rows[first[0].who]
-	for i, f := range first {
-		r := row{what: second, who: f.who, unit: c.unit, values: append([]float64(nil), rows[f.who]...), note: c.note}
+	c.what = "compose up -d --wait"
+	b.race(c, ups...)
+	for i, x := range all {
+		r := row{what: "compose down -v", who: x.who, unit: c.unit, values: slices.Clone(downs[i]), note: c.note}
 		if i > 0 {
-			for k := range min(len(own), len(r.values)) {
-				r.ratios = append(r.ratios, r.values[k]/own[k])
+			for k := range min(len(downs[0]), len(r.values)) {
+				r.ratios = append(r.ratios, r.values[k]/downs[0][k])
 			}
 		}
 		if len(r.values) > 0 {

@@ -26,7 +26,7 @@ func average(n int, fn func()) float64 {
 	for range n {
 		fn()
 	}
-	return float64(time.Since(start).Microseconds()) / 1000 / float64(n)
+	return msSince(start) / float64(n)
 }
 
 func put(l *plot.Line, x int, ms float64) { l.X, l.Y = append(l.X, float64(x)), append(l.Y, ms) }

@@ -52,23 +52,23 @@ func imageMoves(b *bench) {
 	}
 	var load, save, push, pull []contender
 	for _, m := range all {
-		load = append(load, after(m.name, func() { m.forget() }, func() error { _, err := m.try("load", "-q", "-i", file); return err }))
+		load = append(load, after(m.name, m.forget, func() error { _, err := m.try("load", "-q", "-i", file); return err }))
 		save = append(save, after(m.name, nil, func() error {
 			cmd := m.cmd("save", images.Ref(tenLayers)) // to nowhere
 			var said bytes.Buffer
 			cmd.Stderr = &said
-			return finish(cmd, &said, &said)
+			return finish(cmd, &said)
 		}))
 		push = append(push, after(m.name, func() { _, _ = m.try("tag", images.Ref(tenLayers), m.ref) }, func() error {
 			_, err := m.try(append(append([]string{"push", "-q"}, m.flags...), m.ref)...)
 			return err
 		}))
-		pull = append(pull, after(m.name, func() { m.forget() }, func() error {
+		pull = append(pull, after(m.name, m.forget, func() error {
 			_, err := m.try(append(append([]string{"pull", "-q"}, m.flags...), m.ref)...)
 			return err
 		}))
 	}
-	c := contest{unit: "s", n: 3, limit: 60 * time.Second, cold: true}
+	c := contest{unit: "s", limit: 60 * time.Second, cold: true}
 	for _, x := range []struct {
 		what string
 		n    int

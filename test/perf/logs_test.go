@@ -17,12 +17,12 @@ import (
 // logs is what a container writes: how much of it in a second, and how soon a
 // follower has it.
 func logs(b *bench) {
-	e, hull, docker := b.engine([]string{"busybox"})
-	b.throughput(e, hull, docker)
+	e, hull, _ := b.engine([]string{"busybox"})
+	b.throughput(e, hull)
 	type reader struct{ who, host string }
 	readers := []reader{{"hull", e.Host}}
 	for _, p := range b.dockers() {
-		readers = append(readers, reader{p.name, p.host()})
+		readers = append(readers, reader{p.name, p.at})
 	}
 	const what = "a line from a container's input through cat to who follows its log"
 	var all []contender
@@ -41,7 +41,7 @@ func logs(b *bench) {
 }
 
 // throughput is text through the default log driver.
-func (b *bench) throughput(e *harness.Engine, hull, docker *cli) {
+func (b *bench) throughput(e *harness.Engine, hull *cli) {
 	line := strings.Repeat("the quick brown fox jumps over the lazy dog; ", 2) + "\n"
 	e.WriteFile("text/text", strings.Repeat(line, 64<<20/len(line)))
 	n := max(2, int(16*factor()))
@@ -65,11 +65,9 @@ func (b *bench) throughput(e *harness.Engine, hull, docker *cli) {
 			return float64(n*64) / max(to-from, 0.01), err
 		}}
 	}
-	all := []contender{one(hull)}
-	for _, p := range b.peers {
-		c := one(&p.cli)
-		c.rounds = 1
-		all = append(all, c)
+	all := b.each(one, hull)
+	for i := range all[1:] {
+		all[1+i].rounds = 1
 	}
 	memory := pss(e.Pid())
 	b.race(contest{

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -13,14 +12,17 @@ import (
 	"hull/test/images"
 )
 
-// kernels are the guest kernels that are kept on this machine, by name: ours (make
-// kernel) and Debian's (make kernel-debian). HULL_VM_KERNEL names another.
-func kernels(b *bench) map[string]string {
+// guestKernel is one that machines can boot.
+type guestKernel struct{ name, path string }
+
+const ourKernel = "our kernel"
+
+// kernels are the guest kernels that are kept on this machine: ours (make kernel),
+// then Debian's (make kernel-debian). HULL_VM_KERNEL names another.
+func kernels(b *bench) (out []guestKernel) {
 	b.t.Helper()
-	out := map[string]string{}
 	if k := os.Getenv("HULL_VM_KERNEL"); k != "" {
-		out["HULL_VM_KERNEL"] = k
-		return out
+		return []guestKernel{{"HULL_VM_KERNEL", k}}
 	}
 	cache, err := images.CacheDir()
 	if err != nil {
@@ -30,23 +32,30 @@ func kernels(b *bench) map[string]string {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	var ours, debians string // the last of each
 	for _, k := range found {
-		if strings.HasPrefix(filepath.Base(filepath.Dir(k)), "debian-") {
-			out["Debian's kernel"] = k
+		if isDebians(k) {
+			debians = k
 		} else {
-			out["our kernel"] = k
+			ours = k
+		}
+	}
+	for _, k := range []guestKernel{{ourKernel, ours}, {"Debian's kernel", debians}} {
+		if k.path != "" {
+			out = append(out, k)
 		}
 	}
 	return out
 }
 
+func isDebians(kernel string) bool {
+	return strings.HasPrefix(filepath.Base(filepath.Dir(kernel)), "debian-")
+}
+
 // kernel is the one to boot where only one is measured; "" when there is none.
 func kernel(b *bench) string {
-	all := kernels(b)
-	for _, name := range []string{"HULL_VM_KERNEL", "our kernel", "Debian's kernel"} {
-		if k := all[name]; k != "" {
-			return k
-		}
+	for _, k := range kernels(b) {
+		return k.path
 	}
 	return ""
 }
@@ -59,10 +68,8 @@ func machines(b *bench) {
 		b.missing("machines", "hull", "no guest kernel: run make kernel or make kernel-debian")
 		return
 	}
-	for _, name := range []string{"HULL_VM_KERNEL", "our kernel", "Debian's kernel"} {
-		if all[name] != "" {
-			b.machinesOn(name, all[name])
-		}
+	for _, k := range all {
+		b.machinesOn(k.name, k.path)
 	}
 }
 
@@ -80,7 +87,7 @@ func (b *bench) machinesOn(name, kernel string) {
 	cold := command(hull, append([]string{"run", "--rm", "--isolation", "vm", "-v", "bench-cold:/data"}, args[4:]...)...)
 	cold.who = name
 	limit := 2000.0
-	if name == "our kernel" {
+	if name == ourKernel {
 		limit = 800
 	}
 	b.alone(contest{what: "run --isolation vm, booted", n: scale(6), limit: 30 * time.Second, goal: atMost(limit), note: "a machine with a volume boots"}, cold)
@@ -102,11 +109,7 @@ func (b *bench) machineMemory(e *harness.Engine, hull *cli, who string) {
 			own[pid] = true
 		}
 		for _, name := range names[:n] {
-			pid, err := strconv.Atoi(b.output(hull, "inspect", "-f", "{{.State.Pid}}", name))
-			if err != nil {
-				b.t.Fatal(err)
-			}
-			if !own[pid] {
+			if pid := number(b.t, b.output(hull, "inspect", "-f", "{{.State.Pid}}", name)); !own[pid] {
 				sum += pss(pid) / 1024
 			}
 		}
@@ -147,7 +150,7 @@ find . | cpio -o -H newc --quiet > ../initrd.img`
 		return
 	}
 	acpi := "off"
-	if strings.HasPrefix(filepath.Base(filepath.Dir(kernel)), "debian-") { // it finds no device without
+	if isDebians(kernel) { // it finds no device without
 		acpi = "on"
 	}
 	args := []string{
@@ -180,7 +183,7 @@ find . | cpio -o -H newc --quiet > ../initrd.img`
 				return 0, fmt.Errorf("%w; the console ends with %q", err, lastLine(said.String()))
 			}
 		}
-		return float64(time.Since(start).Microseconds()) / 1000, nil
+		return msSince(start), nil
 	}}
 	if _, err := bare.do(); err != nil { // a floor that is missing is no failure of ours
 		b.missing(what, who, err.Error())

@@ -23,7 +23,7 @@ func many(b *bench) {
 	}
 	rivals := []rival{{hull, own}, {docker, own}}
 	for _, p := range b.dockers() {
-		a := connect(p.host())
+		a := connect(p.at)
 		mine := names[:few]
 		defer func() { b.removeMany(a, &p.cli, mine) }()
 		if err := createMany(a, mine); err != nil {

@@ -28,12 +28,12 @@ func (c *cli) tryIn(stdin string, args ...string) (string, error) {
 	cmd := c.cmd(args...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.Stdin = &out, &errOut, strings.NewReader(stdin)
-	err := finish(cmd, &out, &errOut)
+	err := finish(cmd, &errOut)
 	return out.String(), err
 }
 
 // finish runs a prepared command, for at most patience.
-func finish(cmd *exec.Cmd, out, errOut *bytes.Buffer) error {
+func finish(cmd *exec.Cmd, errOut *bytes.Buffer) error {
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		return err
@@ -52,13 +52,11 @@ func finish(cmd *exec.Cmd, out, errOut *bytes.Buffer) error {
 // output is what a command of ours, which must succeed, printed.
 func (b *bench) output(c *cli, args ...string) string {
 	b.t.Helper()
-	cmd := c.cmd(args...)
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := finish(cmd, &out, &errOut); err != nil {
+	out, err := c.try(args...)
+	if err != nil {
 		b.t.Fatalf("%s %s: %v", c.name, strings.Join(args, " "), err)
 	}
-	return strings.TrimSpace(out.String())
+	return strings.TrimSpace(out)
 }
 
 // oneLine is a message without its line breaks, cut where it goes on for long.
@@ -86,9 +84,12 @@ func timed(who string, do func() error) contender {
 	return contender{who: who, do: func() (float64, error) {
 		start := time.Now()
 		err := do()
-		return float64(time.Since(start).Microseconds()) / 1000, err
+		return msSince(start), err
 	}}
 }
+
+// msSince is the milliseconds since then.
+func msSince(start time.Time) float64 { return float64(time.Since(start).Microseconds()) / 1000 }
 
 // command is a contender that is one command.
 func command(c *cli, args ...string) contender {

@@ -2,10 +2,8 @@ package perf
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -34,21 +32,24 @@ type end struct {
 // how often, how soon; and names.
 func networks(b *bench) {
 	e, hull, _ := b.engine([]string{"busybox"}, harness.Args("--vm-kernel", kernel(b)))
-	exe := b.program(e)
+	exe, err := os.Executable() // this test: it serves and makes load, too
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	b.out.text = "A small program in both ends; one connection (connections: four at a time), " + loadSpan + " s a turn."
 	var ends []*end
-	add := func(x *end, isolation string) {
-		if err := x.up(isolation); err != nil {
+	add := func(x *end) {
+		if err := x.up(); err != nil {
 			x.down()
 			b.missing("network", x.who, err.Error())
 			return
 		}
 		ends = append(ends, x)
 	}
-	add(&end{who: "hull", c: hull, e: e, exe: exe}, "")
+	add(&end{who: "hull", c: hull, e: e, exe: exe})
 	for _, p := range b.peers {
 		if p.Engine != nil {
-			add(&end{who: p.name, c: &p.cli, e: p.Engine, exe: exe}, "")
+			add(&end{who: p.name, c: &p.cli, e: p.Engine, exe: exe})
 		}
 	}
 	if len(ends) == 0 || ends[0].who != "hull" {
@@ -65,7 +66,6 @@ func networks(b *bench) {
 
 	// The same server under the other isolations.
 	ends[0].down()
-	ends = ends[:0]
 	for _, isolation := range []string{"container", "sandbox", "vm"} {
 		x := &end{who: isolation, c: hull, e: e, exe: exe}
 		if err := x.serve(isolation); err != nil {
@@ -79,34 +79,8 @@ func networks(b *bench) {
 	}
 }
 
-// program is this test as a file that containers can have.
-func (b *bench) program(e *harness.Engine) string {
-	b.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	in, err := os.Open(self)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer in.Close()
-	path := filepath.Join(e.Dir("load"), "load")
-	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		b.t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		b.t.Fatal(err)
-	}
-	return path
-}
-
 // up makes an image with the program, a network, a server and a client.
-func (x *end) up(isolation string) error {
+func (x *end) up() error {
 	for _, args := range [][]string{
 		{"create", "--name", netServer, "busybox"}, {"cp", x.exe, netServer + ":/load"}, {"commit", netServer, netImage}, {"rm", netServer},
 		{"network", "create", netName},
@@ -116,7 +90,7 @@ func (x *end) up(isolation string) error {
 			return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
 		}
 	}
-	return x.serve(isolation)
+	return x.serve("")
 }
 
 // serve runs the server.
@@ -149,17 +123,25 @@ func (x *end) down() {
 }
 
 // make runs the program that makes load, and gives what it prints.
-func (x *end) make(path, what, span string) (v [3]float64, err error) {
-	var out string
+func (x *end) make(path, what, span string) ([3]float64, error) {
 	if path == containers {
 		addr := fmt.Sprintf("%s:%d", x.ip, loadPort)
 		if what == "names" {
 			addr = netServer
 		}
-		out, err = x.c.try("exec", netClient, "/load", "load", what, addr, span)
-	} else {
-		out, err = (&cli{cmd: func(args ...string) *exec.Cmd { return x.e.HostCommand(append([]string{x.exe}, args...)...) }}).try("load", what, publishedOn, span)
+		return figures(x.c.try("exec", netClient, "/load", "load", what, addr, span))
 	}
+	return onHost(x.e, x.exe, what, publishedOn, span)
+}
+
+// onHost runs the program that makes load beside an engine.
+func onHost(e *harness.Engine, exe, what, addr, span string) ([3]float64, error) {
+	c := cli{cmd: func(args ...string) *exec.Cmd { return e.HostCommand(append([]string{exe}, args...)...) }}
+	return figures(c.try("load", what, addr, span))
+}
+
+// figures is what the program that makes load has printed.
+func figures(out string, err error) (v [3]float64, _ error) {
 	if err == nil {
 		_, err = fmt.Sscan(out, &v[0], &v[1], &v[2])
 	}
@@ -229,16 +211,11 @@ func (b *bench) loopback(e *harness.Engine, exe string) {
 		_ = server.Process.Kill()
 		_ = server.Wait()
 	}()
-	run := &cli{cmd: func(args ...string) *exec.Cmd { return e.HostCommand(append([]string{exe}, args...)...) }}
 	addr := fmt.Sprint("127.0.0.1:", loadPort)
-	e.Eventually("the floor's server answers", func() error { _, err := run.try("load", "connections", addr, "0.01"); return err })
+	e.Eventually("the floor's server answers", func() error { _, err := onHost(e, exe, "connections", addr, "0.01"); return err })
 	for _, m := range measures() {
 		b.alone(contest{what: "no container, loopback: " + m.title, unit: m.unit, more: m.more, n: 3, limit: 10 * time.Second, note: "the floor"}, contender{who: "no engine", do: func() (float64, error) {
-			out, err := run.try("load", m.what, addr, loadSpan)
-			var v [3]float64
-			if err == nil {
-				_, err = fmt.Sscan(out, &v[0], &v[1], &v[2])
-			}
+			v, err := onHost(e, exe, m.what, addr, loadSpan)
 			return v[m.index], err
 		}})
 	}

@@ -15,7 +15,7 @@ import (
 type peer struct {
 	cli
 	*harness.Engine        // how it is reached; nil for one that ran already
-	at              string // where it answers, if it ran already
+	at              string // where its API answers
 	docker          bool   // it has Docker's API
 }
 
@@ -57,7 +57,7 @@ func engineOf(p *harness.Peer, docker bool) *peer {
 	if p == nil {
 		return nil
 	}
-	return &peer{cli: cli{name: p.Name, cmd: p.Client.Cmd}, Engine: p.Engine, docker: docker}
+	return &peer{cli: cli{name: p.Name, cmd: p.Client.Cmd}, Engine: p.Engine, at: p.Host, docker: docker}
 }
 
 // dockerAt is the docker client against an engine that is not ours to start.
@@ -79,15 +79,14 @@ func (p *peer) image(t *testing.T, name string) error {
 	return err
 }
 
-// rivals are a command line's contenders: of ours first, then of all peers, with the
-// same arguments.
-func (b *bench) rivals(ours []*cli, args ...string) []contender {
+// each is one contender for each command line: of ours first, then of all peers.
+func (b *bench) each(one func(*cli) contender, ours ...*cli) []contender {
 	var all []contender
 	for _, c := range ours {
-		all = append(all, command(c, args...))
+		all = append(all, one(c))
 	}
 	for _, p := range b.peers {
-		all = append(all, command(&p.cli, args...))
+		all = append(all, one(&p.cli))
 	}
 	return all
 }
@@ -118,12 +117,4 @@ func numbered(prefix string, n int) []string {
 		out[i] = fmt.Sprint(prefix, i)
 	}
 	return out
-}
-
-// host is where a peer's API answers.
-func (p *peer) host() string {
-	if p.Engine != nil {
-		return p.Host
-	}
-	return p.at
 }

@@ -56,9 +56,7 @@ func TestNumbers(t *testing.T) {
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			b := &bench{t: t, out: r.section(s.name, s.title), peers: peers, begin: r.start}
-			begin := time.Now()
 			defer func() {
-				b.out.took = time.Since(begin)
 				if t.Failed() {
 					b.missing("the rest of this section", "", "it failed; the run's output says how")
 				}

@@ -74,7 +74,6 @@ type section struct {
 	text        string // said above the lines
 	rows        []row
 	curves      []plot.Line
-	took        time.Duration
 }
 
 // report is docs/benchmarks.md as it grows.

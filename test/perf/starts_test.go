@@ -2,6 +2,7 @@ package perf
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,7 +28,7 @@ func starts(b *bench) {
 	} {
 		args := append(append([]string{"run", "--rm"}, network.flags...), "busybox", "true")
 		b.alone(contest{what: "run " + network.name + ", back to back", n: scale(200), limit: time.Minute, goal: network.goal}, command(hull, args...))
-		b.race(contest{what: "run " + network.name, n: scale(30), limit: 40 * time.Second, note: "in turns"}, b.rivals([]*cli{hull, docker}, args...)...)
+		b.race(contest{what: "run " + network.name, n: scale(30), limit: 40 * time.Second, note: "in turns"}, b.each(func(c *cli) contender { return command(c, args...) }, hull, docker)...)
 	}
 	b.execs(hull, docker)
 	b.teardown(hull, docker)
@@ -62,14 +63,10 @@ func (b *bench) teardown(hull, docker *cli) {
 			}
 			start := time.Now()
 			_, err := c.try("rm", "-f", "bench-rm")
-			return float64(time.Since(start).Microseconds()) / 1000, err
+			return msSince(start), err
 		}}
 	}
-	all := []contender{one(hull), one(docker)}
-	for _, p := range b.peers {
-		all = append(all, one(&p.cli))
-	}
-	b.race(contest{what: "rm -f of a running container", n: scale(20), limit: 30 * time.Second, note: "in turns"}, all...)
+	b.race(contest{what: "rm -f of a running container", n: scale(20), limit: 30 * time.Second, note: "in turns"}, b.each(one, hull, docker)...)
 }
 
 // api is one connection to an engine.
@@ -123,7 +120,7 @@ func engineOnly(b *bench) {
 			}
 			id := fmt.Sprint(made["Id"])
 			_, err = a.call(http.MethodPost, "/containers/"+id+"/start", "")
-			took := float64(time.Since(start).Microseconds()) / 1000
+			took := msSince(start)
 			if err == nil {
 				_, err = a.call(http.MethodDelete, "/containers/"+id+"?force=1", "")
 			}
@@ -135,7 +132,7 @@ func engineOnly(b *bench) {
 	b.alone(contest{what: what + ", back to back", n: scale(200), limit: 30 * time.Second, goal: atMost(10), note: "p99 <= 25 ms"}, own)
 	all := []contender{own}
 	for _, p := range b.dockers() {
-		all = append(all, one(p.name, p.host()))
+		all = append(all, one(p.name, p.at))
 	}
 	b.race(contest{what: what, n: scale(20), limit: 30 * time.Second, note: "in turns"}, all...)
 }
@@ -169,18 +166,10 @@ func parallel(b *bench) {
 				})
 			}
 			wg.Wait()
-			for _, err := range errs {
-				if err != nil {
-					return 0, err
-				}
-			}
-			return time.Since(start).Seconds(), nil
+			return time.Since(start).Seconds(), cmp.Or(errs...)
 		}}
 	}
 	b.alone(contest{what: "100 x run --rm, 8 at a time", unit: "s", n: 5, limit: 30 * time.Second, goal: atMost(2.5)}, one(hull, 100))
-	all := []contender{one(hull, 40)}
-	for _, p := range b.peers {
-		all = append(all, one(&p.cli, 40))
-	}
-	b.race(contest{what: "40 x run --rm, 8 at a time", unit: "s", n: 2, limit: 30 * time.Second, cold: true, note: "in turns"}, all...)
+	forty := b.each(func(c *cli) contender { return one(c, 40) }, hull)
+	b.race(contest{what: "40 x run --rm, 8 at a time", unit: "s", n: 2, limit: 30 * time.Second, cold: true, note: "in turns"}, forty...)
 }
