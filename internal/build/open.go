@@ -45,6 +45,7 @@ import (
 	"google.golang.org/grpc"
 
 	"hull/internal/image"
+	"hull/internal/linux"
 )
 
 // kit is BuildKit, open.
@@ -87,24 +88,9 @@ func databases() []string { return []string{"metadata.db", "cache.db", "history.
 // cannot be trusted; one that was open when the engine was killed can.
 const openIn = "open-in"
 
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(b))
-}
-
-func unclean(root string) bool {
+func unclean(root, boot string) bool {
 	b, err := os.ReadFile(filepath.Join(root, openIn))
-	return err == nil && strings.TrimSpace(string(b)) != bootID()
-}
-
-func noteBoot(root string) error {
-	if err := os.WriteFile(filepath.Join(root, openIn), []byte(bootID()+"\n"), 0o600); err != nil { //nolint:forbidigo // it may be cut short: then the cache is dropped
-		return fmt.Errorf("note that the builder is open: %w", err)
-	}
-	return syncFile(filepath.Join(root, openIn))
+	return err == nil && strings.TrimSpace(string(b)) != boot
 }
 
 // clean says that the databases, which are closed, are on disk.
@@ -142,14 +128,18 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("make builder state: %w", err)
 	}
-	if unclean(cfg.Root) {
+	boot, err := linux.BootID()
+	if err != nil {
+		boot = "unknown"
+	}
+	if unclean(cfg.Root, boot) {
 		p.Log.Warn("the machine went down during a build: the build cache may be damaged and is dropped")
 		if err := dropState(cfg.Root); err != nil {
 			return nil, err
 		}
 	}
-	if err := noteBoot(cfg.Root); err != nil {
-		return nil, err
+	if err := linux.WriteFile(filepath.Join(cfg.Root, openIn), []byte(boot+"\n"), 0o600, true); err != nil {
+		return nil, fmt.Errorf("note that the builder is open: %w", err)
 	}
 	k := &kit{root: cfg.Root, ended: p.Ended, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
 	var opened []func() error
