@@ -34,9 +34,6 @@ func New(dirs []string, log *slog.Logger) *Devices {
 	return &Devices{dirs: dirs, log: log}
 }
 
-// Dirs are the directories.
-func (d *Devices) Dirs() []string { return d.dirs }
-
 func (d *Devices) read() (*cdi.Cache, error) {
 	c, err := cdi.NewCache(cdi.WithSpecDirs(d.dirs...), cdi.WithAutoRefresh(false))
 	if err != nil {
@@ -46,15 +43,6 @@ func (d *Devices) read() (*cdi.Cache, error) {
 		d.log.Warn("CDI file cannot be used", "file", file, "error", errs)
 	}
 	return c, nil
-}
-
-// Names lists the devices that there are.
-func (d *Devices) Names() []string {
-	c, err := d.read()
-	if err != nil {
-		return nil
-	}
-	return c.ListDevices()
 }
 
 // gpuVendors are asked, in this order, for what --gpus wants: kinds of their devices.

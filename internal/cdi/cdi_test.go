@@ -21,7 +21,11 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := New([]string{dir}, nil)
-	if got := d.Names(); !slices.Equal(got, []string{"a/b=c"}) {
+	c, err := d.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.ListDevices(); !slices.Equal(got, []string{"a/b=c"}) {
 		t.Errorf("names: %q", got)
 	}
 	s := specs.Spec{Process: &specs.Process{}}
