@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -225,7 +224,7 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	events := event.New(4096)
-	var keeper atomic.Pointer[space.Keeper] // of images and builds, which tell it what comes
+	keeper := space.New(space.Config{Cap: o.limits.storage, Log: log})
 	st, err := store.Open(store.Config{Root: o.root, RunDir: o.run, Log: log})
 	if err != nil {
 		return err
@@ -237,9 +236,7 @@ func serve(ctx context.Context, o options) (err error) {
 		Unpack: unpacker(o), Trust: o.trust, TrustMust: o.trustMust, Ask: asker(o), Log: log,
 		Events: func(e hull.Event) {
 			events.Publish(e)
-			if k := keeper.Load(); k != nil {
-				k.Poke()
-			}
+			keeper.Poke()
 		},
 	})
 	if err != nil {
@@ -303,16 +300,16 @@ func serve(ctx context.Context, o options) (err error) {
 
 	builder, err := build.New(build.Config{Root: filepath.Join(o.root, "build"), RunDir: o.run, Version: version}, build.Parts{
 		Images: images, Networks: networks, Driver: box, Spec: eng.Spec, Users: eng.Users, Log: log,
-		Ended: func(ctx context.Context) { settle(ctx, keeper.Load(), log) },
+		Ended: keeper.Now,
 	})
 	if err != nil {
 		return err
 	}
 	closers.add(builder.Close)
-	keeper.Store(space.New(space.Config{Cap: o.limits.storage, Log: log}, images, builder))
+	keeper.Keep(images, builder)
 
 	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver, CDIDirs: o.cdiDirs, MinAPI: os.Getenv("DOCKER_MIN_API_VERSION")}, docker.Parts{
-		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Space: keeper.Load(), Log: log,
+		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Space: keeper, Log: log,
 	})
 	listeners, err := listen(o)
 	if err != nil {
@@ -322,21 +319,12 @@ func serve(ctx context.Context, o options) (err error) {
 	for _, l := range listeners {
 		g.Go(func() error { return front.Serve(gctx, l) })
 	}
-	g.Go(func() error { keeper.Load().Run(gctx); return nil })
+	g.Go(func() error { keeper.Run(gctx); return nil })
 	log.Info("serving", "root", o.root, "run", o.run, "version", version)
 	if err := ready(o.readyFD); err != nil {
 		return err
 	}
 	return g.Wait()
-}
-
-// settle makes room when a build has ended.
-func settle(ctx context.Context, k *space.Keeper, log *slog.Logger) {
-	if pending, err := k.Settle(ctx); err != nil {
-		log.Error("keep images and build cache under their cap", "error", err)
-	} else if pending {
-		k.Poke()
-	}
 }
 
 // temporary gives the engine a directory of its own for files that do not last:

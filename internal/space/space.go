@@ -48,10 +48,13 @@ type Keeper struct {
 	poke chan struct{}
 }
 
-// New makes a keeper. Run has to be called for what Poke asks for.
-func New(cfg Config, i Images, b Builder) *Keeper {
-	return &Keeper{cfg: cfg, images: i, builder: b, poke: make(chan struct{}, 1)}
+// New makes a keeper, which can be poked; Keep has to be called before anything else.
+func New(cfg Config) *Keeper {
+	return &Keeper{cfg: cfg, poke: make(chan struct{}, 1)}
 }
+
+// Keep says what is kept. Those are made after the keeper, which they poke.
+func (k *Keeper) Keep(i Images, b Builder) { k.images, k.builder = i, b }
 
 // Cap is the cap, 0 = none; used what is taken now.
 func (k *Keeper) Cap(ctx context.Context) (limit, used int64, err error) {
@@ -82,20 +85,29 @@ func (k *Keeper) Run(ctx context.Context) {
 			return
 		case <-k.poke:
 		}
-		for {
-			pending, err := k.Settle(ctx)
-			if err != nil && ctx.Err() == nil {
-				k.cfg.Log.Error("keep images and build cache under their cap", "error", err)
-			}
-			if !pending || ctx.Err() != nil {
-				break
-			}
+		for k.try(ctx) && ctx.Err() == nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(again):
 			}
 		}
 	}
+}
+
+// Now settles before it returns, and leaves to Run what is pending then.
+func (k *Keeper) Now(ctx context.Context) {
+	if k.try(ctx) {
+		k.Poke()
+	}
+}
+
+// try is Settle with its error in the log.
+func (k *Keeper) try(ctx context.Context) (pending bool) {
+	pending, err := k.Settle(ctx)
+	if err != nil && ctx.Err() == nil {
+		k.cfg.Log.Error("keep images and build cache under their cap", "error", err)
+	}
+	return pending
 }
 
 // victim is something that may go.
@@ -170,15 +182,14 @@ func (k *Keeper) Settle(ctx context.Context) (pending bool, err error) {
 			return false, nil
 		}
 		need := used - k.cfg.Cap
-		for _, v := range list {
-			if need <= 0 || err != nil {
-				break
-			}
+		n := 0
+		for ; n < len(list) && need > 0; n++ {
+			v := list[n]
 			tried[v.id] = true
 			need -= v.size
 			k.cfg.Log.Info("removed for the cap on images and build cache", "image", v.image, "id", v.id, "used", v.used)
-			err = k.remove(ctx, v)
 		}
+		err = k.remove(ctx, list[:n])
 		before := used
 		if err == nil {
 			used, err = k.images.Space(ctx)
@@ -226,11 +237,27 @@ func (k *Keeper) victims(ctx context.Context, tried map[string]bool) ([]victim, 
 	return list, nil
 }
 
-func (k *Keeper) remove(ctx context.Context, v victim) error {
-	if v.image {
-		_, _, err := k.images.Prune(ctx, func(i hull.Image) bool { return i.ID != v.id })
-		return err
+// remove deletes victims, all of a kind at once: each Prune looks at everything there
+// is, and collects garbage.
+func (k *Keeper) remove(ctx context.Context, list []victim) error {
+	images := map[string]bool{}
+	var records []string
+	for _, v := range list {
+		if v.image {
+			images[v.id] = true
+		} else {
+			records = append(records, "id=="+v.id)
+		}
 	}
-	_, _, err := k.builder.Prune(ctx, hull.BuildPrune{All: true, Filters: []string{"id==" + v.id}})
-	return err
+	if len(images) > 0 {
+		if _, _, err := k.images.Prune(ctx, func(i hull.Image) bool { return !images[i.ID] }); err != nil {
+			return err
+		}
+	}
+	if len(records) > 0 {
+		if _, _, err := k.builder.Prune(ctx, hull.BuildPrune{All: true, Filters: records}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

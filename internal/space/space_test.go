@@ -37,7 +37,7 @@ type cache struct{ *disk }
 
 func (c cache) Prune(_ context.Context, p hull.BuildPrune) ([]string, int64, error) {
 	before := len(c.cache)
-	c.disk.cache = slices.DeleteFunc(slices.Clone(c.cache), func(b hull.BuildCache) bool { return "id=="+b.ID == p.Filters[0] })
+	c.disk.cache = slices.DeleteFunc(slices.Clone(c.cache), func(b hull.BuildCache) bool { return slices.Contains(p.Filters, "id=="+b.ID) })
 	c.gone(before - len(c.disk.cache))
 	return nil, 0, nil
 }
@@ -85,7 +85,8 @@ func TestSettle(t *testing.T) {
 		if x.change != nil {
 			x.change(d)
 		}
-		k := New(Config{Cap: x.limit, Log: slog.New(slog.DiscardHandler)}, d, cache{d})
+		k := New(Config{Cap: x.limit, Log: slog.New(slog.DiscardHandler)})
+		k.Keep(d, cache{d})
 		pending, err := k.Settle(t.Context())
 		if err != nil || d.String() != x.want || pending != x.pending {
 			t.Errorf("%s: kept %q, want %q; pending %v, want %v; %v", name, d, x.want, pending, x.pending, err)
