@@ -110,17 +110,20 @@ func (c *command) exec(args []string) (int, error) {
 // makeExec makes the exec and, unless it is to be detached, has hull's engine start
 // it at once: then it runs and conn is its stdio. Others' want to be asked for that.
 func makeExec(conn *wire.Conn, path string, r *execRequest) (id string, running bool, err error) {
-	var made struct{ ID string }
-	if r.detach {
-		err = call(conn, "POST", path, r, &made)
-	} else {
-		var resp *wire.Response
-		var answer []byte
-		if resp, answer, err = startExec(conn, path, r); err == nil && resp.Status == 101 {
-			made.ID, running = resp.Exec, true
-		} else if err == nil {
-			err = decoded(resp, answer, path, &made)
-		}
+	conn.Start = !r.detach
+	err = send(conn, "POST", path, r, !r.detach)
+	conn.Start = false
+	if err != nil {
+		return "", false, err
+	}
+	resp, err := conn.Receive()
+	if err != nil {
+		return "", false, lost(err)
+	}
+	made := struct{ ID string }{resp.Exec}
+	running = resp.Status == 101
+	if !running {
+		err = decoded(resp, path, &made)
 	}
 	switch {
 	case err != nil:
@@ -129,24 +132,6 @@ func makeExec(conn *wire.Conn, path string, r *execRequest) (id string, running 
 		return "", false, errors.New("exec ID empty")
 	}
 	return made.ID, running, nil
-}
-
-// startExec sends the request; answer is there unless the answer is the stream.
-func startExec(conn *wire.Conn, path string, r *execRequest) (resp *wire.Response, answer []byte, err error) {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode request: %w", err)
-	}
-	conn.Start = true
-	err = conn.Send("POST", path, body, true)
-	conn.Start = false
-	if err == nil {
-		resp, err = conn.Receive()
-	}
-	if err == nil && resp.Status != 101 {
-		answer, err = io.ReadAll(resp.Body)
-	}
-	return resp, answer, lost(err)
 }
 
 // attachExec starts the exec on conn, which becomes its stdio, unless it runs there
@@ -159,12 +144,12 @@ func (c *command) attachExec(conn *wire.Conn, path string, start execStart, runn
 	}
 	defer end.Close() //nolint:errcheck // the process ends
 	if running {      // then the engine tells the exit of itself
-		err = end.Send("GET", path+"/json?"+api.UntilExit, nil, false)
-	} else {
-		err = upgrade(conn, path+"/start", start)
+		err = send(end, "GET", path+"/json?"+api.UntilExit, nil, false)
+	} else if err = send(conn, "POST", path+"/start", start, true); err == nil {
+		err = upgraded(conn, path+"/start")
 	}
 	if err != nil {
-		return 1, lost(err)
+		return 1, err
 	}
 	s := &session{conn: conn, out: c.out, err: c.err, tty: start.Tty, detach: keys}
 	if stdin {
@@ -180,16 +165,13 @@ func (c *command) attachExec(conn *wire.Conn, path string, start execStart, runn
 	if err := s.copy(); err != nil {
 		return 1, err
 	}
+	if !running {
+		if err := send(end, "GET", path+"/json", nil, false); err != nil {
+			return 1, err
+		}
+	}
 	var state struct{ ExitCode int }
-	if running {
-		resp, answer, err := end.Answer()
-		if err == nil {
-			err = decoded(resp, answer, path, &state)
-		}
-		if err != nil {
-			return 1, lost(err)
-		}
-	} else if err := call(end, "GET", path+"/json", nil, &state); err != nil {
+	if err := receive(end, path, &state); err != nil {
 		return 1, err
 	}
 	return state.ExitCode, nil
@@ -209,6 +191,15 @@ func restoreOnSignal(restore func()) {
 
 // call makes one request and decodes the answer into to, unless it is nil.
 func call(conn *wire.Conn, method, path string, body, to any) error {
+	if err := send(conn, method, path, body, false); err != nil {
+		return err
+	}
+	return receive(conn, path, to)
+}
+
+// send makes a request, with body unless it is nil, and for a raw stream if upgrade is
+// set.
+func send(conn *wire.Conn, method, path string, body any, upgrade bool) error {
 	var b []byte
 	if body != nil {
 		var err error
@@ -216,40 +207,33 @@ func call(conn *wire.Conn, method, path string, body, to any) error {
 			return fmt.Errorf("encode request: %w", err)
 		}
 	}
-	r, answer, err := conn.Do(method, path, b)
+	return lost(conn.Send(method, path, b, upgrade))
+}
+
+// receive decodes the answer to a request into to, unless that is nil.
+func receive(conn *wire.Conn, path string, to any) error {
+	r, err := conn.Receive()
 	if err != nil {
 		return lost(err)
 	}
-	return decoded(r, answer, path, to)
+	return decoded(r, path, to)
 }
 
-// decoded puts an answer into to, unless that is nil.
-func decoded(r *wire.Response, answer []byte, path string, to any) error {
-	if r.Status >= 400 {
+// decoded reads an answer to its end and puts it into to, unless that is nil.
+func decoded(r *wire.Response, path string, to any) error {
+	answer, err := io.ReadAll(r.Body)
+	switch {
+	case err != nil:
+		return lost(err)
+	case r.Status >= 400:
 		return wire.Failure(r, answer, path)
-	}
-	if to == nil {
+	case to == nil:
 		return nil
 	}
 	if err := json.Unmarshal(answer, to); err != nil {
 		return fmt.Errorf("%w: %w", wire.ErrProtocol, err)
 	}
 	return nil
-}
-
-// upgrade makes a request that turns conn into a raw stream.
-func upgrade(conn *wire.Conn, path string, body any) error {
-	var b []byte
-	if body != nil {
-		var err error
-		if b, err = json.Marshal(body); err != nil {
-			return fmt.Errorf("encode request: %w", err)
-		}
-	}
-	if err := conn.Send("POST", path, b, true); err != nil {
-		return lost(err)
-	}
-	return upgraded(conn, path)
 }
 
 // upgraded reads the answer to a request for a raw stream.
