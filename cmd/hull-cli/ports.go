@@ -88,7 +88,7 @@ func changePorts(ctx context.Context, cli *command.DockerCli, name string, c api
 	case err == nil:
 		return nil
 	case errors.As(err, &no) && no.Message != no.Status:
-		return fmt.Errorf("Error response from daemon: %s", no.Message) //nolint:staticcheck // docker's words
+		return refused(no)
 	}
 	return fmt.Errorf("change published ports of %s: %w", name, err)
 }

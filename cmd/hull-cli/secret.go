@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -70,15 +69,11 @@ func refused(err error) error {
 }
 
 func (s secrets) create(ctx context.Context, name, file string, labels []string) error {
-	in := io.Reader(s.cli.In())
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return err
-		}
-		defer f.Close() //nolint:errcheck // only read
-		in = f
+	in, err := source(s.cli, file)
+	if err != nil {
+		return err
 	}
+	defer in.Close()                                    //nolint:errcheck // only read
 	value, err := io.ReadAll(io.LimitReader(in, 1<<20)) // the engine says what is too much
 	if err != nil {
 		return fmt.Errorf("read the secret: %w", err)

@@ -225,16 +225,20 @@ func (v volumes) export(ctx context.Context, name, output string) (err error) {
 	return err
 }
 
-func (v volumes) unpack(ctx context.Context, name, file string) error {
-	in := io.Reader(v.cli.In())
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return err
-		}
-		defer f.Close() //nolint:errcheck // only read
-		in = f
+// source opens a file to be read, or STDIN for "-".
+func source(c command.Cli, file string) (io.ReadCloser, error) {
+	if file == "-" {
+		return io.NopCloser(c.In()), nil
 	}
+	return os.Open(file)
+}
+
+func (v volumes) unpack(ctx context.Context, name, file string) error {
+	in, err := source(v.cli, file)
+	if err != nil {
+		return err
+	}
+	defer in.Close() //nolint:errcheck // only read
 	if _, err := v.cli.Client().VolumeCreate(ctx, client.VolumeCreateOptions{Name: name}); err != nil {
 		return err
 	}
