@@ -10,8 +10,9 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"hull/internal/image/inflate"
 )
 
 // Compression is how a layer is packed.
@@ -57,11 +58,11 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 	case None:
 		return io.NopCloser(br), kind, nil
 	case Gzip:
-		z, err := gzip.NewReader(br)
+		z, err := inflate.NewReader(br)
 		if err != nil {
 			return nil, kind, badArchive(err)
 		}
-		return ahead(z, z.Close), kind, nil
+		return ahead(z, func() error { return nil }), kind, nil
 	case Zstd:
 		// One worker and a bounded window: memory is per layer, and layers come
 		// several at a time.
@@ -167,7 +168,7 @@ func (r *reader) Read(p []byte) (int, error) {
 
 // sourceError tells broken data from a source that failed.
 func (r *reader) sourceError() error {
-	if errors.Is(r.err, gzip.ErrChecksum) || errors.Is(r.err, gzip.ErrHeader) || errors.Is(r.err, io.ErrUnexpectedEOF) {
+	if errors.Is(r.err, inflate.ErrFormat) || errors.Is(r.err, io.ErrUnexpectedEOF) {
 		return badArchive(r.err)
 	}
 	return fmt.Errorf("unpack archive: %w", r.err)
