@@ -88,8 +88,8 @@ const (
 	maxFd        = 1<<32 - 1 // for close_range
 )
 
-// machine is all that the child touches. It lives outside the Go heap's moving
-// parts: one allocation, only uintptrs.
+// machine is all that the child touches, with what it points to. It lies in the
+// program's childMemory.
 type machine struct {
 	ops    []op
 	reg    [numRegs]uintptr
@@ -100,7 +100,7 @@ type machine struct {
 
 	initName [16]byte // what the init process is called
 	cmdline  []byte   // where the kernel looks for this program's command line
-	stack    []byte
+	tls      [16]uint64
 	status   int32
 	pidfd    int32 // written by clone3
 
@@ -116,7 +116,6 @@ type joinUser struct {
 	ns             uintptr // descriptor of the user namespace
 	time           uintptr // of a time namespace to join before, which may be the host's own; 0 = none
 	args           cloneArgs
-	stack          []byte
 	report         [2]uint64 // its own: the child's child may report meanwhile
 	pidfd          int32
 	inStep, mkStep uint16
@@ -141,30 +140,42 @@ func clone(a *cloneArgs, m *machine) (pid, errno uintptr)
 // childStack is plenty: the interpreter's frames are a few hundred bytes.
 const childStack = 32 << 10
 
-// forkChild forks; the child runs m. It must be called on a locked thread.
+// forkChild forks; the child runs p. It must be called on a locked thread.
 //
 // Sharing our memory with the child until it executes saves copying page tables
 // and then every page that we touch meanwhile: about a fifth of the time that a
-// container's start takes. The child writes only to m. All signals are blocked in
-// it until the program has reset them, so that no handler of Go ever runs there.
+// container's start takes. The child writes only to p.mem, and what it gets of a
+// memory that is not shared is little more than that (see leaveHeap). All signals
+// are blocked in it until the program has reset them, so that no handler of Go ever
+// runs there.
 //
 //go:noinline
 //go:norace
-func forkChild(m *machine, a *cloneArgs, share bool) (pid uintptr, errno syscall.Errno) {
-	if share {
-		m.stack = make([]byte, childStack)
-		a.flags |= unix.CLONE_VM
-		a.stack, a.stackSize = uint64(uintptr(unsafe.Pointer(&m.stack[0]))), childStack
-		if j := m.join; j != nil {
-			j.stack = make([]byte, childStack)
-			j.args.flags |= unix.CLONE_VM
-			j.args.stack, j.args.stackSize = uint64(uintptr(unsafe.Pointer(&j.stack[0]))), childStack
-		}
+func forkChild(p *program, a *cloneArgs, share bool) (pid uintptr, errno syscall.Errno) {
+	m := p.m
+	m.ops = placeAll(p.mem, p.ops)
+	a.onStack(p.mem, share)
+	if j := m.join; j != nil {
+		j.args.onStack(p.mem, share)
+	}
+	// Our thread's own storage is in the heap: entering Go reads a word of it.
+	a.flags |= unix.CLONE_SETTLS
+	a.tls = uint64(uintptr(unsafe.Pointer(&m.tls[len(m.tls)/2])))
+	if !share {
+		leaveHeap()
 	}
 	beforeFork()
 	pid, e := clone(a, m)
 	afterFork()
 	return pid, syscall.Errno(e)
+}
+
+// onStack gives the child a stack of its own.
+func (a *cloneArgs) onStack(m *childMemory, share bool) {
+	if share {
+		a.flags |= unix.CLONE_VM
+	}
+	a.stack, a.stackSize = uint64(uintptr(unsafe.Pointer(&m.bytes(childStack)[0]))), childStack
 }
 
 //go:nosplit

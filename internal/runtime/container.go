@@ -293,8 +293,6 @@ func loopbackUp() error {
 // fork starts a child that runs prog. It runs on the container's thread. The
 // process owns conn from then on.
 func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupFiles) (*Process, error) {
-	// The kernel writes the pidfd to an address that Go does not see as a pointer:
-	// it must be on the heap. A variable of this function would move with the stack.
 	args := &cloneArgs{
 		flags: uint64(flags | unix.CLONE_PIDFD | unix.CLONE_FILES), exitSignal: uint64(unix.SIGCHLD),
 		pidfd: uint64(uintptr(unsafe.Pointer(&prog.m.pidfd))),
@@ -313,7 +311,7 @@ func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupF
 	if c.init == nil && c.ids != nil && c.plan.Unshare&unix.CLONE_NEWUSER == 0 {
 		prog.joinUser(c.ids.ns, c.timeNS, args)
 	}
-	pid, errno := forkChild(prog.m, args, share)
+	pid, errno := forkChild(prog, args, share)
 	runtime.KeepAlive(prog)
 	if errno != 0 {
 		return nil, fmt.Errorf("clone: %w", errno)

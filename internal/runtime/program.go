@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"os"
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -12,22 +13,27 @@ import (
 
 // program builds what a child runs.
 type program struct {
-	m     *machine
+	mem   *childMemory // of all that the child touches
+	m     *machine     // in mem
+	ops   []op
 	steps []string
-	keep  []any // what the program points to
-	ctl   int   // the control socket's number at this point of the program
-	leave bool  // see Stdio.Leave
+	ctl   int  // the control socket's number at this point of the program
+	leave bool // see Stdio.Leave
 }
 
+// newProgram begins a program. Its memory lives as long as it can be reached.
 func newProgram(ctl int) *program {
-	return &program{m: &machine{ctl: uintptr(ctl)}, steps: make([]string, 0, 64), ctl: ctl}
+	mem := &childMemory{}
+	p := &program{mem: mem, m: place(mem, machine{ctl: uintptr(ctl)}), ops: make([]op, 0, 128), steps: make([]string, 0, 64), ctl: ctl}
+	runtime.AddCleanup(p, (*childMemory).release, mem)
+	return p
 }
 
 // reg marks an argument as a register number.
 type reg uint8
 
 // do appends a system call. Arguments: int, uintptr, reg, string (as a C
-// string), []byte, unsafe.Pointer to something on the heap.
+// string), []byte (a copy of it), unsafe.Pointer to something in p.mem.
 func (p *program) do(step string, nr uintptr, args ...any) *op {
 	o := op{nr: nr, step: uint16(len(p.steps))}
 	p.steps = append(p.steps, step)
@@ -42,21 +48,17 @@ func (p *program) do(step string, nr uintptr, args ...any) *op {
 		case reg:
 			o.arg[i], o.regs = uintptr(v), o.regs|1<<i
 		case string:
-			b := append([]byte(v), 0)
-			p.keep = append(p.keep, b)
-			o.arg[i] = uintptr(unsafe.Pointer(&b[0]))
+			o.arg[i] = uintptr(p.mem.text(v))
 		case []byte:
-			p.keep = append(p.keep, v)
-			o.arg[i] = uintptr(unsafe.Pointer(unsafe.SliceData(v)))
+			o.arg[i] = uintptr(unsafe.Pointer(unsafe.SliceData(placeAll(p.mem, v))))
 		case unsafe.Pointer:
-			p.keep = append(p.keep, v)
 			o.arg[i] = uintptr(v)
 		default:
 			panic("program: argument of another type")
 		}
 	}
-	p.m.ops = append(p.m.ops, o)
-	return &p.m.ops[len(p.m.ops)-1]
+	p.ops = append(p.ops, o)
+	return &p.ops[len(p.ops)-1]
 }
 
 func (o *op) to(r uint8) *op { o.dst = r; return o }
@@ -73,21 +75,10 @@ func (o *op) onlyIf(r uint8) *op { o.when = r; return o }
 // argv makes a C array of strings.
 func (p *program) argv(s []string) []uintptr {
 	v := make([]uintptr, len(s)+1)
-	n := 0
-	for _, x := range s {
-		n += len(x) + 1
-	}
-	b := make([]byte, 0, n+1)
 	for i, x := range s {
-		v[i] = uintptr(len(b))
-		b = append(append(b, x...), 0)
+		v[i] = uintptr(p.mem.text(x))
 	}
-	base := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
-	for i := range s {
-		v[i] += base
-	}
-	p.keep = append(p.keep, b, v)
-	return v
+	return placeAll(p.mem, v)
 }
 
 // dieWithParent ties the child to the forking thread's life: also one that shall
@@ -99,8 +90,8 @@ func (p *program) dieWithParent(watch *os.File) {
 	if watch == nil {
 		return
 	}
-	fds := &[1]unix.PollFd{{Fd: int32(watch.Fd()), Events: unix.POLLIN}}
-	now := new(unix.Timespec)
+	fds := place(p.mem, [1]unix.PollFd{{Fd: int32(watch.Fd()), Events: unix.POLLIN}})
+	now := place(p.mem, unix.Timespec{})
 	p.do(what, unix.SYS_PPOLL, unsafe.Pointer(fds), 1, unsafe.Pointer(now), 0, 0).to(regTmp)
 	p.do(what, unix.SYS_EXIT_GROUP, 255).onlyIf(regTmp)
 }
@@ -165,15 +156,15 @@ func (p *program) hello() {
 }
 
 func (p *program) load(r uint8, from *uint64) {
-	p.m.ops = append(p.m.ops, op{nr: opLoad, ptr: unsafe.Pointer(from), dst: r})
+	p.ops = append(p.ops, op{nr: opLoad, ptr: unsafe.Pointer(from), dst: r})
 }
 
 // need ends the child quietly when the last read hit the end of file: the parent
 // has died or given up.
-func (p *program) need() { p.m.ops = append(p.m.ops, op{nr: opNeed, arg: [6]uintptr{regTmp}}) }
+func (p *program) need() { p.ops = append(p.ops, op{nr: opNeed, arg: [6]uintptr{regTmp}}) }
 
 func (p *program) report(step uint16, r int) {
-	p.m.ops = append(p.m.ops, op{nr: opReport, arg: [6]uintptr{uintptr(r)}, step: step})
+	p.ops = append(p.ops, op{nr: opReport, arg: [6]uintptr{uintptr(r)}, step: step})
 }
 
 // stdio puts the descriptors in place: 0, 1, 2, then extra ones, then the control
@@ -192,7 +183,7 @@ func (p *program) stdio(io *stdio, tty bool) {
 	for i, fd := range append([]int{int(p.m.ctl)}, io.gate...) {
 		p.do(what, unix.SYS_DUP3, fd, n+i, unix.O_CLOEXEC)
 	}
-	p.m.ops = append(p.m.ops, op{nr: opCtl, arg: [6]uintptr{uintptr(n)}})
+	p.ops = append(p.ops, op{nr: opCtl, arg: [6]uintptr{uintptr(n)}})
 	p.ctl = n
 	p.do("close what is the host's", unix.SYS_CLOSE_RANGE, n+1+len(io.gate), uintptr(maxFd), 0)
 }
@@ -205,7 +196,7 @@ func (p *program) step(name string) uint16 {
 
 // joinUser has the child enter a user namespace and then clone with args' flags.
 func (p *program) joinUser(ns, timeNS *os.File, args *cloneArgs) {
-	j := &joinUser{ns: ns.Fd(), inStep: p.step("join the user namespace"), mkStep: p.step("make namespaces")}
+	j := place(p.mem, joinUser{ns: ns.Fd(), inStep: p.step("join the user namespace"), mkStep: p.step("make namespaces")})
 	if timeNS != nil {
 		j.time = timeNS.Fd()
 	}
@@ -249,7 +240,7 @@ func (p *program) rights(x *ProcPlan, c childConfig) {
 	}
 	p.scheduling(x)
 	for _, r := range c.rlimits {
-		lim := &unix.Rlimit{Cur: r.Soft, Max: r.Hard}
+		lim := place(p.mem, unix.Rlimit{Cur: r.Soft, Max: r.Hard})
 		p.do("set resource limit", unix.SYS_PRLIMIT64, 0, r.Resource, unsafe.Pointer(lim), 0)
 	}
 	for i := range 3 {
@@ -305,11 +296,10 @@ func cmdline() []byte {
 // insideRoot refuses a working directory that is not below the root
 // (CVE-2024-21626): the kernel then says "(unreachable)/...".
 func (p *program) insideRoot() {
-	buf := make([]byte, 4096)
-	p.do("find the working directory", unix.SYS_GETCWD, buf, len(buf)).allow(unix.ERANGE)
+	buf := p.mem.bytes(4096)
+	p.do("find the working directory", unix.SYS_GETCWD, unsafe.Pointer(&buf[0]), len(buf)).allow(unix.ERANGE)
 	p.steps = append(p.steps, "working directory is outside of the container")
-	p.keep = append(p.keep, buf)
-	p.m.ops = append(p.m.ops, op{
+	p.ops = append(p.ops, op{
 		nr: opByte, step: uint16(len(p.steps) - 1),
 		ptr: unsafe.Pointer(&buf[0]), arg: [6]uintptr{0, '/', uintptr(unix.EXDEV)},
 	})
@@ -318,7 +308,7 @@ func (p *program) insideRoot() {
 // signals gives every signal its default meaning (an engine started under nohup
 // must not make workloads deaf to SIGHUP), and only then lets them in.
 func (p *program) signals() {
-	act := make([]byte, 32)
+	act := unsafe.Pointer(&p.mem.bytes(32)[0])
 	for sig := 1; sig <= 64; sig++ {
 		if s := syscall.Signal(sig); s == unix.SIGKILL || s == unix.SIGSTOP {
 			continue
@@ -335,12 +325,12 @@ func (p *program) scheduling(x *ProcPlan) {
 	if cpus == nil {
 		cpus = allCPUs
 	}
-	p.do("set CPU affinity", unix.SYS_SCHED_SETAFFINITY, 0, 8*len(cpus), unsafe.Pointer(&cpus[0])).allow(unix.EINVAL)
+	p.do("set CPU affinity", unix.SYS_SCHED_SETAFFINITY, 0, 8*len(cpus), unsafe.Pointer(&placeAll(p.mem, cpus)[0])).allow(unix.EINVAL)
 	if s := x.Sched; s != nil {
-		a := &unix.SchedAttr{
+		a := place(p.mem, unix.SchedAttr{
 			Size: unix.SizeofSchedAttr, Policy: uint32(s.Policy), Nice: s.Nice, Flags: s.Flags,
 			Priority: s.Priority, Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
-		}
+		})
 		what := "set scheduler"
 		if s.Pinned {
 			what += ": process scheduler can't be used together with AllowedCPUs"
@@ -356,15 +346,15 @@ func (p *program) scheduling(x *ProcPlan) {
 	if m := x.MemPolicy; m != nil {
 		var nodes unsafe.Pointer
 		if len(m.Nodes) > 0 {
-			nodes = unsafe.Pointer(&m.Nodes[0])
+			nodes = unsafe.Pointer(&placeAll(p.mem, m.Nodes)[0])
 		}
 		p.do("set memory policy", unix.SYS_SET_MEMPOLICY, m.Mode, nodes, 64*len(m.Nodes)+1)
 	}
 }
 
 func (p *program) seccomp(f *Filter) {
-	b := &unix.SockFprog{Len: uint16(len(f.Program) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&f.Program[0]))}
-	p.keep = append(p.keep, f.Program)
+	filter := placeAll(p.mem, f.Program)
+	b := place(p.mem, unix.SockFprog{Len: uint16(len(filter) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))})
 	p.do("load the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, int(f.Flags), unsafe.Pointer(b)).to(regSeccomp)
 	if !f.listens() {
 		return
@@ -403,8 +393,8 @@ func (p *program) credentials(x *ProcPlan) {
 		return
 	}
 	p.do("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
-	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := &[2]unix.CapUserData{}
+	hdr := place(p.mem, unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3})
+	data := place(p.mem, [2]unix.CapUserData{})
 	for i := range data {
 		s := 32 * i
 		data[i] = unix.CapUserData{
@@ -440,7 +430,7 @@ func (p *program) ready(io *stdio, x *ProcPlan) {
 	p.do("wait for start", unix.SYS_READ, p.ctl, buf, 1).to(regTmp)
 	p.need()
 	if io.gate != nil {
-		p.m.ops = append(p.m.ops, op{nr: opCtl, arg: [6]uintptr{uintptr(p.ctl + 1)}})
+		p.ops = append(p.ops, op{nr: opCtl, arg: [6]uintptr{uintptr(p.ctl + 1)}})
 	}
 }
 
@@ -453,10 +443,10 @@ func (p *program) waitMortal() {
 	for _, s := range []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM} {
 		set |= 1 << (s - 1)
 	}
-	mask, none := &[1]uint64{set}, new([1]uint64)
+	mask, none := place(p.mem, set), place(p.mem, uint64(0))
 	sfd := p.ctl - 1 // the control socket's number: the lowest that is free
-	fds := &[2]unix.PollFd{{Fd: int32(p.ctl), Events: unix.POLLIN}, {Fd: int32(sfd), Events: unix.POLLIN}}
-	now := new(unix.Timespec)
+	fds := place(p.mem, [2]unix.PollFd{{Fd: int32(p.ctl), Events: unix.POLLIN}, {Fd: int32(sfd), Events: unix.POLLIN}})
+	now := place(p.mem, unix.Timespec{})
 	p.do(what, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, unsafe.Pointer(mask), 0, 8)
 	p.do(what, unix.SYS_SIGNALFD4, -1, unsafe.Pointer(mask), 8, unix.SFD_CLOEXEC)
 	p.do(what, unix.SYS_PPOLL, unsafe.Pointer(fds), 2, 0, 0, 0)
