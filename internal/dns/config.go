@@ -21,9 +21,6 @@ type Config struct {
 	// DotsOnly keeps names without a dot from the upstreams: the user has set ndots,
 	// and his resolver is going to append a search domain.
 	DotsOnly bool
-	// Extra are further addresses to listen on, in the host's namespace: how a pod
-	// with a network stack of its own (a VM, gVisor) reaches the server.
-	Extra []netip.AddrPort
 }
 
 // Network is a network the pod is on.
@@ -70,9 +67,6 @@ func (c Config) Encode() ([]byte, error) {
 	if c.DotsOnly {
 		line("dots-only")
 	}
-	for _, a := range c.Extra {
-		line("listen", a.String())
-	}
 	return b, err
 }
 
@@ -101,10 +95,6 @@ func parseConfig(text []byte) (Config, error) {
 			c.Upstreams = append(c.Upstreams, Upstream{a, w[1] == "host"})
 		case w[0] == "dots-only":
 			c.DotsOnly = true
-		case w[0] == "listen" && len(w) == 2:
-			var a netip.AddrPort
-			a, err = netip.ParseAddrPort(w[1])
-			c.Extra = append(c.Extra, a)
 		}
 		if err != nil {
 			return c, fmt.Errorf("%w: %w", errConfig, err)

@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
+
+	"hull/internal/linux"
 )
 
 func must(t testing.TB, err error) {
@@ -210,6 +213,100 @@ func TestAnswersFollowTheFiles(t *testing.T) {
 	}
 }
 
+// Through its socket: many at a time, each answered with its own id, to who asked it;
+// what was answered before is answered otherwise as soon as the files say so.
+func TestDatagrams(t *testing.T) {
+	t.Parallel()
+	f := newFiles(t)
+	var z Zone
+	z.Add([]string{"web"}, addr("10.0.0.2"))
+	for i := range 3 {
+		z.Add([]string{"svc"}, netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}))
+	}
+	f.zone("n", &z)
+	s := f.server()
+	must(t, s.bind(netip.MustParseAddrPort("127.0.0.1:0")))
+	at, err := unix.Getsockname(linux.FD(s.udp[0]))
+	must(t, err)
+	s.Start()
+	dial := func() *net.UDPConn {
+		c, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: at.(*unix.SockaddrInet4).Port})
+		must(t, err)
+		t.Cleanup(func() { c.Close() })
+		must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+		return c
+	}
+	clients := []*net.UDPConn{dial(), dial()}
+	webs := "Success 10.0.0.2"
+	firsts := map[string]bool{}
+	round := func(from int) {
+		t.Helper()
+		const each = 2 * batch // the kernel has room for them, and drops none
+		for n, c := range clients {
+			send := func(msg []byte) {
+				_, err := c.Write(msg)
+				must(t, err)
+			}
+			send(make([]byte, maxUDP+1)) // no question, neither is the next
+			send([]byte("?"))
+			for i := range each {
+				q := query(t, []string{"web.", "svc."}[n], dnsmessage.TypeA, 0)
+				binary.BigEndian.PutUint16(q, uint16(from+i))
+				send(q)
+			}
+		}
+		buf := make([]byte, maxUDP)
+		for n, c := range clients {
+			seen := map[uint16]bool{}
+			for range each {
+				size, err := c.Read(buf)
+				must(t, err)
+				seen[binary.BigEndian.Uint16(buf)] = true
+				switch got := say(t, buf[:size]); {
+				case n == 0 && got != webs:
+					t.Fatalf("web: %s, want %s", got, webs)
+				case n == 1 && got != "Success 10.0.1.0 10.0.1.1 10.0.1.2":
+					t.Fatalf("svc: %s", got)
+				case n == 1:
+					firsts[string(buf[size-3*16:size-2*16])] = true
+				}
+			}
+			if len(seen) != each || !seen[uint16(from)] || !seen[uint16(from+each-1)] {
+				t.Fatalf("answers to %d questions of %d", len(seen), each)
+			}
+		}
+	}
+	round(1)
+	round(1000)
+	if len(firsts) != 3 {
+		t.Errorf("%d of 3 replicas had their turn", len(firsts))
+	}
+	z.Remove([]string{"web"}, addr("10.0.0.2"))
+	z.Add([]string{"web"}, addr("10.0.0.9"))
+	f.zone("n", &z)
+	webs = "Success 10.0.0.9"
+	round(2000)
+}
+
+// Whatever is asked, what is kept of it has a bound.
+func TestRecentIsBounded(t *testing.T) {
+	t.Parallel()
+	var r recent
+	answer := make([]byte, headerLen)
+	for i := range 10 * maxRecent {
+		msg := query(t, fmt.Sprintf("c%d.", i), dnsmessage.TypeA, 0)
+		r.put(msg, decision{msg: answer, same: true})
+		if _, ok := r.get(msg, nil); !ok || len(r.answers) > maxRecent {
+			t.Fatalf("after %d questions: %d kept, the last one %v", i+1, len(r.answers), ok)
+		}
+	}
+	long := make([]byte, maxRecentLen+1)
+	r.put(long, decision{msg: answer, same: true})
+	if _, ok := r.get(long, nil); ok {
+		t.Error("a question without bound is kept")
+	}
+}
+
 func TestReplicasTakeTurns(t *testing.T) {
 	t.Parallel()
 	f := newFiles(t)
@@ -326,7 +423,7 @@ func TestConfigKeepsEverything(t *testing.T) {
 	c := Config{
 		NetNS: "/run/with blanks/ns", Networks: []Network{{"a", "/z/a"}, {"b.c", "/z/b"}}, Links: []Link{{"x", "y", "a"}},
 		Upstreams: []Upstream{{netip.MustParseAddrPort("10.0.0.1:53"), false}, {netip.MustParseAddrPort("[::1]:5353"), true}},
-		DotsOnly:  true, Extra: []netip.AddrPort{netip.MustParseAddrPort("172.17.0.1:40000")},
+		DotsOnly:  true,
 	}
 	text, err := c.Encode()
 	must(t, err)
@@ -339,7 +436,7 @@ func TestConfigKeepsEverything(t *testing.T) {
 			t.Errorf("%q", text)
 		}
 	}
-	for _, bad := range []string{"", "hull-dns 2\n", configHeader + "upstream\tpod\t1.2.3\n", configHeader + "listen\tx\n"} {
+	for _, bad := range []string{"", "hull-dns 2\n", configHeader + "upstream\tpod\t1.2.3\n", configHeader + "upstream\thost\tx\n"} {
 		if c, err := parseConfig([]byte(bad)); !errors.Is(err, errConfig) {
 			t.Errorf("%q: %v, %v", bad, c, err)
 		}

@@ -21,6 +21,7 @@ import (
 const (
 	maxForwards = 64               // questions to upstream servers
 	maxConns    = 16               // clients' connections
+	batch       = 8                // datagrams that one system call takes
 	connIdle    = 10 * time.Second // a connection that says nothing is closed
 )
 
@@ -50,11 +51,6 @@ func Open(path string) (*Server, error) {
 		forwards: make(chan struct{}, maxForwards), conns: make(chan struct{}, maxConns), open: map[*os.File]struct{}{},
 	}
 	err = linux.InNetNS(v.conf.NetNS, func() error { return s.bind(netip.AddrPortFrom(Address(), Port)) })
-	for _, a := range v.conf.Extra {
-		if err == nil {
-			err = s.bind(a)
-		}
-	}
 	if err != nil {
 		s.Close()
 		return nil, err
@@ -121,35 +117,56 @@ func (s *Server) serveUDP(f *os.File) {
 	if err != nil {
 		return
 	}
-	in, out := make([]byte, maxUDP+1), make([]byte, 0, minUDP)
+	in, known := linux.NewDatagrams(batch, maxUDP+1), recent{}
+	out := make([][]byte, batch)
 	for {
 		var n int
-		var from unix.Sockaddr
 		if e := rc.Read(func(fd uintptr) bool {
-			n, from, err = unix.Recvfrom(int(fd), in, unix.MSG_DONTWAIT) //nolint:gosec // a descriptor
+			n, err = in.Receive(int(fd)) //nolint:gosec // a descriptor
 			return !again(err)
 		}); e != nil {
 			return // closed
 		}
-		if err != nil || n > maxUDP || from == nil {
+		if err != nil {
 			continue
 		}
-		answer := s.answer(in[:n], out, false)
-		switch {
-		case answer.forward:
-			msg := append([]byte(nil), in[:n]...)
-			s.later(func() { reply(rc, s.ask(answer.q, msg, false), from) }, func() {
-				reply(rc, failure(out, answer.q.id, dnsmessage.RCodeServerFailure), from)
-			})
-		case answer.msg != nil:
-			reply(rc, answer.msg, from)
+		known.startAt(s.view.version())
+		answers := 0
+		for i := range n {
+			msg := in.Message(i)
+			if len(msg) > maxUDP {
+				continue
+			}
+			d, told := known.get(msg, out[answers])
+			if !told {
+				d = s.answer(msg, out[answers], false)
+				known.put(msg, d)
+			}
+			switch {
+			case d.forward:
+				s.forward(rc, d.q, append([]byte(nil), msg...), in.Peer(i))
+			case d.msg != nil:
+				out[answers] = d.msg
+				in.Answer(answers, i, d.msg)
+				answers++
+			}
 		}
+		_ = rc.Control(func(fd uintptr) { in.Send(int(fd), answers) }) //nolint:gosec // a descriptor
 	}
 }
 
+// forward asks upstream in the background, and answers then.
+func (s *Server) forward(rc syscall.RawConn, q question, msg []byte, from netip.AddrPort) {
+	s.later(func() { reply(rc, s.ask(q, msg, false), from) }, func() {
+		reply(rc, failure(nil, q.id, dnsmessage.RCodeServerFailure), from)
+	})
+}
+
 // reply sends a datagram; one that cannot be sent is asked for again.
-func reply(rc syscall.RawConn, msg []byte, to unix.Sockaddr) {
-	_ = rc.Control(func(fd uintptr) { _ = unix.Sendto(int(fd), msg, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, to) }) //nolint:gosec // a descriptor
+func reply(rc syscall.RawConn, msg []byte, to netip.AddrPort) {
+	_ = rc.Control(func(fd uintptr) {
+		_ = unix.Sendto(int(fd), msg, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, sockaddr(to))
+	}) //nolint:gosec // a descriptor
 }
 
 // later runs fn in the background, or busy where too much is under way.
@@ -259,6 +276,7 @@ type decision struct {
 	msg     []byte
 	q       question
 	forward bool
+	same    bool // the same question has this answer again, as long as the files say the same
 }
 
 // answer decides about a client's message; buf may be used for the answer. A
@@ -291,7 +309,7 @@ func (s *Server) answer(msg, buf []byte, tcp bool) (d decision) {
 	case !found.known:
 		return decision{q: q, forward: true}
 	case q.q.Type == dnsmessage.TypeA || q.q.Type == dnsmessage.TypeAAAA || q.q.Type == dnsmessage.TypeALL:
-		return decision{msg: q.addresses(buf, found.addrs)}
+		return decision{msg: q.addresses(buf, found.addrs), same: len(found.addrs) < 2}
 	}
 	// The name is there, and has no such record.
 	return decision{msg: q.reply(buf, dnsmessage.RCodeSuccess, true, true, nil)}

@@ -24,6 +24,7 @@ type view struct {
 	path string // of the Config
 
 	mu    sync.Mutex
+	read  uint64 // how often anything was
 	seen  stamp
 	conf  Config
 	zones []zoneFile // of conf.Networks
@@ -89,6 +90,7 @@ func (v *view) refreshConfig() error {
 		old[i].close()
 	}
 	v.conf, v.seen = c, now
+	v.read++
 	return nil
 }
 
@@ -97,15 +99,27 @@ func (v *view) refreshConfig() error {
 func (v *view) refresh() {
 	_ = v.refreshConfig()
 	for i := range v.zones {
-		_ = v.zones[i].refresh()
+		if z := &v.zones[i]; z.changed() {
+			_ = z.refresh()
+			v.read++
+		}
 	}
 }
 
-func (z *zoneFile) refresh() error {
+// version is another number whenever what the files say may have changed.
+func (v *view) version() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.refresh()
+	return v.read
+}
+
+func (z *zoneFile) changed() bool {
 	now, err := stat(z.path)
-	if err != nil || now == z.seen {
-		return err
-	}
+	return err == nil && now != z.seen
+}
+
+func (z *zoneFile) refresh() error {
 	f, err := os.Open(z.path)
 	if err != nil {
 		return err
