@@ -181,7 +181,7 @@ func TestPortRanges(t *testing.T) {
 	wantSeen(t, w.lan, "tcp", hostIP4+":9300", lanIP4)
 	wantRefused(t, w.lan, "tcp", "["+hostIP6+"]:9300")
 	e := w.elements()
-	if e["ranges4"] != 1 || e["ranges6"] != 1 || e["ports4"] != 3 || e["ports6"] != 2 {
+	if e["ranges4"] != 1 || e["ranges6"] != 1 || e["any4"] != 3 || e["any6"] != 2 {
 		t.Errorf("elements %v, want one per range and family", e)
 	}
 	if n := len(b.ep.Ports); n != 2*102+1 {
@@ -503,7 +503,7 @@ func TestReattachAndSweep(t *testing.T) {
 	must(t, w.s.Sweep(ctx, keep))
 	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 	wantSeen(t, stay.ns(), "tcp", both.ip4("bridge")+":80", stay.ip4("bridge"))
-	if e := w.elements(); e["ports4"] != 1 || e["ranges4"] != 1 {
+	if e := w.elements(); e["any4"] != 1 || e["ranges4"] != 1 {
 		t.Errorf("elements after sweep: %v", e)
 	}
 	var pins, cables int

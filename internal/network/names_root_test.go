@@ -278,7 +278,7 @@ func TestRepairAtOnce(t *testing.T) {
 	conn := &nftables.Conn{}
 	conn.FlushRuleset()
 	must(t, conn.Flush())
-	within(t, "table", func() bool { return w.elements()["ports4"] == 1 })
+	within(t, "table", func() bool { return w.elements()["any4"] == 1 })
 	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 
 	for what, damage := range map[string]func(netlink.Link) error{

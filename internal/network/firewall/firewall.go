@@ -54,10 +54,6 @@ type Forward struct {
 	Routed bool
 }
 
-// ranged says whether the container's ports have the host's numbers, so that any
-// length of range is one element.
-func (f Forward) ranged() bool { return f.First == f.ToPort }
-
 // Table is an instance's table. It is made lazily, and made again when somebody
 // has flushed it. Safe for concurrent use.
 type Table struct {

@@ -51,7 +51,9 @@ const (
 	setUplinks   = "uplinks"   // the host's own interfaces, when this engine turned forwarding on
 	mapPorts4    = "ports4"    // (protocol . address . port) -> (address . port)
 	mapPorts6    = "ports6"
-	mapRanges4   = "ranges4" // (protocol . address . port) -> address, the port is kept
+	mapAny4      = "any4" // (protocol . port) of all the host's addresses -> (address . port)
+	mapAny6      = "any6"
+	mapRanges4   = "ranges4" // (protocol . address . port) with intervals -> address, the port is kept
 	mapRanges6   = "ranges6"
 )
 
@@ -73,6 +75,7 @@ func (t *Table) sets() []*nftables.Set {
 	key := func(addr nftables.SetDatatype) nftables.SetDatatype {
 		return nftables.MustConcatSetType(nftables.TypeInetProto, addr, nftables.TypeInetService)
 	}
+	anywhere := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 	target := func(addr nftables.SetDatatype) nftables.SetDatatype {
 		return nftables.MustConcatSetType(addr, nftables.TypeInetService)
 	}
@@ -91,16 +94,17 @@ func (t *Table) sets() []*nftables.Set {
 		{Name: setHairpin6, KeyType: from(nftables.TypeIP6Addr), Interval: true, Concatenation: true},
 		{Name: setEntries4, KeyType: key(nftables.TypeIPAddr), Interval: true, Concatenation: true},
 		{Name: setEntries6, KeyType: key(nftables.TypeIP6Addr), Interval: true, Concatenation: true},
-		{Name: mapPorts4, KeyType: key(nftables.TypeIPAddr), DataType: target(nftables.TypeIPAddr), IsMap: true},
-		{Name: mapPorts6, KeyType: key(nftables.TypeIP6Addr), DataType: target(nftables.TypeIP6Addr), IsMap: true},
-		{Name: mapRanges4, KeyType: key(nftables.TypeIPAddr), DataType: nftables.TypeIPAddr, IsMap: true},
-		{Name: mapRanges6, KeyType: key(nftables.TypeIP6Addr), DataType: nftables.TypeIP6Addr, IsMap: true},
+		// Without intervals: a hash table, where what has intervals takes a time that
+		// grows with what is in it for each element, more than that for its removal.
+		{Name: mapPorts4, KeyType: key(nftables.TypeIPAddr), DataType: target(nftables.TypeIPAddr), IsMap: true, Concatenation: true},
+		{Name: mapPorts6, KeyType: key(nftables.TypeIP6Addr), DataType: target(nftables.TypeIP6Addr), IsMap: true, Concatenation: true},
+		{Name: mapAny4, KeyType: anywhere, DataType: target(nftables.TypeIPAddr), IsMap: true, Concatenation: true},
+		{Name: mapAny6, KeyType: anywhere, DataType: target(nftables.TypeIP6Addr), IsMap: true, Concatenation: true},
+		{Name: mapRanges4, KeyType: key(nftables.TypeIPAddr), DataType: nftables.TypeIPAddr, IsMap: true, Interval: true, Concatenation: true},
+		{Name: mapRanges6, KeyType: key(nftables.TypeIP6Addr), DataType: nftables.TypeIP6Addr, IsMap: true, Interval: true, Concatenation: true},
 	}
 	for i, s := range all {
 		s.Table, s.ID = t.table(), uint32(i+1) //nolint:gosec // ten
-		if s.IsMap {
-			s.Concatenation, s.Interval = true, true
-		}
 	}
 	return all
 }
@@ -123,8 +127,8 @@ func (t *Table) chains() []chain {
 		{
 			&nftables.Chain{Name: "publish", Table: t.table()},
 			[][]expr.Any{
-				dnat(mapPorts4, true, true), dnat(mapRanges4, true, false),
-				dnat(mapPorts6, false, true), dnat(mapRanges6, false, false),
+				dnat(mapPorts4, true, true, true), dnat(mapAny4, true, false, true), dnat(mapRanges4, true, true, false),
+				dnat(mapPorts6, false, true, true), dnat(mapAny6, false, false, true), dnat(mapRanges6, false, true, false),
 			},
 		},
 		// The bridges have route_localnet, for connections that the host makes to a
@@ -314,22 +318,26 @@ func addr(p netip.Prefix, source bool) []expr.Any {
 	)
 }
 
-// dnat looks (protocol . destination . port) up in a map and goes there. With
-// port, the map also says which port.
-func dnat(set string, v4, port bool) []expr.Any {
+// dnat looks (protocol . destination . port) up in a map and goes there; without
+// at, (protocol . port). With port, the map also says which port.
+func dnat(set string, v4, at, port bool) []expr.Any {
 	fam, offset, words := uint32(nfprotoIPv6), uint32(dest6), uint32(4)
 	if v4 {
 		fam, offset, words = nfprotoIPv4, dest4, 1
 	}
-	to := reg32 + 2 + words
+	match := append(family(v4), &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32})
+	next := uint32(reg32 + 1)
+	if at {
+		match = append(match, &expr.Payload{DestRegister: next, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4 * words})
+		next += words
+	}
+	to := next + 1
 	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: fam, RegAddrMin: to}
 	if port {
 		nat.RegProtoMin = to + words
 	}
-	return append(family(v4),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32},
-		&expr.Payload{DestRegister: reg32 + 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4 * words},
-		&expr.Payload{DestRegister: reg32 + 1 + words, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	return append(match,
+		&expr.Payload{DestRegister: next, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Lookup{SourceRegister: reg32, DestRegister: to, IsDestRegSet: true, SetName: set},
 		nat,
 	)
@@ -410,26 +418,36 @@ func (l *elementList) add(f Forward) {
 		(*l)[set] = append((*l)[set], nftables.SetElement{Key: portKey(f.Proto, f.To, f.First), KeyEnd: portKey(f.Proto, f.To, f.Last)})
 		return
 	}
-	e := nftables.SetElement{
-		Key:    portKey(f.Proto, f.Host.Masked().Addr(), f.First),
-		KeyEnd: portKey(f.Proto, last(f.Host), f.Last),
-		Val:    f.To.AsSlice(),
+	host, set := f.Host.Masked().Addr(), f.set()
+	if set == mapAny4 || set == mapAny6 {
+		host = netip.Addr{}
 	}
-	set := mapRanges6
-	if f.To.Is4() {
-		set = mapRanges4
-	}
-	if !f.ranged() {
-		set = mapPorts6
-		if f.To.Is4() {
-			set = mapPorts4
-		}
+	e := nftables.SetElement{Key: portKey(f.Proto, host, f.First), Val: f.To.AsSlice()}
+	if set == mapRanges4 || set == mapRanges6 {
+		e.KeyEnd = portKey(f.Proto, last(f.Host), f.Last)
+	} else {
 		e.Val = append(e.Val, portBytes(f.ToPort)...)
 	}
 	(*l)[set] = append((*l)[set], e)
 }
 
-// portKey is a concatenation: every part is padded to 4 bytes.
+// set is the map that f is in.
+func (f Forward) set() string {
+	name4, name6 := mapPorts4, mapPorts6
+	switch {
+	case f.Last > f.First:
+		name4, name6 = mapRanges4, mapRanges6
+	case f.Host.Bits() == 0:
+		name4, name6 = mapAny4, mapAny6
+	}
+	if f.To.Is4() {
+		return name4
+	}
+	return name6
+}
+
+// portKey is a concatenation, every part padded to 4 bytes. An invalid address is
+// no part of it.
 func portKey(proto string, a netip.Addr, port uint16) []byte {
 	k := []byte{protoNumber(proto), 0, 0, 0}
 	k = append(k, a.AsSlice()...)

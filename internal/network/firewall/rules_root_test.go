@@ -55,6 +55,8 @@ func example() Change {
 			{Proto: "udp", Host: netip.MustParsePrefix("127.0.0.1/32"), First: 9000, Last: 9999, To: netip.MustParseAddr("172.17.0.2"), ToPort: 9000},
 			{Proto: "sctp", Host: netip.MustParsePrefix("::/0"), First: 8080, Last: 8080, To: netip.MustParseAddr("fd00::2"), ToPort: 80},
 			{Proto: "tcp", Host: netip.MustParsePrefix("2001:db8::1/128"), First: 1, Last: 65535, To: netip.MustParseAddr("fd00::2"), ToPort: 1},
+			{Proto: "tcp", Host: netip.MustParsePrefix("127.0.0.1/32"), First: 8081, Last: 8081, To: netip.MustParseAddr("172.17.0.2"), ToPort: 81},
+			{Proto: "udp", Host: netip.MustParsePrefix("2001:db8::1/128"), First: 53, Last: 53, To: netip.MustParseAddr("fd00::2"), ToPort: 53},
 			{Proto: "tcp", First: 80, Last: 81, To: netip.MustParseAddr("10.1.0.2"), Routed: true},
 			{Proto: "udp", First: 53, Last: 53, To: netip.MustParseAddr("fd01::2"), Routed: true},
 		},
