@@ -50,6 +50,7 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 		root.RemoveCommand(swarms)
 	}
 	root.AddCommand(secretCommand(cli))
+	root.AddCommand(vmCommand(root, cli))
 	share(root, cli)
 	extendBuild(root, cli)
 	for _, path := range [][]string{{"update"}, {"container", "update"}} {

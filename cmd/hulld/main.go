@@ -265,7 +265,8 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	closers.add(box.Close)
-	machines, err := vm.New(vmConfig(o, inst, log))
+	ofMachines := vmConfig(o, inst, log)
+	machines, err := vm.New(ofMachines)
 	if err != nil {
 		return err
 	}
@@ -310,6 +311,7 @@ func serve(ctx context.Context, o options) (err error) {
 
 	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver, CDIDirs: o.cdiDirs, MinAPI: os.Getenv("DOCKER_MIN_API_VERSION")}, docker.Parts{
 		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Space: keeper, Log: log,
+		Kernels: &vm.KernelPlace{Dir: kernelDir(o), Used: ofMachines.Kernels},
 	})
 	listeners, err := listen(o)
 	if err != nil {

@@ -118,10 +118,11 @@ func Rules() []Rule {
 			Never:   []string{"internal/driver/proc/...", "internal/driver/oci/...", "internal/driver/vm/...", "internal/store/...", "internal/front/cri/...", "internal/front/web/..."},
 		},
 
+		{Package: "packaging/..."},
 		{Package: "api/..."},
 		{Package: "cmd/internal/...", May: []string{"cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull/...", May: []string{"cmd/hull/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
-		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/...", "internal/plot", "internal/trust"}, Never: append(services, "internal/linux/...", "internal/runtime/...", "internal/hull")},
+		{Package: "cmd/hull-cli/...", May: []string{"cmd/hull-cli/...", "cmd/internal/...", "api/...", "internal/plot", "internal/trust", "packaging/..."}, Never: append(services, "internal/linux/...", "internal/runtime/...", "internal/hull")},
 		{Package: "cmd/hull-compose/...", May: []string{"cmd/hull-compose/...", "cmd/internal/...", "api/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-registry/...", May: []string{"cmd/hull-registry/..."}, Never: []string{"internal/..."}},
 		{Package: "cmd/hull-probe/...", May: []string{"cmd/internal/probe"}},

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"hull/internal/require"
 	"hull/test/harness"
 	"hull/test/images"
 )
@@ -24,6 +25,7 @@ func TestReadme(t *testing.T) {
 	if len(commands) < 20 {
 		t.Fatalf("%d commands found in the README", len(commands))
 	}
+	require.VM(t)
 	e := harness.Start(t, []string{"busybox", "redis", "nginx", "postgres"})
 	bin, err := filepath.Abs("../../bin")
 	if err != nil {
@@ -45,12 +47,14 @@ func TestReadme(t *testing.T) {
 	script.WriteString("wait\n") // the registry of the tour takes leave of its clients before it ends
 	cmd := e.HostCommand("bash", "-c", "cd "+e.Dir("home")+"\n"+script.String())
 	cmd.Env = append(os.Environ(), "PATH="+bin+":"+cache+"/bin:"+os.Getenv("PATH"), "HULL_ROOT="+e.Root, "HULL_RUN="+e.Run,
-		"HULL_HOST=", "DOCKER_HOST=", "DOCKER_CONTEXT=", "HOME="+e.Dir("home"))
+		"HULL_HOST=", "DOCKER_HOST=", "DOCKER_CONTEXT=",
+		"HOME="+e.Dir("home"), "HULL_CACHE="+cache) // where make has put Debian's kernel
+
 	out, err := run(cmd)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"hello\n", "from the host", "note\n", "uid=65534", "built\n", "gVisor"} {
+	for _, want := range []string{"hello\n", "from the host", "note\n", "uid=65534", "built\n", "gVisor", "-cloud-amd64 #1"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the tour does not show %q:\n%s", want, out)
 		}

@@ -83,7 +83,7 @@ func Get(ctx context.Context, dial Dialer, path string, out any) error {
 		return err
 	}
 	defer resp.Body.Close() //nolint:errcheck // only read
-	return decode(io.LimitReader(resp.Body, maxAnswer), out)
+	return Decode(io.LimitReader(resp.Body, maxAnswer), out)
 }
 
 // Post sends one value and reads the answer into another, nil = it does not matter.
@@ -100,10 +100,11 @@ func Post(ctx context.Context, dial Dialer, path string, in, out any) error {
 	if out == nil {
 		return nil
 	}
-	return decode(resp.Body, out)
+	return Decode(resp.Body, out)
 }
 
-func decode(r io.Reader, out any) error {
+// Decode reads an answer of the engine.
+func Decode(r io.Reader, out any) error {
 	if err := json.NewDecoder(r).Decode(out); err != nil {
 		return fmt.Errorf("read the engine's answer: %w", err)
 	}

@@ -38,7 +38,7 @@ type Kernel struct {
 	VirtioFS bool
 }
 
-const nextKernel = "make one with packaging/kernel/build (hull's own) or packaging/kernel/debian (the distribution's), and put it beside hulld as vmlinux or give hulld --vm-kernel FILE"
+const nextKernel = "'hull vm kernel install' installs the distribution's, 'hull vm kernel install FILE' another"
 
 // findKernel looks in the places of Config, in order.
 func findKernel(places []string) (Kernel, error) {

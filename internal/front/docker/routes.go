@@ -11,6 +11,7 @@ func (s *Server) routes() {
 	exe := &execAPI{engine: p.Containers, maxBody: s.cfg.MaxBody}
 	img := &imageAPI{images: p.Images, engine: p.Containers}
 	vol := &volumeAPI{volumes: p.Volumes, files: p.Files, maxBody: s.cfg.MaxBody}
+	ker := &kernelAPI{kernels: p.Kernels}
 	sec := &secretAPI{secrets: p.Secrets, maxBody: s.cfg.MaxBody}
 	net := &networkAPI{networks: p.Networks, engine: p.Containers, maxBody: s.cfg.MaxBody}
 
@@ -23,6 +24,8 @@ func (s *Server) routes() {
 	s.handle("GET /info", sys.info)
 	s.handle("GET /hull/v1/info", sys.hullInfo)
 	s.handle("GET /hull/v1/doctor", sys.doctor)
+	s.handle("PUT /hull/v1/vm/kernel", ker.install)
+	s.handle("DELETE /hull/v1/vm/kernel", ker.remove)
 	s.handle("POST /hull/v1/containers/{id}/ports", con.ports)
 	s.handle("POST /hull/v1/containers/{id}/takeover", con.takeOver)
 	s.handle("GET /events", sys.events)

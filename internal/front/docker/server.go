@@ -41,7 +41,8 @@ type Parts struct {
 	Networks   Networks
 	Events     Events
 	Builder    Builder // nil = this engine does not build
-	Space      Space   // nil = images and build cache have no cap
+	Kernels    Kernels
+	Space      Space // nil = images and build cache have no cap
 	Log        *slog.Logger
 }
 
