@@ -234,7 +234,7 @@ func vacant(g *cgroup.Group) error {
 // hooks are what a creation waits for.
 func (a *app) hooks(ctx context.Context, c *container) *runtime.Hooks {
 	h := a.notifier(c)
-	if c.Spec.Hooks == nil {
+	if c.Spec.Hooks == nil && (c.Spec.Linux == nil || len(c.Spec.Linux.NetDevices) == 0) {
 		return h
 	}
 	run := func(pid int, dir string, kinds ...string) error {
@@ -247,8 +247,13 @@ func (a *app) hooks(ctx context.Context, c *container) *runtime.Hooks {
 		}
 		return nil
 	}
-	h.Runtime = func(pid int) error { return run(pid, c.Bundle, "prestart", "createRuntime") }
-	if len(c.Spec.Hooks.CreateContainer) > 0 {
+	h.Runtime = func(pid int) error {
+		if err := moveDevices(c.Spec, pid); err != nil {
+			return err
+		}
+		return run(pid, c.Bundle, "prestart", "createRuntime")
+	}
+	if len(hooksOf(c.Spec, "createContainer")) > 0 {
 		h.Container = func(pid int) error { return run(pid, "", "createContainer") }
 	}
 	return h
@@ -349,10 +354,9 @@ func supported(s *specs.Spec) error {
 		return nil
 	case l.IntelRdt != nil:
 		return errors.New("intelRdt is specified in config, but Intel RDT is not enabled")
-	case len(l.NetDevices) > 0:
-		return fmt.Errorf("network devices are not supported: %w", errdefs.ErrNotImplemented)
+	default:
+		return checkDevices(l)
 	}
-	return nil
 }
 
 // newGate makes what start uses: a fifo to be found by name, and a pipe that start

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"hull/internal/linux"
 	"hull/internal/require"
 )
 
@@ -470,6 +472,56 @@ func TestRootIDMapping(t *testing.T) {
 	}
 }
 
+// TestRootNetDevices gives a container an interface of a host, which is a network
+// namespace here: with its addresses, its MTU and its MAC, under a new name.
+func TestRootNetDevices(t *testing.T) {
+	require.Root(t)
+	ns := filepath.Join(t.TempDir(), "ns")
+	if err := linux.NewNetNS(ns); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := linux.Unpin(ns); err != nil {
+			t.Error(err)
+		}
+	})
+	b := newBundle(t, "ip", "address", "show", "dev", "eth0")
+	onHost := func(args ...string) result {
+		cmd := exec.Command("nsenter", append([]string{"--net=" + ns}, args...)...)
+		cmd.Dir = b.dir
+		return b.finish(cmd)
+	}
+	for _, args := range []string{
+		"link add hull0 address 02:00:00:00:09:01 mtu 1400 type veth peer name hull1",
+		"address add 10.9.8.7/24 broadcast 10.9.8.255 dev hull0", "address add fd00:9::7/64 nodad dev hull0",
+		"address add 10.9.7.6/32 scope host dev hull0",
+	} {
+		if r := onHost(append([]string{"ip"}, strings.Fields(args)...)...); r.code != 0 {
+			t.Fatalf("ip %s: %s", args, r.stderr)
+		}
+	}
+	run := b.command("run", b.id).Args
+	for _, c := range []struct{ as, words string }{{"lo", "file already exists"}, {"eth%d", ""}} {
+		b.spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"hull0": {Name: c.as}}
+		b.save()
+		r := onHost(run...)
+		if c.words != "" {
+			if r.code == 0 || !strings.Contains(r.stderr, c.words) {
+				t.Errorf("moved to %s: exit code %d: %s", c.as, r.code, r.stderr)
+			}
+			continue
+		}
+		for _, want := range []string{"mtu 1400", "link/ether 02:00:00:00:09:01", "inet 10.9.8.7/24 brd 10.9.8.255 scope global", "inet6 fd00:9::7/64 scope global", ",UP"} {
+			if !strings.Contains(r.stdout, want) {
+				t.Errorf("no %q (exit code %d): %s%s", want, r.code, r.stdout, r.stderr)
+			}
+		}
+		if strings.Contains(r.stdout, "10.9.7.6") {
+			t.Errorf("an address for the host only was taken along: %s", r.stdout)
+		}
+	}
+}
+
 func TestRootBadConfig(t *testing.T) {
 	require.Root(t)
 	for i, c := range []struct {
@@ -496,6 +548,14 @@ func TestRootBadConfig(t *testing.T) {
 			s.Mounts = append(s.Mounts, specs.Mount{Source: "/tmp", Destination: "/proc/sys", Type: "bind", Options: []string{"bind"}})
 		}},
 		{"time", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}} }},
+		{"invalid network device name", func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"lo": {Name: "a/b"}}
+		}},
+		{"without a NET namespace", func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"lo": {}}
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+		}},
+		{"nosuchdev", func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"nosuchdev": {}} }},
 		{"invalid memory policy mode", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }},
 		{"no such device", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Source: "x", Destination: "/x", Type: "nosuchfs"})
