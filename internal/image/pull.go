@@ -269,9 +269,6 @@ func (p *puller) image(ctx context.Context, d ocispec.Descriptor) (*parsed, erro
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range m.Layers {
-		p.tell.say(short(l.Digest.Encoded()), "Pulling fs layer")
-	}
 	raw, err := p.document(ctx, m.Config, maxConfig)
 	if err != nil {
 		return nil, err
@@ -292,20 +289,31 @@ func (p *puller) image(ctx context.Context, d ocispec.Descriptor) (*parsed, erro
 	return img, p.layers(ctx, img)
 }
 
-// layers fetches and unpacks every layer.
+// layers fetches and unpacks every layer. When none is missing it says nothing of
+// them, as Docker.
 func (p *puller) layers(ctx context.Context, img *parsed) error {
-	var need int64
-	for _, l := range img.manifest.Layers {
-		if !p.s.hasBlob(ctx, l.Digest) {
-			need += l.Size
+	list := tasks(img)
+	missing, need := 0, int64(0)
+	for _, t := range list {
+		has := p.s.hasBlob(ctx, t.blob.Digest)
+		if has && p.s.layers.Has(t.chain) {
+			continue
 		}
+		missing++
+		if !has {
+			need += t.blob.Size
+		}
+		p.tell.say(short(t.blob.Digest.Encoded()), "Pulling fs layer")
+	}
+	if missing == 0 {
+		return nil
 	}
 	if err := p.s.room(need); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(p.s.cfg.Downloads)
-	for _, t := range tasks(img) {
+	for _, t := range list {
 		g.Go(func() error {
 			return p.s.flights.do(ctx, t.chain.String()+t.blob.Digest.String(), p.tell.tell, func(ctx context.Context, report func(hull.Progress)) error {
 				return p.layer(ctx, t, report)

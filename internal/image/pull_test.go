@@ -90,6 +90,16 @@ func TestPull(t *testing.T) {
 			t.Errorf("progress lacks %q:\n%s", want, strings.Join(said, "\n"))
 		}
 	}
+	// Under another name it is all here: nothing is said of its layers.
+	upload(t, host, "library/thing", "2", img)
+	said = nil
+	if _, err := s.Pull(t.Context(), hull.PullRequest{Ref: host + "/library/thing:2", Progress: func(p hull.Progress) { said = append(said, p.ID+": "+p.Status) }}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"2: Pulling from library/thing", ": Digest: " + img.desc.Digest.String(), ": Status: Downloaded newer image for " + host + "/library/thing:2"}
+	if d := cmp.Diff(want, said); d != "" {
+		t.Error(d)
+	}
 	if err := s.Prepare(t.Context(), "c1", got, nil); err != nil {
 		t.Fatal(err)
 	}
