@@ -74,7 +74,7 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 	case Bzip2:
 		return ahead(bzip2.NewReader(br), func() error { return nil }), kind, nil
 	default:
-		return nil, kind, fmt.Errorf("archive is packed with %s, which this engine does not read; use gzip or zstd: %w", kind, errdefs.ErrNotImplemented)
+		return ahead(newXZ(br), func() error { return nil }), kind, nil
 	}
 }
 
@@ -168,7 +168,7 @@ func (r *reader) Read(p []byte) (int, error) {
 
 // sourceError tells broken data from a source that failed.
 func (r *reader) sourceError() error {
-	if errors.Is(r.err, inflate.ErrFormat) || errors.Is(r.err, io.ErrUnexpectedEOF) {
+	if errors.Is(r.err, inflate.ErrFormat) || errors.Is(r.err, errXZ) || errors.Is(r.err, io.ErrUnexpectedEOF) {
 		return badArchive(r.err)
 	}
 	return fmt.Errorf("unpack archive: %w", r.err)
