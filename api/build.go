@@ -1,17 +1,19 @@
 package api
 
-// BuildHeader is a header of Docker's POST /build with what its query cannot say:
-// a BuildOptions as JSON in base64.
-const BuildHeader = "X-Hull-Build"
+// ContextService is a gRPC service of a client's build session: with its one method,
+// ContextSum, hulld asks whether a context is as it was (a ContextSelection as JSON
+// in a BytesValue; the answer, a StringValue, is a digest of all that the client
+// would say about the selected files).
+const (
+	ContextService = "hull.build.v1.Context"
+	ContextSum     = "Sum"
+)
 
-// BuildOptions are hull's own.
-type BuildOptions struct {
-	Lock     *BuildLock // fail when what the image is made from is not this
-	OnlyFind bool       // make no image: answer with a BuildLock
+// ContextSelection is a part of a context, in the terms of BuildKit's file transfer.
+type ContextSelection struct {
+	Name                     string // of the context
+	Include, Exclude, Follow []string
 }
-
-// BuildLockID is the id of the message in the answer whose aux is a BuildLock.
-const BuildLockID = "hull.lock"
 
 // BuildLockVersion is the version of lock files that is written.
 const BuildLockVersion = 1

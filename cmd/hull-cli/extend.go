@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/docker/cli/cli/command"
@@ -15,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/hull-cli/internal/build"
 	"hull/cmd/internal/route"
 )
 
@@ -52,7 +55,7 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 	root.AddCommand(secretCommand(cli))
 	root.AddCommand(vmCommand(root, cli))
 	share(root, cli)
-	extendBuild(root, cli)
+	replaceBuild(root, cli)
 	for _, path := range [][]string{{"update"}, {"container", "update"}} {
 		if update, rest, err := root.Find(path); err == nil && len(rest) == 0 {
 			withPorts(update, cli)
@@ -61,6 +64,23 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 	if use, rest, err := root.Find([]string{"context", "use"}); err == nil && len(rest) == 0 {
 		use.Short = "Set the context that hull uses"
 		use.RunE = func(_ *cobra.Command, args []string) error { return useContext(cli, args[0]) }
+	}
+}
+
+// replaceBuild puts hull's build, which speaks BuildKit's protocol, where docker/cli
+// has the one of its classic builder. That one stays for who asks for it as docker's
+// users do, with DOCKER_BUILDKIT=0: for an engine without BuildKit.
+func replaceBuild(root *cobra.Command, cli *command.DockerCli) {
+	root.AddCommand(build.LockCommand(cli))
+	if on, err := strconv.ParseBool(os.Getenv("DOCKER_BUILDKIT")); err == nil && !on {
+		return
+	}
+	for _, path := range [][]string{{"build"}, {"image", "build"}, {"builder", "build"}} {
+		if old, rest, err := root.Find(path); err == nil && len(rest) == 0 {
+			parent := old.Parent()
+			parent.RemoveCommand(old)
+			parent.AddCommand(build.Command(cli))
+		}
 	}
 }
 

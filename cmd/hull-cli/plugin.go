@@ -27,9 +27,9 @@ import (
 
 const buildx = "buildx"
 
-// plugin runs the plugin called name, with env on top of the environment. The
-// error is errdefs.ErrNotFound when there is none.
-func (p *program) plugin(ctx context.Context, name string, env []string) error {
+// plugin runs the plugin called name. The error is errdefs.ErrNotFound when there is
+// none.
+func (p *program) plugin(ctx context.Context, name string) error {
 	cmd, err := pluginmanager.PluginRunCommand(p.cli, name, p.root)
 	if err != nil {
 		return err
@@ -48,7 +48,6 @@ func (p *program) plugin(ctx context.Context, name string, env []string) error {
 	} else if p.to.Context != "" {
 		cmd.Env = append(cmd.Env, endpoint.EnvDockerContext+"="+p.to.Context)
 	}
-	cmd.Env = append(cmd.Env, env...)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start plugin %s: %w", name, err)
 	}
@@ -122,29 +121,24 @@ func (p *program) endPlugin(cmd *exec.Cmd, srv *socket.PluginServer, done <-chan
 	_ = cmd.Process.Kill()
 }
 
-// builder sends the build commands to buildx when it is there, as docker does.
-// It returns the arguments to use and what to add to the plugin's environment.
-func (p *program) builder(args []string) ([]string, []string, error) {
+// builder sends to buildx what only it does: "bake", the management of builders, and
+// a build by a builder that the user chose. It returns the arguments to use.
+func (p *program) builder(args []string) ([]string, error) {
 	name := buildx
-	enabled, explicit := true, false
 	if v := os.Getenv("DOCKER_BUILDKIT"); v != "" {
-		on, err := strconv.ParseBool(v)
-		if err != nil {
-			return nil, nil, fmt.Errorf("DOCKER_BUILDKIT environment variable expects boolean value: %w", err)
+		if _, err := strconv.ParseBool(v); err != nil {
+			return nil, fmt.Errorf("DOCKER_BUILDKIT environment variable expects boolean value: %w", err)
 		}
-		enabled, explicit = on, on
 	}
 	alias, aliased := p.cli.ConfigFile().Aliases["builder"]
 	if aliased {
-		name, explicit = alias, true
+		name = alias
 	}
 	to := forward(args, name)
-	if to == nil {
-		return args, nil, nil
-	}
-	bake := args[0] == "bake"
-	if !enabled && !bake || !bake && hasOwnFlag(args) {
-		return args, nil, nil
+	bake := to != nil && args[0] == "bake"
+	chosen := aliased || namesBuilder(args)
+	if to == nil || !bake && builds(args) && !chosen {
+		return args, nil
 	}
 	plugin, err := pluginmanager.GetPlugin(name, p.cli, p.root)
 	if err == nil && plugin != nil {
@@ -153,20 +147,21 @@ func (p *program) builder(args []string) ([]string, []string, error) {
 	switch {
 	case err == nil:
 	case bake:
-		return nil, nil, missing("hull bake requires the buildx plugin but it is missing or broken", err)
-	case explicit:
-		return nil, nil, missing("BuildKit is enabled but the buildx plugin is missing or broken", err)
+		return nil, missing("hull bake requires the buildx plugin but it is missing or broken", err)
+	case chosen && builds(args):
+		return nil, missing("a builder is chosen but the buildx plugin is missing or broken", err)
 	default:
-		return args, nil, nil // the engine builds it itself
-	}
-	var env []string
-	if !aliased && !namesBuilder(args) {
-		// "build" makes an image of this engine, whatever builder buildx has in use.
-		env = []string{"BUILDX_BUILDER=" + p.cli.CurrentContext()}
+		return args, nil
 	}
 	p.root.Annotations[metadata.CommandAnnotationPluginCommandPath] = "hull"
 	os.Args = slices.Concat(os.Args[:len(os.Args)-len(args)], to) // what the plugin is started with
-	return to, env, nil
+	return to, nil
+}
+
+// builds tells whether a command that buildx could take over is a build, which hull
+// does itself.
+func builds(args []string) bool {
+	return args[0] == "build" || len(args) > 1 && args[1] == "build"
 }
 
 func missing(text string, err error) error {
@@ -191,14 +186,6 @@ func forward(args []string, name string) []string {
 		return slices.Concat([]string{name}, args[1:])
 	}
 	return nil
-}
-
-// hasOwnFlag tells whether a build has a flag that only hull knows.
-func hasOwnFlag(args []string) bool {
-	return slices.ContainsFunc(args, func(a string) bool {
-		name, _, _ := strings.Cut(strings.TrimPrefix(a, "--"), "=")
-		return strings.HasPrefix(a, "--") && slices.Contains(ownBuildFlags(), name)
-	})
 }
 
 // namesBuilder tells whether the user chose a buildx builder.

@@ -63,7 +63,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		return err
 	}
 	root.SetArgs(args)
-	args, env, err := p.builder(args)
+	args, err = p.builder(args)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	}
 	if len(args) > 0 {
 		if sub, _, err := root.Find(args); err != nil || pluginmanager.IsPluginCommand(sub) {
-			err := p.plugin(ctx, args[0], env)
+			err := p.plugin(ctx, args[0])
 			if !errdefs.IsNotFound(err) {
 				return err
 			}

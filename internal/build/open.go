@@ -184,6 +184,11 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 		return nil, fmt.Errorf("start build worker: %w", err)
 	}
 	k.worker.SourceManager.Register(&judgedSource{Source: k.worker.ImageSource, shop: k.shop})
+	contexts, err := newContextSource(k.worker.CacheMgr)
+	if err != nil {
+		return nil, err
+	}
+	k.worker.SourceManager.Register(contexts)
 	if k.sessions, err = session.NewManager(); err != nil {
 		return nil, fmt.Errorf("start build sessions: %w", err)
 	}

@@ -50,13 +50,10 @@ func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	if r.Session != "" {
-		if r.Locked || r.OnlyFind {
-			return "", errdefs.ErrNotImplemented.WithMessage("lock files need the context in the request: build with hull build")
-		}
 		return k.traced(ctx, c, r, event)
 	}
 	if r.Remote != "" {
-		return k.checked(ctx, c, r, local{}, event)
+		return k.told(ctx, c, r, local{}, event)
 	}
 	dir, sum, err := s.context(ctx, body)
 	if err != nil {
@@ -72,7 +69,7 @@ func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader
 	if err != nil {
 		return "", fmt.Errorf("build context: %w", err)
 	}
-	return k.checked(ctx, c, r, local{map[string]fsutil.FS{"context": files, "dockerfile": files}, sum}, event)
+	return k.told(ctx, c, r, local{map[string]fsutil.FS{"context": files, "dockerfile": files}, sum}, event)
 }
 
 // local is a context that was sent. BuildKit tells files of one key apart by size

@@ -21,18 +21,8 @@ type BuildRequest struct {
 	ExtraHosts []string // "host:ip"
 	ShmSize    int64    // bytes
 	Ulimits    []Ulimit
-	Cgroup     string // parent
-	Exports    []BuildExport
-	Locked     bool            // fail when what it is made from is not what Lock says
-	Lock       []BuildSource   // what it was made from when it was locked
-	OnlyFind   bool            // make no image: tell what it is made from
+	Cgroup     string          // parent
 	Auth       map[string]Auth // by registry
-}
-
-// BuildExport is where a result goes other than to the images here.
-type BuildExport struct {
-	Type  string
-	Attrs map[string]string
 }
 
 // BuildEvent is one thing that happens in a build. Exactly one field is set.
@@ -40,14 +30,6 @@ type BuildEvent struct {
 	Text    string // for people
 	Trace   []byte // BuildKit's own status message
 	ImageID string // the result
-	Sources []BuildSource
-}
-
-// BuildSource is something from outside that a build is made from: a base image,
-// a file of the web, a git commit.
-type BuildSource struct {
-	URI    string // a package URL or a web address
-	Digest string // "sha256:...", of git "sha1:..."
 }
 
 // BuildCache is one record of the build cache.

@@ -126,10 +126,10 @@ func running(t *testing.T, arg string) int {
 func TestBuildAbandoned(t *testing.T) {
 	t.Parallel()
 	e := harness.Start(t, []string{"busybox"})
-	c := e.Docker()
+	c, h := e.Docker(), e.Hull()
 	seconds := strconv.Itoa(100_000 + os.Getpid()) // nobody else sleeps for so long
 	dir := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nRUN --mount=type=cache,target=/c echo kept > /kept\nRUN --mount=type=cache,target=/c sleep " + seconds + "\n"})
-	start := func() func() {
+	start := func(c *harness.Client) func() {
 		cmd := c.Cmd("build", dir)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -153,9 +153,11 @@ func TestBuildAbandoned(t *testing.T) {
 			return nil
 		})
 	}
-	start()()
-	gone()
-	leave := start()
+	for _, by := range []*harness.Client{c, h} {
+		start(by)()
+		gone()
+	}
+	leave := start(h)
 	e.KillDaemon()
 	leave()
 	e.StartDaemon()
@@ -194,32 +196,42 @@ func TestBuildFromAPrivateRegistry(t *testing.T) {
 	}
 }
 
+// TestBuildFailures: what went wrong, where, and what to do about it; by docker's
+// classic protocol and by BuildKit's.
 func TestBuildFailures(t *testing.T) {
 	t.Parallel()
 	e := harness.Start(t, []string{"busybox"})
-	c := e.Docker()
 	for name, x := range map[string]struct {
 		dockerfile string
 		code       int
 		want       string
+		hull       string // "" = the same
 	}{
-		"step":    {"FROM busybox\nRUN echo last words; exit 7\n", 7, "returned a non-zero code: 7"},
-		"words":   {"FROM busybox\nRUN echo last words; exit 7\n", 7, "\nlast words\n"},
-		"debug":   {"FROM busybox\nRUN exit 7\n", 7, "To look into it: "},
-		"syntax":  {"FROM busybox\nRUNN true\n", 1, "unknown instruction: RUNN"},
-		"line":    {"FROM busybox\nRUNN true\n", 1, "   1 |     FROM busybox\n   2 | >>> RUNN true\n"},
-		"which":   {"FROM busybox\nRUN true\nRUN false\n", 1, "   3 | >>> RUN false\n"},
-		"base":    {"FROM busybox:gone\n", 1, "busybox:gone"},
-		"stage":   {"FROM busybox\nCOPY --from=nowhere /a /b\n", 1, "nowhere"},
-		"file":    {"FROM busybox\nCOPY nothing /\n", 1, "not found"},
-		"outside": {"FROM busybox\nCOPY ../../../etc/passwd /\n", 1, "not found"},
-		"secret":  {"FROM busybox\nRUN --mount=type=secret,id=s,required=true cat /run/secrets/s\n", 1, "secret s: not found"},
+		"step":    {"FROM busybox\nRUN echo last words; exit 7\n", 7, "returned a non-zero code: 7", "did not complete successfully: exit code: 7"},
+		"words":   {"FROM busybox\nRUN echo last words; exit 7\n", 7, "last words\n", ""},
+		"debug":   {"FROM busybox\nRUN exit 7\n", 7, "To look into it: ", ""},
+		"syntax":  {"FROM busybox\nRUNN true\n", 1, "unknown instruction: RUNN", ""},
+		"line":    {"FROM busybox\nRUNN true\n", 1, "   1 |     FROM busybox\n   2 | >>> RUNN true\n", ""},
+		"which":   {"FROM busybox\nRUN true\nRUN false\n", 1, "   3 | >>> RUN false\n", ""},
+		"base":    {"FROM busybox:gone\n", 1, "busybox:gone", ""},
+		"stage":   {"FROM busybox\nCOPY --from=nowhere /a /b\n", 1, "nowhere", ""},
+		"file":    {"FROM busybox\nCOPY nothing /\n", 1, "not found", ""},
+		"outside": {"FROM busybox\nCOPY ../../../etc/passwd /\n", 1, "not found", ""},
+		"secret":  {"FROM busybox\nRUN --mount=type=secret,id=s,required=true cat /run/secrets/s\n", 1, "secret s: not found", ""},
 	} {
 		dir := writeContext(t, map[string]string{"Dockerfile": x.dockerfile})
-		r := c.Try("build", dir)
-		if r.Code != x.code || !strings.Contains(r.Stdout+r.Stderr, x.want) {
-			t.Errorf("%s: code %d, want %d with %q: %s%s", name, r.Code, x.code, x.want, r.Stdout, r.Stderr)
+		if x.hull == "" {
+			x.hull = x.want
 		}
+		fails := func(want string, c *harness.Client, args ...string) {
+			r := c.Try(args...)
+			if r.Code != x.code || !strings.Contains(r.Stdout+r.Stderr, want) {
+				t.Errorf("%s by %s: code %d, want %d with %q: %s%s", name, c.Name, r.Code, x.code, want, r.Stdout, r.Stderr)
+			}
+		}
+		fails(x.want, e.Docker(), "build", dir)
+		fails(x.hull, e.Hull(), "build", dir)
+		fails(x.hull, e.Hull(), "build", "-q", dir)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,11 +88,24 @@ me given none
 /there
 3`
 
-// TestBuildFeatures: each thing that a Dockerfile can do, through docker buildx.
+// TestBuildFeatures: each thing that a Dockerfile can do, through docker buildx and
+// through hull build.
 func TestBuildFeatures(t *testing.T) {
 	t.Parallel()
-	e := harness.Start(t, []string{"busybox"})
-	c := e.Buildx()
+	t.Run("buildx", func(t *testing.T) {
+		t.Parallel()
+		e := harness.Start(t, []string{"busybox"})
+		buildFeatures(t, e, e.Buildx(), "buildx", "build")
+	})
+	t.Run("hull", func(t *testing.T) {
+		t.Parallel()
+		e := harness.Start(t, []string{"busybox"})
+		buildFeatures(t, e, e.Hull(), "build")
+	})
+}
+
+func buildFeatures(t *testing.T, e *harness.Engine, c *harness.Client, build ...string) {
+	t.Helper()
 	c.Env = append(c.Env, "PASS_ENV=in the environment")
 	web, git, sum := sources(t, e)
 	dir := writeContext(t, map[string]string{
@@ -108,11 +122,10 @@ func TestBuildFeatures(t *testing.T) {
 	}
 	parent := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nONBUILD RUN echo came by onbuild > /on-build\n"})
 	c.Run("build", "-t", "parent", parent)
-	args := []string{
-		"buildx", "build", "--target", "made", "--build-arg", "WHO=me", "--build-context", "extra=" + extra,
-		"--secret", "id=pass,src=" + secret, "--secret", "id=env,env=PASS_ENV", "--ssh", "default=" + key,
-		"--label", "from=flag", "--annotation", "manifest:org.example=yes", "-t", "features",
-	}
+	args := append(slices.Clone(build),
+		"--target", "made", "--build-arg", "WHO=me", "--build-context", "extra="+extra,
+		"--secret", "id=pass,src="+secret, "--secret", "id=env,env=PASS_ENV", "--ssh", "default="+key,
+		"--label", "from=flag", "--annotation", "manifest:org.example=yes", "-t", "features")
 	c.Run(append(args, dir)...)
 	if got := c.Run("run", "--rm", "-u", "0", "features", "sh", "-c", featuresShow); got != featuresWant {
 		t.Errorf("the image holds\n%s\nwant\n%s", got, featuresWant)
@@ -125,8 +138,8 @@ func TestBuildFeatures(t *testing.T) {
 	if r := c.Try(append(args, "--progress=plain", dir)...); r.Code != 0 || strings.Count(r.Stderr, " CACHED") < 10 {
 		t.Errorf("the second build did work again: %s", r.Stderr)
 	}
-	c.Fails(1, []string{"secret pass: not found"}, "buildx", "build", "--no-cache", "--target", "made", "--build-context", "extra="+extra, "--ssh", "default="+key, dir)
-	c.Fails(1, []string{"build context extra", "no such file"}, "buildx", "build", "--target", "made", "--build-context", "extra="+filepath.Join(extra, "nowhere"), dir)
+	c.Fails(1, []string{"secret pass: not found"}, append(slices.Clone(build), "--no-cache", "--target", "made", "--build-context", "extra="+extra, "--ssh", "default="+key, dir)...)
+	c.Fails(1, []string{"build context extra", "no such file"}, append(slices.Clone(build), "--target", "made", "--build-context", "extra="+filepath.Join(extra, "nowhere"), dir)...)
 }
 
 // sources serves a file and a git repository in the engine's network, and gives

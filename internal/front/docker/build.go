@@ -13,7 +13,6 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/registry"
 
-	"hull/api"
 	"hull/internal/hull"
 )
 
@@ -53,9 +52,6 @@ func (a *buildAPI) build(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := buildOptions(r.Header.Get(api.BuildHeader), &req); err != nil {
-		return err
-	}
 	req.Auth = registryConfig(r)
 	out := newProgressStream(w, r)
 	quiet := boolQuery(r, "q")
@@ -78,12 +74,6 @@ func toBuildLine(e hull.BuildEvent) progressLine {
 		l.ID, aux = "moby.buildkit.trace", e.Trace
 	case e.ImageID != "":
 		aux = build.Result{ID: e.ImageID}
-	case e.Sources != nil:
-		lock := api.BuildLock{Version: api.BuildLockVersion}
-		for _, s := range e.Sources {
-			lock.Sources = append(lock.Sources, api.BuildSource(s))
-		}
-		l.ID, aux = api.BuildLockID, lock
 	default:
 		l.Message = jsonstream.Message{Stream: e.Text}
 		return l
@@ -137,32 +127,6 @@ func toBuildRequest(q url.Values) (hull.BuildRequest, error) {
 		b.Args[k] = *v
 	}
 	return b, nil
-}
-
-// buildOptions reads what hull's own header says.
-func buildOptions(text string, to *hull.BuildRequest) error {
-	if text == "" {
-		return nil
-	}
-	raw, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		return invalid("invalid %s header: %v", api.BuildHeader, err)
-	}
-	var o api.BuildOptions
-	if err := json.Unmarshal(raw, &o); err != nil {
-		return invalid("invalid %s header: %v", api.BuildHeader, err)
-	}
-	to.OnlyFind = o.OnlyFind
-	if o.Lock != nil {
-		to.Locked = true
-		if o.Lock.Version != api.BuildLockVersion {
-			return invalid("the lock file has version %d, and this engine reads %d", o.Lock.Version, api.BuildLockVersion)
-		}
-		for _, s := range o.Lock.Sources {
-			to.Lock = append(to.Lock, hull.BuildSource(s))
-		}
-	}
-	return nil
 }
 
 // registryConfig decodes X-Registry-Config: credentials by registry. A malformed

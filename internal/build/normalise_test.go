@@ -3,32 +3,11 @@ package build
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"hull/internal/hull"
 )
-
-func TestDrift(t *testing.T) {
-	t.Parallel()
-	a, b := hull.BuildSource{URI: "a", Digest: "sha256:1"}, hull.BuildSource{URI: "b", Digest: "sha256:2"}
-	if err := drift([]hull.BuildSource{b, a}, []hull.BuildSource{a, b}); err != nil {
-		t.Errorf("the same in another order: %v", err)
-	}
-	for want, x := range map[string][2][]hull.BuildSource{
-		"a was sha256:1 and is sha256:3": {{a}, {{URI: "a", Digest: "sha256:3"}}},
-		"b is not in the lock file":      {{a}, {a, b}},
-		"b is in the lock file and no":   {{a, b}, {a}},
-	} {
-		err := drift(x[0], x[1])
-		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v", want, err)
-		}
-	}
-}
 
 func TestNormalise(t *testing.T) {
 	t.Parallel()
