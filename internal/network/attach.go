@@ -138,7 +138,7 @@ func (s *Service) attachNone(a *attachment, p hull.Pod, runDir string) (hull.End
 		s.pool.discard(sl)
 		return hull.Endpoint{}, err
 	}
-	if err := podSysctls(sl.path(), p.Sysctls); err != nil {
+	if err := s.host.podSysctls(sl.path(), p.Sysctls); err != nil {
 		return hull.Endpoint{}, err
 	}
 	ep := hull.Endpoint{NetNS: sl.path(), IDs: sl.ids, Networks: map[string]hull.NetworkEndpoint{None: {NetworkID: n.rec.ID, EndpointID: a.ends[0].id}}}
@@ -160,7 +160,7 @@ func (s *Service) attachBridges(a *attachment, p hull.Pod, runDir string) (hull.
 	} else if sl, err = s.attachEach(a, wanted, p.Users); err != nil {
 		return hull.Endpoint{}, err
 	}
-	if err := podSysctls(sl.path(), p.Sysctls); err != nil {
+	if err := s.host.podSysctls(sl.path(), p.Sysctls); err != nil {
 		return hull.Endpoint{}, err
 	}
 	ep := hull.Endpoint{NetNS: sl.path(), IDs: sl.ids, Networks: map[string]hull.NetworkEndpoint{}}
@@ -652,7 +652,7 @@ func (h *host) setAside(dir string) (string, error) {
 }
 
 // podSysctls sets a pod's own values in its namespace.
-func podSysctls(path string, values map[string]string) error {
+func (h *host) podSysctls(path string, values map[string]string) error {
 	var names []string
 	for name := range values {
 		if strings.HasPrefix(name, "net.") {
@@ -663,14 +663,14 @@ func podSysctls(path string, values map[string]string) error {
 		return nil
 	}
 	slices.Sort(names)
-	return linux.InNetNS(path, func() error {
+	return h.withSysctls(path, func(sys sysctls) error {
 		for _, name := range names {
 			// Dots separate, except that a slash stands for a dot in an interface name.
-			file := strings.NewReplacer(".", "/", "/", ".").Replace(name)
+			file := strings.NewReplacer(".", "/", "/", ".").Replace(strings.TrimPrefix(name, "net."))
 			if strings.Contains("/"+file+"/", "/../") {
 				return fmt.Errorf("invalid sysctl %q: %w", name, errdefs.ErrInvalidArgument)
 			}
-			if err := setSysctl("/proc/sys/"+file, values[name]); err != nil {
+			if err := sys.set(file, values[name]); err != nil {
 				return fmt.Errorf("sysctl %s: %w", name, errors.Join(errdefs.ErrInvalidArgument, err))
 			}
 		}

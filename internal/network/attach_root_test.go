@@ -89,8 +89,8 @@ func TestLoopbackIPv6(t *testing.T) {
 			} else if err == nil {
 				was, err := os.ReadFile(sysctl)
 				must(t, err)
-				must(t, setSysctl(sysctl, map[bool]string{true: "1", false: "0"}[filtered]))
-				t.Cleanup(func() { must(t, setSysctl(sysctl, strings.TrimSpace(string(was)))) })
+				setSysctl(t, "bridge/bridge-nf-call-ip6tables", map[bool]string{true: "1", false: "0"}[filtered])
+				t.Cleanup(func() { setSysctl(t, "bridge/bridge-nf-call-ip6tables", strings.TrimSpace(string(was))) })
 			}
 			w := newWorld(t)
 			b := w.attach("b", publishing(port("8080", 80, "")))
@@ -124,7 +124,7 @@ func TestLoopbackStaysOnTheHost(t *testing.T) {
 	attack := func(ns string, via string) {
 		in(t, ns, func() error {
 			// Whoever owns a machine on the segment can take 127.0.0.1 off its loopback.
-			must(t, setSysctl("/proc/sys/net/ipv4/conf/all/route_localnet", "1"))
+			setSysctl(t, "ipv4/conf/all/route_localnet", "1")
 			eth, err := netlink.LinkByName("eth0")
 			must(t, err)
 			routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: 255}, netlink.RT_FILTER_TABLE)
@@ -437,7 +437,7 @@ func TestNoneHostAndShared(t *testing.T) {
 	defer f.Close()
 	veth := w.s.host.vethName(owner.ep.Networks["bridge"].EndpointID)
 	w.detach(owner)
-	for i := 0; linkThere(veth); i++ {
+	for i := 0; w.s.host.linkThere(veth); i++ {
 		if i == 100 {
 			t.Fatal("the cable of a namespace that is still held is not removed")
 		}

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -31,7 +30,7 @@ func (n *network) ensure() (int, error) {
 	if n.shares() {
 		return n.ensureParent()
 	}
-	if n.index != 0 && !linkThere(n.bridge) {
+	if n.index != 0 && !n.host.linkThere(n.bridge) {
 		n.host.log.Warn("bridge has vanished and is made again", "network", n.rec.Name, "bridge", n.bridge)
 		n.index = 0
 	}
@@ -58,7 +57,7 @@ func (n *network) inspect() {
 	if n.index == 0 {
 		return
 	}
-	if off, err := enableForwarding(n.v6 != nil); off || err != nil {
+	if off, err := n.host.enableForwarding(n.v6 != nil); off || err != nil {
 		n.host.log.Warn("forwarding was turned off and is on again", "error", err)
 	}
 	l, err := n.host.links.LinkByName(n.bridge)
@@ -85,7 +84,7 @@ func (n *network) makeBridge() error {
 	if _, err := n.host.fw.Apply(firewall.Change{AddNetworks: []firewall.Network{n.rules()}}); err != nil {
 		return err
 	}
-	forwarded, err := enableForwarding(n.v6 != nil)
+	forwarded, err := n.host.enableForwarding(n.v6 != nil)
 	if err != nil {
 		return err
 	}
@@ -113,22 +112,22 @@ func (n *network) makeBridge() error {
 	if link.Type() != "bridge" {
 		return fmt.Errorf("interface %s exists and is a %s", n.bridge, link.Type())
 	}
-	conf6 := "/proc/sys/net/ipv6/conf/" + n.bridge + "/"
+	conf6 := "ipv6/conf/" + n.bridge + "/"
 	for _, c := range []struct {
-		path, value string
+		name, value string
 	}{
 		// For connections through 127.0.0.1; package firewall keeps it safe.
-		{"/proc/sys/net/ipv4/conf/" + n.bridge + "/route_localnet", "1"},
+		{"ipv4/conf/" + n.bridge + "/route_localnet", "1"},
 		// A container's router advertisements are nothing for the host.
 		{conf6 + "accept_ra", "0"},
 		{conf6 + "accept_dad", "0"},
 	} {
-		if err := setSysctl(c.path, c.value); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := n.host.sys.set(c.name, c.value); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 	if n.v6 != nil {
-		if err := setSysctl(conf6+"disable_ipv6", "0"); err != nil {
+		if err := n.host.sys.set(conf6+"disable_ipv6", "0"); err != nil {
 			return err
 		}
 	}
@@ -166,7 +165,7 @@ func (n *network) routeLoopback6(link netlink.Link) error {
 		return nil
 	}
 	const rtnLocal, tableLocal, behindLo = 2, 255, 4096
-	able := !bridgedFiltered("ip6tables")
+	able := !n.host.sys.bridgedFiltered("ip6tables")
 	err := n.host.links.RouteReplace(&netlink.Route{
 		LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(netip.IPv6Loopback(), 128)),
 		Type: rtnLocal, Table: tableLocal, Priority: behindLo,
@@ -177,13 +176,6 @@ func (n *network) routeLoopback6(link netlink.Link) error {
 	}
 	_, err = n.host.fw.Apply(firewall.Change{Loopback6: &able})
 	return err
-}
-
-// bridgedFiltered says whether packets that stay on a bridge go through the
-// firewall all the same. kind is iptables or ip6tables, whatever firewall it is.
-func bridgedFiltered(kind string) bool {
-	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-" + kind)
-	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
 func missingAddrs(n *network, have []netlink.Addr) []netip.Prefix {
@@ -316,10 +308,7 @@ func (h *host) linkIndex(name string) int {
 
 // linkThere looks for an interface without the lock that all of rtnetlink shares,
 // which the kernel may hold for long while it takes namespaces down.
-func linkThere(name string) bool {
-	_, err := os.Stat("/proc/sys/net/ipv4/conf/" + name)
-	return err == nil
-}
+func (h *host) linkThere(name string) bool { return h.sys.has("ipv4/conf/" + name) }
 
 // haveIPv6 says whether the kernel has IPv6 at all (ipv6.disable=1 takes it away).
 func haveIPv6() bool {
@@ -328,23 +317,22 @@ func haveIPv6() bool {
 }
 
 // enableForwarding reports whether IPv4 forwarding was off.
-func enableForwarding(v6 bool) (was bool, err error) {
-	const v4 = "/proc/sys/net/ipv4/ip_forward"
-	b, err := os.ReadFile(v4)
+func (h *host) enableForwarding(v6 bool) (was bool, err error) {
+	const v4 = "ipv4/ip_forward"
+	on, err := h.sys.get(v4)
 	if err != nil {
 		return false, err
 	}
-	if was = strings.TrimSpace(string(b)) == "0"; was {
-		if err := setSysctl(v4, "1"); err != nil {
+	if was = on == "0"; was {
+		if err := h.sys.set(v4, "1"); err != nil {
 			return false, err
 		}
 	}
 	if !v6 {
 		return was, nil
 	}
-	const all = "/proc/sys/net/ipv6/conf/all/forwarding"
-	b, err = os.ReadFile(all)
-	if errors.Is(err, os.ErrNotExist) || strings.TrimSpace(string(b)) == "1" {
+	const all = "ipv6/conf/all/forwarding"
+	if on, err = h.sys.get(all); errors.Is(err, os.ErrNotExist) || on == "1" {
 		return was, nil
 	}
 	// A router ignores router advertisements, unless it is told to take them (2):
@@ -354,14 +342,14 @@ func enableForwarding(v6 bool) (was bool, err error) {
 		return false, err
 	}
 	for _, d := range dirs {
-		ra := "/proc/sys/net/ipv6/conf/" + d.Name() + "/accept_ra"
-		if b, err := os.ReadFile(ra); err == nil && strings.TrimSpace(string(b)) == "1" && d.Name() != "all" {
-			if err := setSysctl(ra, "2"); err != nil {
+		ra := "ipv6/conf/" + d.Name() + "/accept_ra"
+		if takes, err := h.sys.get(ra); err == nil && takes == "1" && d.Name() != "all" {
+			if err := h.sys.set(ra, "2"); err != nil {
 				return false, err
 			}
 		}
 	}
-	return was, setSysctl(all, "1")
+	return was, h.sys.set(all, "1")
 }
 
 // guardUplinks keeps the host from becoming a router between the networks it was
@@ -380,19 +368,6 @@ func (h *host) guardUplinks() error {
 	}
 	_, err = h.fw.Apply(firewall.Change{AddUplinks: names})
 	return err
-}
-
-// setSysctl writes a file below /proc/sys in the network namespace of the thread.
-func setSysctl(path, value string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := f.WriteString(value); err != nil {
-		return fmt.Errorf("set %s to %s: %w", path, strconv.Quote(value), err)
-	}
-	return nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

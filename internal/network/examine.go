@@ -99,7 +99,12 @@ func examineForwarding() hull.Finding {
 
 func examineBridged() hull.Finding {
 	f := hull.Finding{Subject: "br_netfilter", Verdict: hull.Fine, Says: "bridged packets do not go through the firewall"}
-	if bridgedFiltered("iptables") || bridgedFiltered("ip6tables") {
+	sys, err := openOwnSysctls()
+	if err != nil {
+		return f
+	}
+	defer sys.close()
+	if sys.bridgedFiltered("iptables") || sys.bridgedFiltered("ip6tables") {
 		f.Verdict, f.Says = hull.Limited, "packets within a bridge go through the host's firewall"
 		f.Means = "rules of the host's can part containers of one network, and ports are not published on ::1"
 		f.Next = "sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0, unless something else (Kubernetes) needs it"

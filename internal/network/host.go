@@ -22,6 +22,8 @@ type host struct {
 	dir      string // of the pins
 	log      *slog.Logger
 	links    *netlink.Handle // in the engine's network namespace
+	sys      sysctls         // of it
+	procs    procs           // for those of the pods
 	fw       *firewall.Table
 	ids      IDs             // nil = there are no user namespaces
 	life     context.Context //nolint:containedctx // the life of background work, ended by quiesce
@@ -43,8 +45,13 @@ func newHost(dir, instance string, log *slog.Logger) (*host, error) {
 	if h.links, err = netlink.NewHandle(netlinkRoute); err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
+	if h.sys, err = openOwnSysctls(); err != nil {
+		h.links.Close()
+		return nil, err
+	}
 	if h.fw, err = firewall.Open("hull-" + instance); err != nil {
 		h.links.Close()
+		h.sys.close()
 		return nil, err
 	}
 	h.life, h.stop = context.WithCancel(context.Background())
@@ -74,6 +81,8 @@ func (h *host) quiesce() {
 func (h *host) close() error {
 	h.quiesce()
 	h.links.Close()
+	h.sys.close()
+	h.procs.close()
 	return h.fw.Close()
 }
 

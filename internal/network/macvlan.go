@@ -137,7 +137,7 @@ func (n *network) accessName() string { return "hm" + n.host.tag + n.rec.ID[:8] 
 
 // ensureAccess makes the host a neighbour of the pods.
 func (n *network) ensureAccess() error {
-	if !n.on(optHostAccess, false) || n.rec.Internal || linkThere(n.accessName()) {
+	if !n.on(optHostAccess, false) || n.rec.Internal || n.host.linkThere(n.accessName()) {
 		return nil
 	}
 	attrs := netlink.NewLinkAttrs()

@@ -64,8 +64,8 @@ func (h *host) newSlot(id string, users hull.PodUsers) (_ *slot, inside *netlink
 	if err := makeNetNS(n.path(), users); err != nil {
 		return nil, nil, err
 	}
-	err = linux.InNetNS(n.path(), func() error {
-		for _, c := range []struct{ path, value string }{
+	err = h.withSysctls(n.path(), func(sys sysctls) error {
+		for _, c := range []struct{ name, value string }{
 			// Any user of a container may listen on low ports and use ping, as with
 			// Docker; the namespace is the container's own.
 			{"ipv4/ip_unprivileged_port_start", "0"},
@@ -76,7 +76,7 @@ func (h *host) newSlot(id string, users hull.PodUsers) (_ *slot, inside *netlink
 			// Addresses are ours to give; looking for duplicates would take a second.
 			{"ipv6/conf/default/accept_dad", "0"},
 		} {
-			if err := setSysctl("/proc/sys/net/"+c.path, c.value); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := sys.set(c.name, c.value); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}
@@ -251,7 +251,7 @@ func (e *end) release() {
 // does it itself when somebody is in a hurry or something holds the namespace.
 func (h *host) awaitGone(veth string, hurry <-chan struct{}) {
 	const first, longest = 10 * time.Millisecond, 320 * time.Millisecond
-	for wait := first; wait <= longest && linkThere(veth); wait *= 2 {
+	for wait := first; wait <= longest && h.linkThere(veth); wait *= 2 {
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
@@ -270,14 +270,14 @@ func (h *host) awaitGone(veth string, hurry <-chan struct{}) {
 }
 
 func (h *host) deleteLink(name string) error {
-	if !linkThere(name) {
+	if !h.linkThere(name) {
 		return nil
 	}
 	l, err := h.links.LinkByName(name)
 	if err == nil {
 		err = h.links.LinkDel(l)
 	}
-	if err == nil || errors.As(err, new(netlink.LinkNotFoundError)) || !linkThere(name) {
+	if err == nil || errors.As(err, new(netlink.LinkNotFoundError)) || !h.linkThere(name) {
 		return nil
 	}
 	return fmt.Errorf("remove interface %s: %w", name, err)
@@ -327,12 +327,12 @@ func (e *end) plug(inside *netlink.Handle, path string, defaultRoute bool) (err 
 		}
 	}()
 	// A bridge port needs no address of its own.
-	if err := setSysctl("/proc/sys/net/ipv6/conf/"+e.veth+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := host.sys.set("ipv6/conf/"+e.veth+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	// Where bridged packets go through the firewall, one that comes back to the
 	// port it came from never leaves the bridge.
-	if bridgedFiltered("iptables") {
+	if host.sys.bridgedFiltered("iptables") {
 		if err := host.links.LinkSetHairpin(cable, true); err != nil {
 			return fmt.Errorf("set hairpin mode: %w", err)
 		}
@@ -357,9 +357,7 @@ func configure(h *netlink.Handle, path string, e *end, defaultRoute bool) error 
 	}
 	if !e.v6.IsValid() {
 		// No IPv6 where the user has none, not even link-local (CVE-2024-32473).
-		err := linux.InNetNS(path, func() error {
-			return setSysctl("/proc/sys/net/ipv6/conf/"+e.ifname+"/disable_ipv6", "1")
-		})
+		err := e.network.host.withSysctls(path, func(sys sysctls) error { return sys.set("ipv6/conf/"+e.ifname+"/disable_ipv6", "1") })
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -390,9 +388,9 @@ func (e *end) setSysctls(path string) error {
 	if err != nil {
 		return err
 	}
-	return linux.InNetNS(path, func() error {
+	return e.network.host.withSysctls(path, func(sys sysctls) error {
 		for _, s := range settings {
-			if err := setSysctl("/proc/sys/net/"+s.family+"/"+s.group+"/"+e.ifname+"/"+s.name, s.value); err != nil {
+			if err := sys.set(s.family+"/"+s.group+"/"+e.ifname+"/"+s.name, s.value); err != nil {
 				return fmt.Errorf("sysctl of interface %s: %w", e.ifname, errors.Join(errdefs.ErrInvalidArgument, err))
 			}
 		}

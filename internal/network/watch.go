@@ -179,7 +179,7 @@ func (s *registry) repairLinks(indexes map[int32]bool) {
 		if index == 0 || n.bridge == "" || !indexes[0] && !indexes[int32(index)] { //nolint:gosec // of an interface
 			continue
 		}
-		if linkThere(n.bridge) {
+		if n.host.linkThere(n.bridge) {
 			n.inspect()
 			continue
 		}

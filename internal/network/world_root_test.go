@@ -62,8 +62,8 @@ func newWorld(t testing.TB) *world {
 	}
 	must(t, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}))
 	noDAD(t)
-	must(t, setSysctl("/proc/sys/net/ipv4/ip_forward", "0"))
-	must(t, setSysctl("/proc/sys/net/ipv6/conf/all/forwarding", "0"))
+	setSysctl(t, "ipv4/ip_forward", "0")
+	setSysctl(t, "ipv6/conf/all/forwarding", "0")
 	w.lan = filepath.Join(w.run, "lan")
 	must(t, linux.NewNetNS(w.lan))
 	ns, err := netns.GetFromPath(w.lan)
@@ -193,7 +193,7 @@ func (w *world) start() {
 // noDAD: the link-local addresses of the test's own interfaces are usable at once.
 func noDAD(t testing.TB) {
 	t.Helper()
-	must(t, setSysctl("/proc/sys/net/ipv6/conf/default/accept_dad", "0"))
+	setSysctl(t, "ipv6/conf/default/accept_dad", "0")
 }
 
 func address(t testing.TB, name string, addrs ...string) {
@@ -486,4 +486,13 @@ func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// setSysctl sets one of the thread's namespace.
+func setSysctl(t testing.TB, name, value string) {
+	t.Helper()
+	s, err := openOwnSysctls()
+	must(t, err)
+	defer s.close()
+	must(t, s.set(name, value))
 }
