@@ -25,6 +25,10 @@ const socketFd = 3
 type Events struct {
 	Exited func(id string, x hull.Exit)
 	Warned func(id, text string)
+	// Freed takes the monitor, with a client of its own, when it has ended its pod and
+	// can have another one. nil = it shall end with its pod. Only of a monitor that
+	// this process started.
+	Freed func(c *Client)
 }
 
 // Client is the engine's end of a monitor. Its methods may be called by many.
@@ -32,6 +36,7 @@ type Client struct {
 	c     *conn
 	pid   int
 	child *os.Process // of a monitor that this process started
+	pods  int         // that it served before
 	gone  chan struct{}
 
 	mu        sync.Mutex
@@ -39,6 +44,8 @@ type Client struct {
 	calls     map[uint32]chan<- frame // nil after the connection's end
 	listening bool
 	expected  bool // the end of the connection is
+	reuse     bool // Freed has a use for it
+	passed    bool // the connection is another client's
 }
 
 func newClient(c *conn, pid int, child *os.Process) *Client {
@@ -158,6 +165,7 @@ func Dial(dir string) (*Client, error) {
 func (c *Client) Listen(ev Events) {
 	c.mu.Lock()
 	c.listening = true
+	c.reuse = ev.Freed != nil && c.child != nil
 	c.mu.Unlock()
 	go c.receive(ev)
 }
@@ -168,6 +176,9 @@ func (c *Client) SameBuild() bool { return c.child != nil }
 
 // Pid is the monitor's process id.
 func (c *Client) Pid() int { return c.pid }
+
+// Renewals is how many pods the monitor served before: see ProcessName.
+func (c *Client) Renewals() int { return c.pods }
 
 // Gone is closed when the connection has ended; Died then says why.
 func (c *Client) Gone() <-chan struct{} { return c.gone }
@@ -185,8 +196,11 @@ func (c *Client) Died() bool {
 func (c *Client) Close() {
 	c.mu.Lock()
 	c.expected = true
-	reap := !c.listening && c.child != nil
+	reap, passed := !c.listening && c.child != nil, c.passed
 	c.mu.Unlock()
+	if passed {
+		return
+	}
 	c.c.close()
 	if reap {
 		go func() { _, _ = c.child.Wait() }()
@@ -194,27 +208,39 @@ func (c *Client) Close() {
 }
 
 func (c *Client) receive(ev Events) {
-	c.dispatch(ev)
-	c.c.close()
+	pods := c.dispatch(ev)
 	c.mu.Lock()
 	calls := c.calls
 	c.calls = nil
+	c.passed = pods > 0 && c.reuse
+	if c.passed {
+		c.expected = true
+	} else {
+		c.c.close()
+	}
 	c.mu.Unlock()
 	for _, ch := range calls {
 		close(ch)
 	}
 	close(c.gone)
-	if c.child != nil {
+	switch {
+	case c.passed:
+		// Its numbers go on: what is still answered to us means nobody there.
+		next := newClient(c.c, c.pid, c.child)
+		next.next, next.pods = c.next, pods
+		ev.Freed(next)
+	case c.child != nil:
 		_, _ = c.child.Wait() // it ends when its connection does, or will be killed
 	}
 }
 
-// dispatch receives until the connection ends.
-func (c *Client) dispatch(ev Events) {
+// dispatch receives until the connection ends, or the monitor has served so many
+// pods and can have another one.
+func (c *Client) dispatch(ev Events) (pods int) {
 	for {
 		f, err := c.c.recv()
 		if err != nil {
-			return
+			return 0
 		}
 		d := dec{b: f.body}
 		if f.kind == kindExited || f.kind == kindWarn {
@@ -224,7 +250,7 @@ func (c *Client) dispatch(ev Events) {
 		case kindExited:
 			id, x := d.str(), getExit(&d)
 			if !d.done() {
-				return
+				return 0
 			}
 			if ev.Exited != nil {
 				ev.Exited(id, x)
@@ -232,11 +258,18 @@ func (c *Client) dispatch(ev Events) {
 		case kindWarn:
 			id, text := d.str(), d.str()
 			if !d.done() {
-				return
+				return 0
 			}
 			if ev.Warned != nil {
 				ev.Warned(id, text)
 			}
+		case kindReady:
+			f.closeFiles()
+			n := int(d.u32())
+			if !d.done() {
+				return 0
+			}
+			return n
 		default:
 			c.mu.Lock()
 			ch := c.calls[f.id]
@@ -336,21 +369,27 @@ func (c *Client) Call(ctx context.Context, op string, body []byte, files ...*os.
 func (c *Client) Seat(cg runtime.Cgroup) error {
 	var e enc
 	putCgroup(&e, cg)
-	if err := c.c.send(kindSeat, 0, e.b); err != nil {
+	c.next++
+	if err := c.c.send(kindSeat, c.next, e.b); err != nil {
 		return err
 	}
 	if err := c.c.f.SetReadDeadline(time.Now().Add(sendLimit)); err != nil {
 		return err
 	}
-	f, err := c.c.recv()
-	if err != nil {
-		return err
+	for {
+		f, err := c.c.recv()
+		if err != nil {
+			return err
+		}
+		f.closeFiles()
+		switch {
+		case f.id != c.next: // of the pod before
+		case f.kind != kindDone:
+			return decodeErr(f.body)
+		default:
+			return c.c.f.SetReadDeadline(time.Time{})
+		}
 	}
-	f.closeFiles()
-	if f.kind != kindDone {
-		return decodeErr(f.body)
-	}
-	return c.c.f.SetReadDeadline(time.Time{})
 }
 
 // AddRequest is a container's main process, or an exec in Container.
@@ -485,10 +524,14 @@ func (c *Client) List(ctx context.Context) (pod string, procs []Proc, err error)
 }
 
 // Destroy kills the pod's processes; the monitor answers when they have ended,
-// and exits when its clients have their output.
+// and exits, or is Freed, when its clients have their output.
 func (c *Client) Destroy(ctx context.Context) error {
 	c.expect(true)
-	_, err := c.call(ctx, kindDestroy, nil)
+	kind := kindDestroy
+	if c.reuse {
+		kind = kindRetire
+	}
+	_, err := c.call(ctx, kind, nil)
 	if err != nil && !errors.Is(err, errLost) {
 		c.expect(false)
 	}

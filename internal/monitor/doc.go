@@ -1,7 +1,7 @@
 // Package monitor is the small process beside each pod, and the client that
 // the engine talks to it with.
 //
-// One monitor serves one pod. It creates the pod's processes (through
+// One monitor serves one pod at a time. It creates the pod's processes (through
 // internal/runtime), holds their standard streams, writes their logs, serves
 // attached clients and records exits. It outlives the engine: hulld can be
 // killed and started again without a container noticing. When the monitor
@@ -9,11 +9,13 @@
 //
 // A monitor's life:
 //
-//	hulld: Spawn --> ready --pod--> serving --destroy--> lingering --> exit
-//	                   |              |  ^                 (clients have yet to
-//	                   |              |  |                  take their output)
+//	                   +------------ as clean as it came ---------+
+//	                   v                                          |
+//	hulld: Spawn --> ready --pod--> serving --retire, destroy--> lingering --> exit
+//	                   |              |  ^                       (clients have yet to
+//	                   |              |  |                        take their output)
 //	        socket closed: exit       hulld dies: goes on,
-//	                                  a new one connects
+//	                                  a new one connects, which only destroys
 //
 // A process's life in it:
 //

@@ -23,7 +23,7 @@ func Main(backends map[string]NewBackend) int {
 		return 1
 	}
 	if err := Serve(socketFd, Config{
-		Create: Launch, Seat: runtime.NewSeat, Backends: backends, OpenLog: openLog, WarmUp: runtime.WarmUp, OnIdle: debug.FreeOSMemory, Names: serveNames,
+		Create: Launch, Seat: runtime.NewSeat, Backends: backends, OpenLog: openLog, WarmUp: runtime.WarmUp, OnIdle: debug.FreeOSMemory, Names: serveNames, Renew: rename,
 	}); err != nil {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1
@@ -42,10 +42,9 @@ func isolate() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("become non-dumpable: %w", err)
 	}
-	// Executed by descriptor, it would be called by the descriptor's number. Not by
-	// prctl(2), which names the calling thread: that need not be the first one.
-	if err := os.WriteFile("/proc/self/comm", []byte("hull-monitor"), 0); err != nil {
-		return fmt.Errorf("set process name: %w", err)
+	// Executed by descriptor, it would be called by the descriptor's number.
+	if err := rename(0); err != nil {
+		return err
 	}
 	unix.Umask(0o077)
 	return unix.Chdir("/")

@@ -52,11 +52,16 @@ const (
 	kindCall
 	kindNames
 	kindExecNow
+	kindRetire
+)
 
-	kindDone uint8 = iota + 50 // 64...
+// What the monitor says. Monitors of older builds say it by the same numbers.
+const (
+	kindDone uint8 = iota + 64
 	kindFail
 	kindExited
 	kindWarn
+	kindReady
 )
 
 // version is the first byte of pod and list; a monitor outlives the hulld that

@@ -78,6 +78,9 @@ type Config struct {
 	WarmUp func()
 	// OnIdle is called when output has stopped flowing; may be nil.
 	OnIdle func()
+	// Renew is called before this process may have another pod, the nth after its
+	// first one: from then on it answers to ProcessName(n). nil = it serves one.
+	Renew func(n int) error
 }
 
 // proc is one process.
@@ -109,12 +112,14 @@ func (p *proc) ended() bool {
 	}
 }
 
-// server is a monitor.
+// server is a monitor while it has one pod.
 type server struct {
-	cfg  Config
-	pool *stdio.Buffers
-	busy chan struct{}
-	quit chan struct{} // closed by destroy, after its answer
+	cfg    Config
+	pool   *stdio.Buffers
+	settle *settler
+	engine *conn // of who started this process
+	busy   chan struct{}
+	quit   chan struct{} // closed by destroy, after its answer
 
 	mu       sync.Mutex
 	pod, dir string
@@ -127,22 +132,37 @@ type server struct {
 	endedEx  []string         // ended execs, oldest first
 	dying    bool             // destroy has begun: no new processes
 	closing  bool             // quit is closed
-	settling *time.Timer
+	wanted   bool             // the engine has a use for this process after destroy
 	names    names
 }
 
 // Serve is a monitor's life, from the first frame on fd to the end; it takes fd
-// over. It returns without error when the engine never gave it a pod.
+// over. It returns without error when the engine gives it no pod, or no other one.
 func Serve(fd int, cfg Config) error {
 	c, err := newConn(fd)
 	if err != nil {
 		return fmt.Errorf("open engine's socket: %w", err)
 	}
-	s := &server{
-		cfg: cfg, pool: stdio.NewBuffers(cfg.OnIdle), busy: make(chan struct{}, maxBusy), quit: make(chan struct{}),
-		conns: map[*conn]struct{}{}, procs: map[string]*proc{},
+	clean, err := openFiles()
+	if err != nil {
+		return err
 	}
-	f, err := s.waitPod(c)
+	pool, settle := stdio.NewBuffers(cfg.OnIdle), &settler{idle: cfg.OnIdle}
+	for n := 1; ; n++ {
+		s := &server{
+			cfg: cfg, pool: pool, settle: settle, engine: c, busy: make(chan struct{}, maxBusy), quit: make(chan struct{}),
+			conns: map[*conn]struct{}{}, procs: map[string]*proc{},
+		}
+		if err := s.life(); err != nil || !s.renew(n, clean) {
+			return err
+		}
+		cfg.WarmUp = nil // it is
+	}
+}
+
+// life is that of one pod.
+func (s *server) life() error {
+	f, err := s.waitPod(s.engine)
 	if errors.Is(err, errClosed) {
 		return nil
 	}
@@ -152,7 +172,7 @@ func Serve(fd int, cfg Config) error {
 	if err := s.setPod(f.body); err != nil {
 		s.podErr = fmt.Errorf("set up monitor: %w", err)
 	}
-	s.serve(c)
+	s.serve(s.engine)
 	<-s.quit
 	s.linger()
 	return nil
@@ -169,7 +189,12 @@ func (s *server) waitPod(c *conn) (frame, error) {
 		switch {
 		case f.kind == kindPod:
 			return f, nil
-		case f.kind != kindSeat || s.seat != nil || s.cfg.Seat == nil:
+		case f.kind != kindSeat: // crossed the news that the pod before has ended
+			if err := c.send(kindFail, f.id, encodeErr(stdio.ErrEnded)); err != nil {
+				return f, err
+			}
+			continue
+		case s.seat != nil || s.cfg.Seat == nil:
 			return f, errFrame
 		}
 		d := dec{b: f.body}
@@ -182,7 +207,7 @@ func (s *server) waitPod(c *conn) (frame, error) {
 		if s.seat, err = s.cfg.Seat(cg); err != nil {
 			kind, body = kindFail, encodeErr(fmt.Errorf("take seat: %w", err))
 		}
-		if err := c.send(kind, 0, body); err != nil {
+		if err := c.send(kind, f.id, body); err != nil {
 			return f, err
 		}
 		if s.cfg.WarmUp != nil {
@@ -319,16 +344,22 @@ func (s *server) serve(c *conn) {
 }
 
 func (s *server) receive(c *conn) {
-	defer s.drop(c)
 	for {
 		f, err := c.recv()
 		if err != nil {
+			s.drop(c)
 			return
+		}
+		if c == s.engine && f.kind == kindRetire { // what comes after it is of the next pod
+			if s.answer(c, f) == nil {
+				return
+			}
+			continue
 		}
 		s.busy <- struct{}{}
 		go func() {
 			defer func() { <-s.busy }()
-			s.answer(c, f)
+			_ = s.answer(c, f)
 		}()
 	}
 }
@@ -340,12 +371,11 @@ func (s *server) drop(c *conn) {
 	c.close()
 }
 
-// answer handles one request. A bug in here must not take a pod's containers
-// with it, so a panic becomes an answer.
-func (s *server) answer(c *conn, f frame) {
+// answer handles one request, and returns the error that it has answered. A bug in
+// here must not take a pod's containers with it, so a panic becomes an answer.
+func (s *server) answer(c *conn, f frame) (err error) {
 	var body []byte
 	var files []*os.File
-	var err error
 	func() {
 		defer func() {
 			if r := recover(); r != nil {
@@ -367,18 +397,20 @@ func (s *server) answer(c *conn, f frame) {
 		s.drop(c)
 	}
 	linux.CloseAll(files)
-	if f.kind == kindDestroy && err == nil {
+	if err == nil && (f.kind == kindDestroy || f.kind == kindRetire) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.wanted = s.wanted || f.kind == kindRetire && c == s.engine
 		if !s.closing {
 			s.closing = true
 			close(s.quit)
 		}
 	}
+	return err
 }
 
 func (s *server) handle(f *frame) ([]byte, error) {
-	if s.podErr != nil && f.kind != kindDestroy {
+	if s.podErr != nil && f.kind != kindDestroy && f.kind != kindRetire {
 		return nil, s.podErr
 	}
 	switch f.kind {
@@ -395,7 +427,7 @@ func (s *server) handle(f *frame) ([]byte, error) {
 		return e.b, nil
 	case kindList:
 		return s.list(), nil
-	case kindDestroy:
+	case kindDestroy, kindRetire:
 		return nil, s.destroy()
 	case kindNames:
 		s.names.begin(s.cfg.Names, s.dir)
@@ -589,23 +621,29 @@ func (s *server) start(p *proc) error {
 		p.started = true
 		p.streams.Started()
 	}
-	s.settle()
+	s.settle.started()
 	return err
 }
 
-// settle calls OnIdle some time after the last start: what that needed of memory
-// is garbage by then, and an idle monitor collects none by itself.
-func (s *server) settle() {
-	if s.cfg.OnIdle == nil {
+// settler calls idle, which may be nil, some time after the last start: what that
+// needed of memory is garbage by then, and an idle monitor collects none by itself.
+type settler struct {
+	idle  func()
+	mu    sync.Mutex
+	timer *time.Timer
+}
+
+func (s *settler) started() {
+	if s.idle == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.settling == nil {
-		s.settling = time.AfterFunc(settleAfter, s.cfg.OnIdle)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(settleAfter, s.idle)
 		return
 	}
-	s.settling.Reset(settleAfter)
+	s.timer.Reset(settleAfter)
 }
 
 // watch waits for the end of a process and tells about it.

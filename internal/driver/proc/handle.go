@@ -23,21 +23,28 @@ import (
 const handleVersion = 1
 
 // handle finds a monitor again. A pid alone may have been given to another
-// process since; with its start time and the boot it is certain.
+// process since; with its start time and the boot it is certain. And a monitor may
+// have been given to another pod since.
 type handle struct {
-	V     int
-	Pid   int
-	Start uint64 // clock ticks after boot
-	Boot  string
-	Dir   string // the pod's run directory
+	V   int
+	Pid int
+	life
+	Boot string
+	Dir  string // the pod's run directory
 }
 
-func newHandle(start uint64, pid int, dir string) (hull.Handle, error) {
+// life tells a monitor from others that have its pid, and its pods apart.
+type life struct {
+	Start uint64 // clock ticks after boot
+	Pods  int    `json:",omitempty"` // that it served before
+}
+
+func newHandle(life life, pid int, dir string) (hull.Handle, error) {
 	boot, err := linux.BootID()
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(handle{V: handleVersion, Pid: pid, Start: start, Boot: boot, Dir: dir})
+	return json.Marshal(handle{V: handleVersion, Pid: pid, life: life, Boot: boot, Dir: dir})
 }
 
 func parseHandle(raw hull.Handle) (handle, error) {
@@ -57,8 +64,8 @@ func (h handle) alive() bool {
 	if err != nil || boot != h.Boot {
 		return false
 	}
-	start, err := startTime(h.Pid)
-	return err == nil && start == h.Start
+	life, err := lifeOf(h.Pid)
+	return err == nil && life == h.life
 }
 
 // kill ends the monitor if it still runs, and with it the pod. Without a pid
@@ -70,7 +77,7 @@ func (h handle) kill() error {
 			return nil // nobody listens
 		}
 		h.Pid = c.Pid()
-		h.Start, err = startTime(h.Pid)
+		h.life, err = lifeOf(h.Pid)
 		c.Close()
 		if err != nil {
 			return nil // just gone
@@ -84,7 +91,7 @@ func (h handle) kill() error {
 	if h.Boot != "" && !h.alive() { // after opening: now the pidfd is certain
 		return nil
 	}
-	if start, err := startTime(h.Pid); err != nil || start != h.Start {
+	if life, err := lifeOf(h.Pid); err != nil || life != h.life {
 		return nil // just gone
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -93,21 +100,27 @@ func (h handle) kill() error {
 	return nil
 }
 
-// startTime is field 22 of /proc/PID/stat. The name before it may hold anything.
-func startTime(pid int) (uint64, error) {
+// lifeOf reads fields 2 and 22 of /proc/PID/stat. The name, which is in
+// parentheses, may hold anything.
+func lifeOf(pid int) (life, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, err
+		return life{}, err
 	}
-	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if from < 0 || to < from {
+		return life{}, fmt.Errorf("parse /proc/%d/stat", pid)
+	}
+	_, rest, ok := strings.Cut(string(b[to+1:]), " ")
 	f := strings.Fields(rest)
 	if !ok || len(f) < 20 {
-		return 0, fmt.Errorf("parse /proc/%d/stat", pid)
+		return life{}, fmt.Errorf("parse /proc/%d/stat", pid)
 	}
 	if f[0] == "Z" || f[0] == "X" {
-		return 0, syscall.ESRCH
+		return life{}, syscall.ESRCH
 	}
-	return strconv.ParseUint(f[19], 10, 64)
+	start, err := strconv.ParseUint(f[19], 10, 64)
+	return life{Start: start, Pods: monitor.Renewals(string(b[from+1 : to]))}, err
 }
 
 // meta is what a restarted engine must know of a container and the monitor need

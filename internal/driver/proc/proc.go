@@ -99,7 +99,7 @@ func newDriver(cfg Config, program *monitor.Program) (*Driver, error) {
 			cfg.Log.Debug("cgroup in use", "cgroup", g.Path(), "error", err)
 		}
 	}
-	d.pool = newPool(d.spawn, d.spawnSeated, cfg.PoolSize, cfg.Log)
+	d.pool = newPool(d.spawn, d.sit, cfg.PoolSize, cfg.Log)
 	return d, nil
 }
 
@@ -143,7 +143,7 @@ func (d *Driver) Create(_ context.Context, s driver.SandboxSpec) (driver.Sandbox
 	if err != nil {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
-	h, err := newHandle(m.start, m.client.Pid(), s.RunDir)
+	h, err := newHandle(m.life, m.client.Pid(), s.RunDir)
 	if err == nil {
 		err = m.client.Pod(s.ID, s.RunDir)
 	}

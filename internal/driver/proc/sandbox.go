@@ -72,6 +72,7 @@ func (b *sandbox) run() {
 		Warned: func(id, text string) {
 			b.d.cfg.Log.Warn("monitor: "+text, "pod", b.id, "process", id)
 		},
+		Freed: b.d.freed,
 	})
 	go func() {
 		if <-b.mon.Gone(); b.mon.Died() {
@@ -513,6 +514,7 @@ func (b *sandbox) destroyMonitor(ctx context.Context) error {
 		return nil
 	}
 	b.d.cfg.Log.Warn("monitor is killed because it does not end", "pod", b.id, "error", err)
+	b.mon.Close() // before: so that it is given no other pod meanwhile
 	h, err := parseHandle(b.handle)
 	if err != nil {
 		return err

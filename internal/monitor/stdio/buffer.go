@@ -47,6 +47,7 @@ func (b *Buffers) get() []byte {
 		b.lent--
 		return nil
 	}
+	_ = unix.Madvise(p, unix.MADV_DONTFORK) // what is in them is no other process's business
 	return p
 }
 
