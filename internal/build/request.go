@@ -2,6 +2,7 @@ package build
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +17,11 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	solvererrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
@@ -239,7 +242,7 @@ func solve(ctx context.Context, c *client.Client, opt client.SolveOpt, event fun
 	status := make(chan *client.SolveStatus)
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		t := teller{event: event, seen: map[string]bool{}}
+		t := teller{event: event, seen: map[string]bool{}, bases: bases(opt.LocalMounts["dockerfile"], opt.FrontendAttrs["filename"])}
 		for st := range status {
 			t.tell(st)
 		}
@@ -298,6 +301,9 @@ func where(err error) string {
 	return b.String()
 }
 
+// maxDockerfile is how much of a Dockerfile is looked at for its FROM lines.
+const maxDockerfile = 1 << 20
+
 // step names a vertex of a Dockerfile: "[stage 2/4] RUN true".
 var stepName = regexp.MustCompile(`^\[(?:.* )?(\d+)/(\d+)\] (.*)$`) //nolint:gochecknoglobals // constant
 
@@ -305,6 +311,45 @@ var stepName = regexp.MustCompile(`^\[(?:.* )?(\d+)/(\d+)\] (.*)$`) //nolint:goc
 type teller struct {
 	event func(hull.BuildEvent)
 	seen  map[string]bool // vertices that were told
+	bases map[string]string
+}
+
+// bases are the FROM lines of a Dockerfile by the name that BuildKit gives their
+// images; none, when there is no such file: the build will say so.
+func bases(dir fsutil.FS, name string) map[string]string {
+	if dir == nil {
+		return nil
+	}
+	f, err := dir.Open(cmp.Or(name, "Dockerfile"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	file, err := parser.Parse(io.LimitReader(f, maxDockerfile))
+	if err != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for _, n := range file.AST.Children {
+		if !strings.EqualFold(n.Value, "from") || n.Next == nil {
+			continue
+		}
+		if named, err := reference.ParseNormalizedNamed(n.Next.Value); err == nil {
+			out[reference.TagNameOnly(named).String()] = n.Original
+		}
+	}
+	return out
+}
+
+// line is an instruction as the classic builder shows it: as it was written. In
+// the names of BuildKit's steps an image is spelled out, with its digest.
+func (t *teller) line(text string) string {
+	image, ok := strings.CutPrefix(text, "FROM ")
+	if !ok {
+		return text
+	}
+	tagged, _, _ := strings.Cut(image, "@")
+	return cmp.Or(t.bases[image], t.bases[tagged], text)
 }
 
 func (t *teller) tell(st *client.SolveStatus) {
@@ -314,7 +359,7 @@ func (t *teller) tell(st *client.SolveStatus) {
 			continue
 		}
 		t.seen[v.Digest.String()] = true
-		text := fmt.Sprintf("Step %s/%s : %s\n", m[1], m[2], m[3])
+		text := fmt.Sprintf("Step %s/%s : %s\n", m[1], m[2], t.line(m[3]))
 		if v.Cached {
 			text += " ---> Using cache\n"
 		}
