@@ -165,6 +165,21 @@ func TestExitReleasesEverything(t *testing.T) {
 	}
 }
 
+// TestLogsOfAYoungRun asks for a log right after the start: it is read when the
+// run is old enough, or over.
+func TestLogsOfAYoungRun(t *testing.T) {
+	w := newWorld()
+	e := w.engine(t)
+	c := start(t, e, hull.Spec{Image: "x"})
+	if _, err := e.Logs(t.Context(), c.ID, hull.LogsRequest{Tail: -1}); !errdefs.IsNotImplemented(err) {
+		t.Fatalf("the fake's answer is %v", err)
+	}
+	if c, err := e.Container(t.Context(), c.ID); err != nil || time.Since(c.Status.StartedAt) < youth {
+		t.Errorf("read before the run of %s was old enough: %v", c.Status.StartedAt, err)
+	}
+	waitExit(t, e, w, c, 0)
+}
+
 func TestAutoRemove(t *testing.T) {
 	w := newWorld()
 	e := w.engine(t)

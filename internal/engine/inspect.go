@@ -36,6 +36,11 @@ func (e *views) List(context.Context) ([]hull.Container, error) {
 	return all, nil
 }
 
+// youth is how old a run must be for its log to be read as it is. A workload has
+// run for longer than that when Docker answers a start, and clients count on its
+// first words being in the log then.
+const youth = 100 * time.Millisecond
+
 // Logs opens a container's log.
 func (e *views) Logs(ctx context.Context, ref string, r hull.LogsRequest) (hull.LogReader, error) {
 	c, err := e.store.Container(ref)
@@ -45,6 +50,13 @@ func (e *views) Logs(ctx context.Context, ref string, r hull.LogsRequest) (hull.
 	var ended <-chan struct{}
 	if x := e.runs.run(c.ID); x != nil {
 		ended = x.exited
+	}
+	if ended != nil && !r.Follow {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		case <-time.After(min(youth, youth-time.Since(c.Status.StartedAt))):
+		}
 	}
 	return e.logs.Read(ctx, c, r, ended)
 }
