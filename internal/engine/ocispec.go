@@ -44,10 +44,8 @@ func ociSpec(in ociInput) (*specs.Spec, error) {
 		return nil, err
 	}
 	s := &specs.Spec{
-		Version:    specs.Version,
-		Hostname:   in.hostname,
-		Domainname: c.Spec.Domainname,
-		Root:       &specs.Root{Readonly: c.Spec.Security.ReadOnlyRootfs},
+		Version: specs.Version,
+		Root:    &specs.Root{Readonly: c.Spec.Security.ReadOnlyRootfs},
 		Process: &specs.Process{
 			Terminal:        c.Spec.Process.TTY,
 			Args:            append([]string{c.Resolved.Path}, c.Resolved.Args...),
@@ -64,6 +62,9 @@ func ociSpec(in ociInput) (*specs.Spec, error) {
 			Sysctl:            c.Spec.Security.Sysctls,
 			RootfsPropagation: rootfsPropagation(in.mounts),
 		},
+	}
+	if c.Spec.Namespaces.UTS != "host" { // the host keeps its name
+		s.Hostname, s.Domainname = in.hostname, c.Spec.Domainname
 	}
 	if c.Spec.Process.TTY && c.Spec.Process.ConsoleSize != [2]uint{} {
 		s.Process.ConsoleSize = &specs.Box{Height: c.Spec.Process.ConsoleSize[0], Width: c.Spec.Process.ConsoleSize[1]}
