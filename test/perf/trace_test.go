@@ -71,7 +71,7 @@ func TestTraced(t *testing.T) {
 			}
 		})
 		// Itself, itself once more from a read-only mount, the workload.
-		over(t, "hull-runc run", counts, 1, map[string]float64{"calls": 2800, "programs": 3, "syncs": 0})
+		over(t, "hull-runc run", counts, 1, map[string]float64{"calls": 2600, "programs": 3, "syncs": 0})
 	})
 }
 

@@ -87,7 +87,7 @@ func newDriver(cfg Config, program *monitor.Program) (*Driver, error) {
 	}
 	// Made here, before containers do it at the same time: a v1 cpuset is not ready
 	// for children at once.
-	if _, err := sys.Group(cfg.CgroupParent).Create(nil); err != nil && !errdefs.IsAlreadyExists(err) {
+	if err := sys.Group(cfg.CgroupParent).CreateParent(); err != nil {
 		return nil, fmt.Errorf("create cgroup parent: %w", err)
 	}
 	d := &Driver{cfg: cfg, cg: sys, program: program}

@@ -148,6 +148,10 @@ func (g *Group) Dirs() []Dir { return g.dirs }
 // leaves nothing behind.
 func (g *Group) Create(r *specs.LinuxResources) (warnings []string, err error) { return g.create(r) }
 
+// CreateParent makes the group for others below it, unless it is there: they begin
+// with what it has, without being told one by one.
+func (g *Group) CreateParent() error { return g.createParent() }
+
 // Adopt gives a group that somebody else made, perhaps not in every hierarchy, what
 // Create would have.
 func (g *Group) Adopt(r *specs.LinuxResources) (warnings []string, err error) { return g.adopt(r) }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -130,6 +131,27 @@ func TestLifecycle(t *testing.T) {
 	if err := g.Freeze(ctx); !errdefs.IsNotFound(err) {
 		t.Errorf("Freeze of a group that is gone: %v", err)
 	}
+}
+
+// TestCreateParent: what is made below a parent can be joined, and its cpuset is the
+// kernel's business (v1).
+func TestCreateParent(t *testing.T) {
+	g := newGroup(t, "parent")
+	for range 2 {
+		if err := g.CreateParent(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, h := range g.sys.hiers {
+		if slices.Contains(h.controllers, "cpuset") && !h.v2 && !g.sys.clones(g.dir("cpuset")) {
+			t.Error("cpusets below the parent begin empty")
+		}
+	}
+	below := g.sys.Group(g.Path() + "/below")
+	if _, err := below.Create(nil); err != nil {
+		t.Fatal(err)
+	}
+	sleeper(t, below)
 }
 
 func TestCreateFailsClean(t *testing.T) {

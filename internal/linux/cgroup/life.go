@@ -55,6 +55,19 @@ func (g *Group) mkdir(h hierarchy, path string) error {
 	return g.sys.inheritCpuset(h, path, false)
 }
 
+func (g *Group) createParent() error {
+	for i, h := range g.sys.hiers {
+		path := g.dirs[i].Path
+		if err := g.mkparents(h, path); err != nil {
+			return err
+		}
+		if err := g.sys.inheritCpuset(h, path, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (g *Group) mkparents(h hierarchy, path string) error {
 	if len(path) <= len(h.mount) {
 		return nil

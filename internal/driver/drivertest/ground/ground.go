@@ -20,8 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/errdefs"
-
 	"hull/internal/hull"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
@@ -68,7 +66,7 @@ func (g *Ground) CreateParent() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	if _, err := sys.Group(g.Parent).Create(nil); err != nil && !errdefs.IsAlreadyExists(err) {
+	if err := sys.Group(g.Parent).CreateParent(); err != nil {
 		g.t.Fatal(err)
 	}
 }
