@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +27,7 @@ func (e *creation) Create(ctx context.Context, name string, s hull.Spec) (hull.C
 
 // CreateIn is Create of a container of an existing pod; podID "" gives it a pod
 // of its own. The pod's isolation and network are the container's.
-func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec) (_ hull.Container, warnings []string, err error) {
+func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec) (_ hull.Container, _ []string, err error) {
 	if podID != "" {
 		pod, err := e.store.Pod(podID)
 		if err != nil {
@@ -114,7 +115,7 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 		return hull.Container{}, nil, err
 	}
 	e.publish("create", c, nil)
-	return c, append(warnings, e.warnings(s, drv.Info().Abilities)...), nil
+	return c, append(e.warnings(s, drv.Info().Abilities), foreign(s, img)...), nil
 }
 
 // notImage keeps "not found" for the image: clients of a create answer it with a
@@ -247,6 +248,15 @@ func (e *creation) resolveShared(s hull.Spec) (hull.Spec, error) {
 
 func conflict(what string) error {
 	return fmt.Errorf("conflicting options: %s: %w", what, errdefs.ErrInvalidArgument)
+}
+
+// foreign warns, in Docker's words, of an image for other processors that nobody asked for.
+func foreign(s hull.Spec, img hull.Image) []string {
+	if s.Platform != "" || img.Architecture == "" || img.Architecture == runtime.GOARCH {
+		return nil
+	}
+	return []string{fmt.Sprintf("The requested image's platform (%s) does not match the detected host platform (%s) and no specific platform was requested",
+		path.Join(img.OS, img.Architecture, img.Variant), path.Join(runtime.GOOS, runtime.GOARCH))}
 }
 
 // warnings tells the user what this host will not do.

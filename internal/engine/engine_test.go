@@ -143,6 +143,20 @@ func TestCreateFailsCleanAtEveryStep(t *testing.T) {
 	}
 }
 
+// An image for other processors is said, as Docker says it, unless it was asked for.
+func TestCreateForeignImage(t *testing.T) {
+	w := newWorld()
+	w.img.OS, w.img.Architecture, w.img.Variant = "linux", "arm", "v5"
+	e := w.engine(t)
+	_, warnings, err := e.Create(t.Context(), "", hull.Spec{})
+	if err != nil || len(warnings) != 1 || !strings.HasPrefix(warnings[0], "The requested image's platform (linux/arm/v5) does not match the detected host platform (linux/") {
+		t.Errorf("%q, %v", warnings, err)
+	}
+	if _, warnings, err = e.Create(t.Context(), "", hull.Spec{Platform: "linux/arm/v5"}); err != nil || len(warnings) != 0 {
+		t.Errorf("asked for: %q, %v", warnings, err)
+	}
+}
+
 func TestExitReleasesEverything(t *testing.T) {
 	w := newWorld()
 	e := w.engine(t)

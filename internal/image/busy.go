@@ -1,7 +1,6 @@
 package image
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -9,6 +8,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/linux"
 )
 
 // maxBusy is the longest time that a transfer waits because a registry asks for it:
@@ -54,7 +55,7 @@ func (t throttle) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err := resp.Body.Close(); err != nil {
 			return nil, err
 		}
-		if err := pause(r.Context(), max(busy.wait, time.Second<<tries)); err != nil {
+		if err := linux.Sleep(r.Context(), max(busy.wait, time.Second<<tries)); err != nil {
 			return nil, err
 		}
 	}
@@ -69,16 +70,4 @@ func retryAfter(v string, now time.Time) time.Duration {
 		return at.Sub(now).Round(time.Second)
 	}
 	return 0
-}
-
-// pause waits, or ends with ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

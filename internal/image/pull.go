@@ -20,6 +20,7 @@ import (
 
 	"hull/internal/hull"
 	"hull/internal/image/archive"
+	"hull/internal/linux"
 )
 
 // Pull fetches an image, unpacks it, and names it.
@@ -537,7 +538,7 @@ func (s *registries) retry(ctx context.Context, fn func(ctx context.Context) (pr
 			asked = max(wait, busy.wait)
 		}
 		s.log.Debug("transfer broke off, trying again", "attempt", failed, "wait", asked, "error", err)
-		if err := pause(ctx, asked); err != nil {
+		if err := linux.Sleep(ctx, asked); err != nil {
 			return err
 		}
 		wait = min(wait*2, 5*time.Second)

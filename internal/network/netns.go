@@ -1,7 +1,6 @@
 package network
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -281,17 +280,6 @@ func (h *host) deleteLink(name string) error {
 		return nil
 	}
 	return fmt.Errorf("remove interface %s: %w", name, err)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // plug connects the namespace at path to e's network. inside is a handle in it.

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"hull/internal/hull"
+	"hull/internal/linux"
 )
 
 // pool keeps network namespaces ready. A bare one has a loopback and nothing
@@ -177,7 +178,7 @@ func (p *pool) fill() {
 // pods are doing, most of all the one that starts just now, matters more.
 func (p *pool) fillUp() {
 	const moment = 25 * time.Millisecond
-	_ = sleep(p.host.life, moment) // the end of the service is looked for below
+	_ = linux.Sleep(p.host.life, moment) // the end of the service is looked for below
 	inspected := false
 	for {
 		p.mu.Lock()

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"hull/internal/linux"
 )
 
 // Groups and messages of netlink, from linux/rtnetlink.h and nfnetlink.h.
@@ -136,7 +138,7 @@ func (s *registry) repair(changed <-chan struct{}, lost <-chan int32) {
 			}
 			indexes[i] = true
 		}
-		if err := sleep(s.host.life, moment); err != nil {
+		if err := linux.Sleep(s.host.life, moment); err != nil {
 			return
 		}
 		for more := true; more; {

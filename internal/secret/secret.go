@@ -100,8 +100,11 @@ func (s *Service) Create(_ context.Context, x hull.Secret, value []byte) (hull.S
 	if err := checkName(x.Name); err != nil {
 		return hull.Secret{}, err
 	}
-	if len(value) == 0 || len(value) > MaxSize {
-		return hull.Secret{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("secret %s has %d bytes; it may have 1 to %d", x.Name, len(value), MaxSize))
+	switch { // a value that is too large may have been cut by who read it
+	case len(value) == 0:
+		return hull.Secret{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("secret %s is empty", x.Name))
+	case len(value) > MaxSize:
+		return hull.Secret{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("secret %s is larger than %d bytes", x.Name, MaxSize))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-)
 
-const bootIDFile = "/proc/sys/kernel/random/boot_id"
+	"hull/internal/linux"
+)
 
 // runDir is the part of the store on tmpfs. Files are named KIND/ID.PART; PART is
 // record or status. See slots.go.
@@ -18,11 +18,10 @@ type runDir string
 // openRunDir empties dir when another boot wrote it.
 func openRunDir(dir, bootID string) (runDir, error) {
 	if bootID == "" {
-		b, err := os.ReadFile(bootIDFile)
-		if err != nil {
+		var err error
+		if bootID, err = linux.BootID(); err != nil {
 			return "", fmt.Errorf("read boot id: %w", err)
 		}
-		bootID = strings.TrimSpace(string(b))
 	}
 	boot := filepath.Join(dir, "boot")
 	old, err := os.ReadFile(boot)

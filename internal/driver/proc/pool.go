@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"hull/internal/driver/group"
+	"hull/internal/linux"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
 	"hull/internal/runtime"
@@ -107,7 +108,7 @@ func (p *pool) fillOne(ctx context.Context) {
 			return
 		}
 		p.log.Error("start a monitor ahead of time", "error", m.err)
-		if !sleep(ctx, retryDelay) {
+		if linux.Sleep(ctx, retryDelay) != nil {
 			return
 		}
 	}
@@ -156,18 +157,6 @@ func (p *pool) missing() {
 		return
 	}
 	p.want <- struct{}{}
-}
-
-// sleep says whether d passed before ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // spawn starts a monitor.

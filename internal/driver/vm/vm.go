@@ -93,7 +93,7 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{cfg: cfg, cg: sys, templates: newTemplates(filepath.Join(cfg.Dir, "templates"), cfg.Log), kvm: newKVM(cfg.Dir)}
 	d.pods = pod.Config{Backend: monitorvm.Name, MonitorPath: cfg.MonitorPath, RunDir: cfg.RunDir, Log: cfg.Log, Release: d.release}
 	if err := d.templates.sweep(nil); err != nil {
-		return nil, fmt.Errorf("remove templates of no use: %w", err)
+		cfg.Log.Warn("templates of no use stay", "error", err)
 	}
 	return d, nil
 }
