@@ -79,16 +79,16 @@ const (
 	highs = 0x8080808080808080
 )
 
-// escapes has a high bit set if one of the eight bytes of x needs escaping. The
-// terms that borrow (y - ones) may also set the bit of a byte above a true one,
-// never without one, so "any bit set" is exact.
+// escapes has a high bit set if one of the eight bytes of x needs escaping; the
+// other bits mean nothing. A byte of a difference has its high bit set if it is
+// negative, if the byte of x has (which is reason enough), or if one below it borrowed
+// and so is negative: "any high bit set" is exact.
 func escapes(x uint64) uint64 {
-	control := (x - 0x20*ones) &^ x      // < 0x20
-	quote := (x | 0x04*ones) ^ 0x26*ones // 0 where '"' (0x22) or '&' (0x26)
-	angle := (x | 0x02*ones) ^ 0x3e*ones // 0 where '<' (0x3c) or '>' (0x3e)
-	slash := x ^ '\\'*ones
-	zero := (quote-ones)&^quote | (angle-ones)&^angle | (slash-ones)&^slash
-	return (x | control | zero) & highs
+	control := (x ^ 0x02*ones) - 0x21*ones // < 0 where < 0x20 or '"' (0x22)
+	and := (x ^ '&'*ones) - ones
+	angle := ((x | 0x02*ones) ^ 0x3e*ones) - ones // < 0 where '<' (0x3c) or '>' (0x3e)
+	slash := (x ^ '\\'*ones) - ones
+	return x | control | and | angle | slash
 }
 
 // plain is the length of a beginning of s that needs no escaping, in steps of
@@ -98,12 +98,12 @@ func plain(s []byte) int {
 	for len(s) >= 32 { // four at once keep the processor's units busy
 		a, b := binary.LittleEndian.Uint64(s), binary.LittleEndian.Uint64(s[8:])
 		c, d := binary.LittleEndian.Uint64(s[16:]), binary.LittleEndian.Uint64(s[24:])
-		if escapes(a)|escapes(b)|escapes(c)|escapes(d) != 0 {
+		if (escapes(a)|escapes(b)|escapes(c)|escapes(d))&highs != 0 {
 			break
 		}
 		s = s[32:]
 	}
-	for len(s) >= 8 && escapes(binary.LittleEndian.Uint64(s)) == 0 {
+	for len(s) >= 8 && escapes(binary.LittleEndian.Uint64(s))&highs == 0 {
 		s = s[8:]
 	}
 	return n - len(s)

@@ -88,6 +88,9 @@ func checkEscape(t *testing.T, s []byte) {
 	if err := json.Unmarshal(got, &back); err != nil {
 		t.Fatalf("%q became %s: %v", s, got, err)
 	}
+	if bytes.ContainsAny(got, "<>&") {
+		t.Fatalf("%q became %s", s, got)
+	}
 	want, err := json.Marshal(string(s))
 	must(t, err)
 	var wantBack string
