@@ -71,12 +71,13 @@ func (m *childMemory) release() {
 // is most of it: page tables to copy, and pages to copy when we write to them next.
 // What of other processes' secrets lies there, the child does not see either.
 //
-// It is done before each fork, because the heap grows; a heap beyond one arena is
-// copied as it would be without this.
+// It is done before each fork, because the heap grows. Go reserves it by arenas, one
+// after the other, and begins anywhere in the first: so the neighbours of the one that
+// we find are of it, or are not there. What lies further off is copied.
 func leaveHeap() {
 	const arena = 64 << 20 // of Go's runtime, on 64-bit Linux
 	here := new([64]byte)
-	base := uintptr(unsafe.Pointer(here)) &^ (arena - 1)
-	_, _, _ = unix.RawSyscall(unix.SYS_MADVISE, base, arena, unix.MADV_DONTFORK) // a hint
+	base := uintptr(unsafe.Pointer(here))&^(arena-1) - arena
+	_, _, _ = unix.RawSyscall(unix.SYS_MADVISE, base, 3*arena, unix.MADV_DONTFORK) // a hint; gaps are passed over
 	runtime.KeepAlive(here)
 }
