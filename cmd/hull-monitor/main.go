@@ -15,5 +15,8 @@ func main() {
 	if filepath.Base(os.Args[0]) == oci.PauseMode { // in a sandbox, as its first process
 		os.Exit(oci.PauseMain(os.Args[1:]))
 	}
-	os.Exit(monitor.Main(map[string]monitor.NewBackend{oci.Backend: oci.New, vm.Name: vm.New}))
+	os.Exit(monitor.Main(
+		map[string]monitor.NewBackend{oci.Backend: oci.New, vm.Name: vm.New},
+		map[string]monitor.Ahead{vm.Name: vm.Ahead},
+	))
 }

@@ -54,8 +54,7 @@ type options struct {
 	hosts       []string
 	readyFD     int
 	monitor     string
-	vmKernel    string
-	vmQEMU      string
+	vm          machineOptions
 	logDriver   string
 	logLevel    string
 	insecure    []string
@@ -124,8 +123,9 @@ func parse(args []string) (options, error) {
 	f.StringArrayVarP(&o.hosts, "host", "H", nil, "more addresses to listen on (unix://PATH, tcp://HOST:PORT with TLS)")
 	f.IntVar(&o.readyFD, "ready-fd", -1, "descriptor that gets one byte when the engine serves")
 	f.StringVar(&o.monitor, "monitor", "", "path of hull-monitor (default: beside hulld)")
-	f.StringVar(&o.vmKernel, "vm-kernel", envOr("HULL_VM_KERNEL", ""), "guest kernel of --isolation vm (default: the installed one, else vmlinux beside hulld)")
-	f.StringVar(&o.vmQEMU, "vm-qemu", "", "QEMU of --isolation vm (default: qemu-system-x86_64)")
+	f.StringVar(&o.vm.kernel, "vm-kernel", envOr("HULL_VM_KERNEL", ""), "guest kernel of --isolation vm (default: the installed one, else vmlinux beside hulld)")
+	f.StringVar(&o.vm.qemu, "vm-qemu", "", "QEMU of --isolation vm (default: qemu-system-x86_64)")
+	f.BoolVar(&o.vm.spare, "vm-spare", true, "keep a machine ready for the next --isolation vm, until 10 minutes after the last one")
 	f.StringVar(&o.logDriver, "log-driver", "json-file", "default log driver of containers")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringArrayVar(&o.insecure, "insecure-registry", nil, "registry (HOST[:PORT] or CIDR) to reach without TLS")
@@ -265,7 +265,7 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	closers.add(box.Close)
-	ofMachines := vmConfig(o, inst, log)
+	ofMachines := vmConfig(o, inst, images.Blank, log)
 	machines, err := vm.New(ofMachines)
 	if err != nil {
 		return err

@@ -86,6 +86,9 @@ type SandboxSpec struct {
 	RunDir    string // directory of this pod on tmpfs; exists, owned by the engine; removed by it after Destroy
 	NetNS     string // path; "" = the host's
 	Resources hull.Resources
+	// Shares says that its container will be given directories of the host. A driver
+	// may be told so by the container alone, later, too.
+	Shares bool
 }
 
 // ContainerSpec is a container to put into a sandbox.

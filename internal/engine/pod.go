@@ -177,7 +177,7 @@ func (e *runner) StartPod(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = e.openPod(ctx, p, drv)
+	_, _, err = e.openPod(ctx, p, drv, false)
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -186,15 +187,17 @@ func (e *runner) enterPod(ctx context.Context, c hull.Container, drv driver.Driv
 	if err != nil {
 		return nil, hull.Endpoint{}, nil, err
 	}
-	p, endpoint, err := e.openPod(ctx, pod, drv)
+	shares := slices.ContainsFunc(c.Mounts, func(m hull.MountPoint) bool { return m.Type != hull.MountTmpfs })
+	p, endpoint, err := e.openPod(ctx, pod, drv, shares)
 	if err != nil {
 		return nil, hull.Endpoint{}, nil, err
 	}
 	return p.box, endpoint, func(ctx context.Context) error { return e.closePod(ctx, pod.ID) }, nil
 }
 
-// openPod makes a pod's network and boundary. closePod is its reverse.
-func (e *runner) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver) (_ *podRun, _ hull.Endpoint, err error) {
+// openPod makes a pod's network and boundary; shares says that its container has
+// directories of the host. closePod is its reverse.
+func (e *runner) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver, shares bool) (_ *podRun, _ hull.Endpoint, err error) {
 	p := &podRun{}
 	defer p.release.OnError(ctx, undoLimit, &err)
 
@@ -211,7 +214,7 @@ func (e *runner) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver) (
 	p.detach = detach
 	p.release.Add("detach networks", detach)
 
-	box, err := drv.Create(ctx, driver.SandboxSpec{ID: pod.ID, RunDir: dir, NetNS: endpoint.NetNS, Resources: pod.Resources})
+	box, err := drv.Create(ctx, driver.SandboxSpec{ID: pod.ID, RunDir: dir, NetNS: endpoint.NetNS, Resources: pod.Resources, Shares: shares})
 	if err != nil {
 		return nil, endpoint, fmt.Errorf("create %s sandbox of %s: %w", pod.Isolation, pod.Name, err)
 	}

@@ -403,3 +403,10 @@ func (c *Client) Off(ctx context.Context) error {
 	_, err := c.call(ctx, Request{Op: OpOff})
 	return err
 }
+
+// Reset has the guest forget what Boot has told it: it ends the containers, takes
+// its disks and network down and waits for the next Boot.
+func (c *Client) Reset(ctx context.Context) error {
+	_, err := c.call(ctx, Request{Op: OpReset})
+	return err
+}

@@ -18,7 +18,7 @@ import (
 
 // Version of the protocol: guest and monitor are of one build, mostly, but a
 // kernel's initramfs may lie in a cache.
-const Version = 4
+const Version = 5
 
 // Where things are in a guest. The container's file system is mounted in its own
 // mount namespace, as on a host.
@@ -85,11 +85,12 @@ const (
 	OpCopy   = "copy"   // a path as a tar, on stream Out
 	OpUnpack = "unpack" // a tar into a path, from stream In
 	OpStat   = "stat"
+	OpReset  = "reset" // back to where no OpBoot has been yet
 	OpOff    = "off"
 )
 
 // Boot is what a machine learns first: what differs from every other machine
-// made of the same template.
+// made of the same template. Told again, it takes the time of it.
 type Boot struct {
 	Version  int
 	Now      int64  // Unix nanoseconds

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -163,6 +164,37 @@ func (s *boxStore) mountBlock(ctx context.Context, id string, b box) (hull.Rootf
 	}, nil
 }
 
+// Blank gives a root file system as a disk that holds nothing but program, which is
+// kept, and an empty writable disk that is gone with its descriptor.
+func (s *boxStore) Blank(ctx context.Context, name string, program []byte) (root, disk *os.File, err error) {
+	img, err := s.blocks.once(ctx, fmt.Sprintf("blank.%s.%x.erofs", name, sha256.Sum256(program)), func(tmp string) error {
+		dir, err := os.MkdirTemp(filepath.Dir(tmp), "blank-*")
+		if err != nil {
+			return err
+		}
+		err = os.WriteFile(filepath.Join(dir, name), program, 0o755)
+		if err == nil {
+			err = makeErofs(ctx, tmp, []string{dir})
+		}
+		return errors.Join(err, os.RemoveAll(dir))
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make block image: %w", err)
+	}
+	empty, err := s.blocks.once(ctx, emptyDisk, func(tmp string) error { return makeEmpty(ctx, tmp) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("make empty disk: %w", err)
+	}
+	if disk, err = copyUnnamed(empty); err != nil {
+		return nil, nil, fmt.Errorf("make writable disk: %w", err)
+	}
+	if root, err = os.Open(img); err != nil {
+		disk.Close()
+		return nil, nil, err
+	}
+	return root, disk, nil
+}
+
 func blockName(chain digest.Digest) string {
 	if chain == "" {
 		return "none.erofs"
@@ -232,15 +264,38 @@ func copySparse(from, to string) (err error) {
 			err = errors.Join(err, os.Remove(tmp))
 		}
 	}()
-	if unix.IoctlFileClone(linux.FD(out), linux.FD(in)) != nil { // no reflinks here
-		if err := copyData(out, in); err != nil {
-			return errors.Join(err, out.Close())
-		}
+	if err := clone(out, in); err != nil {
+		return errors.Join(err, out.Close())
 	}
 	if err := out.Close(); err != nil {
 		return err
 	}
 	return os.Rename(tmp, to)
+}
+
+// copyUnnamed is copySparse to a file that has no name.
+func copyUnnamed(from string) (*os.File, error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(filepath.Dir(from), unix.O_TMPFILE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := clone(out, in); err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	return out, nil
+}
+
+// clone shares in's data where the file system can, and copies it else.
+func clone(out, in *os.File) error {
+	if unix.IoctlFileClone(linux.FD(out), linux.FD(in)) == nil {
+		return nil
+	}
+	return copyData(out, in)
 }
 
 func copyData(out, in *os.File) error {

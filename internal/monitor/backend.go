@@ -51,6 +51,8 @@ type BackendPod struct {
 	ID     string
 	Dir    string // the pod's run directory
 	Config []byte // of PodWith
+	// Ahead is what the backend has made before there was a pod; nil = nothing.
+	Ahead any
 	// Warn tells hulld's log about something that the user may want to know.
 	Warn func(text string)
 }
@@ -58,6 +60,11 @@ type BackendPod struct {
 // NewBackend makes a backend. It returns soon: what takes long (a boot) goes on
 // beside, and Create waits for it.
 type NewBackend func(p BackendPod) (Backend, error)
+
+// Ahead makes in the pool, before there is a pod, what a pod of the backend would
+// wait for, from a configuration and files that are the driver's and its own. ctx
+// ends with the engine. What it makes goes with the process, if no pod comes.
+type Ahead func(ctx context.Context, conf []byte, files []*os.File) (any, error)
 
 // LostError is what Wait of a backend's process returns when the boundary itself
 // has died under it.
@@ -84,12 +91,39 @@ func (s *server) open(name string, conf []byte) error {
 	if !ok {
 		return fmt.Errorf("this hull-monitor knows no backend %q; install the one that belongs to this hulld: %w", name, errdefs.ErrNotImplemented)
 	}
-	b, err := n(BackendPod{ID: s.pod, Dir: s.dir, Config: conf, Warn: func(text string) { s.warn(s.pod, text) }})
+	b, err := n(BackendPod{ID: s.pod, Dir: s.dir, Config: conf, Ahead: s.ahead, Warn: func(text string) { s.warn(s.pod, text) }})
 	if err != nil {
 		return fmt.Errorf("open %s: %w", name, err)
 	}
 	s.backend = b
 	return nil
+}
+
+// prepare answers kindAhead. Meanwhile the engine's next frame is waited for, so that
+// its end is noticed: next gets it.
+func (s *server) prepare(c *conn, f *frame, next chan<- received) error {
+	defer f.closeFiles()
+	d := dec{b: f.body}
+	name, conf := d.str(), d.bytes()
+	if !d.done() {
+		return errFrame
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() {
+		f, err := c.recv()
+		if err != nil {
+			cancel(err)
+		}
+		next <- received{f, err}
+	}()
+	var err error
+	if make, ok := s.cfg.Ahead[name]; ok {
+		s.ahead, err = make(ctx, conf, f.files)
+	} else {
+		err = fmt.Errorf("backend %q makes nothing ahead: %w", name, errdefs.ErrNotImplemented)
+	}
+	return s.answerEarly(c, f.id, err)
 }
 
 func (s *server) call(f *frame) ([]byte, []*os.File, error) {

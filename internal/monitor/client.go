@@ -369,11 +369,26 @@ func (c *Client) Call(ctx context.Context, op string, body []byte, files ...*os.
 func (c *Client) Seat(cg runtime.Cgroup) error {
 	var e enc
 	putCgroup(&e, cg)
+	return c.early(kindSeat, e.b, sendLimit)
+}
+
+// Ahead has a monitor without a pod make what a pod of the backend would wait for,
+// within limit. It is called once, before Listen, if at all. After an error the
+// monitor is of no use.
+func (c *Client) Ahead(backend string, conf []byte, limit time.Duration, files ...*os.File) error {
+	var e enc
+	e.str(backend)
+	e.bytes(conf)
+	return c.early(kindAhead, e.b, limit, files...)
+}
+
+// early is a request before Listen.
+func (c *Client) early(kind uint8, body []byte, limit time.Duration, files ...*os.File) error {
 	c.next++
-	if err := c.c.send(kindSeat, c.next, e.b); err != nil {
+	if err := c.c.send(kind, c.next, body, files...); err != nil {
 		return err
 	}
-	if err := c.c.f.SetReadDeadline(time.Now().Add(sendLimit)); err != nil {
+	if err := c.c.f.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	for {

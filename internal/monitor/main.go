@@ -13,9 +13,9 @@ import (
 )
 
 // Main is hull-monitor: it detaches from whoever started it, and serves the
-// socket it was given. backends are those that pods may ask for. It returns the
-// process's exit code.
-func Main(backends map[string]NewBackend) int {
+// socket it was given. backends are those that pods may ask for, ahead those that
+// make something before. It returns the process's exit code.
+func Main(backends map[string]NewBackend, ahead map[string]Ahead) int {
 	// Without the right, or on a kernel without the file, it wakes as it did.
 	_ = linux.CalmSysmon()
 	if err := isolate(); err != nil {
@@ -23,7 +23,7 @@ func Main(backends map[string]NewBackend) int {
 		return 1
 	}
 	if err := Serve(socketFd, Config{
-		Create: Launch, Seat: runtime.NewSeat, Backends: backends, OpenLog: openLog, WarmUp: runtime.WarmUp, OnIdle: debug.FreeOSMemory, Names: serveNames, Renew: rename,
+		Create: Launch, Seat: runtime.NewSeat, Backends: backends, Ahead: ahead, OpenLog: openLog, WarmUp: runtime.WarmUp, OnIdle: debug.FreeOSMemory, Names: serveNames, Renew: rename,
 	}); err != nil {
 		fmt.Fprintln(os.Stderr, "hull-monitor:", err)
 		return 1

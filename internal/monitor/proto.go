@@ -21,6 +21,8 @@ import (
 //	hulld                                  hull-monitor (ready in the pool)
 //	  |-- seat(cgroup) ---------------------->|  only if of use: see runtime.Seat
 //	  |<------------------------ done | fail --|
+//	  |-- ahead(backend) [fds] -------------->|  only if of use: see Ahead
+//	  |<------------------------ done | fail --|
 //	  |-- pod(id, run dir, backend) --------->|  listens on <run dir>/monitor.sock
 //	  |-- add(container, plan, io) [client] ->|  namespaces, mounts; process waits
 //	  |<------------------------ done(pid) ---|
@@ -53,6 +55,7 @@ const (
 	kindNames
 	kindExecNow
 	kindRetire
+	kindAhead
 )
 
 // What the monitor says. Monitors of older builds say it by the same numbers.

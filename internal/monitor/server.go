@@ -69,6 +69,8 @@ type Config struct {
 	// Backends make the processes of pods that are not this process's own clones, by
 	// the name that pod carries. See Backend.
 	Backends map[string]NewBackend
+	// Ahead are those backends that make something in the pool.
+	Ahead map[string]Ahead
 	// OpenLog opens a container's log; a nil writer = none.
 	OpenLog func(t hull.LogTarget) (stdio.LogWriter, error)
 	// Names serves the pod's names, as the files in its run directory say, and
@@ -125,6 +127,7 @@ type server struct {
 	pod, dir string
 	podErr   error
 	backend  Backend // nil = processes are clones of this one
+	ahead    any     // what the backend made in the pool
 	listener *os.File
 	seat     *runtime.Seat // not used yet
 	conns    map[*conn]struct{}
@@ -178,12 +181,32 @@ func (s *server) life() error {
 	return nil
 }
 
+// received is a frame that another goroutine has waited for.
+type received struct {
+	f   frame
+	err error
+}
+
 // waitPod is the time in the pool.
 func (s *server) waitPod(c *conn) (frame, error) {
+	var next chan received // has the next frame, if not nil
 	for {
-		f, err := c.recv()
+		var r received
+		if next != nil {
+			r, next = <-next, nil
+		} else {
+			r.f, r.err = c.recv()
+		}
+		f, err := r.f, r.err
 		if err != nil {
 			return f, err
+		}
+		if f.kind == kindAhead && s.ahead == nil {
+			next = make(chan received, 1)
+			if err := s.prepare(c, &f, next); err != nil {
+				return f, err
+			}
+			continue
 		}
 		f.closeFiles()
 		switch {
@@ -202,18 +225,24 @@ func (s *server) waitPod(c *conn) (frame, error) {
 		if !d.done() {
 			return f, errFrame
 		}
-		var body []byte
-		kind := kindDone
 		if s.seat, err = s.cfg.Seat(cg); err != nil {
-			kind, body = kindFail, encodeErr(fmt.Errorf("take seat: %w", err))
+			err = fmt.Errorf("take seat: %w", err)
 		}
-		if err := c.send(kind, f.id, body); err != nil {
+		if err := s.answerEarly(c, f.id, err); err != nil {
 			return f, err
 		}
 		if s.cfg.WarmUp != nil {
 			s.cfg.WarmUp()
 		}
 	}
+}
+
+// answerEarly answers a request of the time in the pool.
+func (s *server) answerEarly(c *conn, id uint32, err error) error {
+	if err != nil {
+		return c.send(kindFail, id, encodeErr(err))
+	}
+	return c.send(kindDone, id, nil)
 }
 
 // takeSeat is the seat for a new container, nil = none. One that was made ahead

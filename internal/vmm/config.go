@@ -20,10 +20,10 @@ const (
 
 // CodeBuffer is TCG's buffer of translated code, in MiB. It is most of what an
 // idle machine costs, and 32 hold a small kernel with a database.
-const CodeBuffer = 32
+const CodeBuffer = 40
 
 // Layout changes when Args does: a template fits only machines of the same one.
-const Layout = 3
+const Layout = 4
 
 // DiskSize is the size of every disk, whatever it holds: a template's device
 // state holds its disks' sizes, and a machine restored from it has others.
@@ -103,23 +103,29 @@ func Args(c Config, fd Descriptors) []string {
 		"-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on",
 	}
 	for i, d := range c.Disks {
-		id := "disk" + strconv.Itoa(i)
-		// No discards: see keepTemplate.
-		drive := fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=ignore,detect-zeroes=off,file.driver=file,file.filename=%s,file.locking=off",
-			id, onOff(d.ReadOnly), comma(d.Path))
+		id := diskName(i)
+		file := fmt.Sprintf("driver=file,node-name=%s,filename=%s,locking=off", backName(i, 0), comma(d.Path))
 		if d.Absent {
-			drive = fmt.Sprintf("driver=null-co,node-name=%s,size=%d,read-zeroes=on,read-only=%s", id, int64(DiskSize), onOff(d.ReadOnly))
+			file = fmt.Sprintf("driver=null-co,node-name=%s,size=%d,read-zeroes=on", backName(i, 0), int64(DiskSize))
 		}
-		a = append(a, "-blockdev", drive, "-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s,discard=off,write-zeroes=off", id, comma(d.Serial)))
+		// No discards: see keepTemplate.
+		a = append(
+			a, "-blockdev", file+",read-only="+onOff(d.ReadOnly),
+			"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=ignore,detect-zeroes=off,file=%s", id, onOff(d.ReadOnly), backName(i, 0)),
+			"-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s,discard=off,write-zeroes=off", id, comma(d.Serial)),
+		)
 	}
 	taps := fd.Taps
 	for i, n := range c.Nets {
-		id := "net" + strconv.Itoa(i)
-		// Without a peer the device reports no link; a hub port is one that leads nowhere.
+		id := netName(i)
+		// Without a peer the device reports no link. A hub leads nowhere, but takes what is
+		// sent only if it has somebody to give it to: another port, which leads nowhere.
 		back := "hubport,id=" + id + ",hubid=" + strconv.Itoa(i)
 		if n.Tap {
 			back = fmt.Sprintf("tap,id=%s,fd=%d,vhost=off", id, taps[0])
 			taps = taps[1:]
+		} else {
+			a = append(a, "-netdev", "hubport,id="+sinkName(i)+",hubid="+strconv.Itoa(i))
 		}
 		a = append(a, "-netdev", back, "-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, n.Mac))
 	}

@@ -15,9 +15,9 @@ func TestArgs(t *testing.T) {
 	}
 	got := strings.Join(Args(c, Descriptors{QMP: 3, Agent: 4, Log: 5, Taps: []int{6}}), " ")
 	for _, want := range []string{
-		"-name a,,b ", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=off", "-accel tcg,thread=single,tb-size=32",
+		"-name a,,b ", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=off", "-accel tcg,thread=single,tb-size=40",
 		"-m 256M", "memory-backend-file,id=mem,size=256M,mem-path=/m,share=off",
-		"file.filename=/root,,1.erofs", "read-only=on", "driver=null-co,node-name=disk1", "serial=r,discard=off,write-zeroes=off",
+		"filename=/root,,1.erofs", "read-only=on", "driver=null-co,node-name=disk1-0", "serial=r,discard=off,write-zeroes=off",
 		"tap,id=net0,fd=6,vhost=off", "hubport,id=net1", "vhost-user-fs-device,chardev=fs,queue-size=512,tag=hull", "elevateprivileges=deny", "-incoming defer",
 		"socket,id=agent,fd=4", "name=" + AgentPort,
 	} {

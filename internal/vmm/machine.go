@@ -28,6 +28,8 @@ type Machine struct {
 	QMP   *QMP
 
 	saveTo *os.File // Files.State
+	conf   Config
+	backs  []int // how many files each disk has had before
 	proc   *os.Process
 	log    *ring
 	stderr *ring
@@ -49,7 +51,7 @@ type Files struct {
 // or has been given a template's state and executes that. When ctx ends first,
 // or anything fails, QEMU is gone.
 func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
-	m := &Machine{log: newRing(keepLog), stderr: newRing(keepLog), done: make(chan struct{})}
+	m := &Machine{log: newRing(keepLog), stderr: newRing(keepLog), done: make(chan struct{}), conf: c, backs: make([]int, len(c.Disks))}
 	var ours, theirs []*os.File
 	defer func() {
 		for _, t := range theirs {

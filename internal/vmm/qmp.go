@@ -34,7 +34,6 @@ type QMP struct {
 	gone   chan struct{}
 
 	mu      sync.Mutex // one command at a time
-	pass    *os.File   // goes with the next command
 	replies chan reply
 }
 
@@ -137,6 +136,11 @@ func parse(line []byte) (message, error) {
 
 // Do executes a command and returns what it returns. args may be nil.
 func (q *QMP) Do(ctx context.Context, command string, args any) (json.RawMessage, error) {
+	return q.doWith(ctx, nil, command, args)
+}
+
+// doWith is Do of a command that takes a descriptor; nil = it takes none.
+func (q *QMP) doWith(ctx context.Context, pass *os.File, command string, args any) (json.RawMessage, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	select { // of a command whose caller did not wait
@@ -156,7 +160,7 @@ func (q *QMP) Do(ctx context.Context, command string, args any) (json.RawMessage
 			return nil, ErrGone
 		}
 	}
-	if err := q.write(append(b, '\n')); err != nil {
+	if err := q.write(append(b, '\n'), pass); err != nil {
 		return nil, ErrGone
 	}
 	select {
@@ -176,22 +180,18 @@ func (q *QMP) Do(ctx context.Context, command string, args any) (json.RawMessage
 const stateName = "hull-state"
 
 // give hands a descriptor to QEMU, under a name.
-func (q *QMP) give(ctx context.Context, f *os.File) error {
-	q.mu.Lock()
-	q.pass = f
-	q.mu.Unlock()
-	_, err := q.Do(ctx, "getfd", map[string]any{"fdname": stateName})
+func (q *QMP) give(ctx context.Context, f *os.File, name string) error {
+	_, err := q.doWith(ctx, f, "getfd", map[string]any{"fdname": name})
 	return err
 }
 
 // write sends a command, and a descriptor with it where one is to be passed.
-func (q *QMP) write(b []byte) error {
-	if q.pass == nil {
+func (q *QMP) write(b []byte, pass *os.File) error {
+	if pass == nil {
 		_, err := q.conn.Write(b)
 		return err
 	}
-	rights := unix.UnixRights(linux.FD(q.pass))
-	q.pass = nil
+	rights := unix.UnixRights(linux.FD(pass))
 	// A few bytes on a fresh line: they go at once.
 	return unix.Sendmsg(linux.FD(q.conn), b, rights, nil, 0)
 }
@@ -205,7 +205,7 @@ func (q *QMP) Save(ctx context.Context, state *os.File) error {
 	if err := q.capability(ctx); err != nil {
 		return err
 	}
-	if err := q.give(ctx, state); err != nil {
+	if err := q.give(ctx, state, stateName); err != nil {
 		return err
 	}
 	if _, err := q.Do(ctx, "migrate", map[string]any{"uri": "fd:" + stateName}); err != nil {
@@ -220,7 +220,7 @@ func (q *QMP) Restore(ctx context.Context, state *os.File) error {
 	if err := q.capability(ctx); err != nil {
 		return err
 	}
-	if err := q.give(ctx, state); err != nil {
+	if err := q.give(ctx, state, stateName); err != nil {
 		return err
 	}
 	if _, err := q.Do(ctx, "migrate-incoming", map[string]any{"uri": "fd:" + stateName}); err != nil {

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,6 +48,36 @@ func (w *world) qemu(name string) int {
 		w.t.Fatalf("process %d of %s is %q (%v), not qemu", pid, name, exe, err)
 	}
 	return pid
+}
+
+// spare waits until a machine is ready for the next start, and is the pid of its
+// monitor.
+func (w *world) spare() (monitor int) {
+	w.t.Helper()
+	hull := w.Hull()
+	w.Eventually("a machine is ready", func() error {
+		info := hull.Run("info")
+		_, rest, _ := strings.Cut(info, "a machine waits for the next start (hull-monitor ")
+		if n, _ := fmt.Sscanf(rest, "%d)", &monitor); n != 1 {
+			return fmt.Errorf("hull info says %s", info)
+		}
+		return nil
+	})
+	return monitor
+}
+
+// parent is the pid of a process's parent.
+func parent(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	n, err := strconv.Atoi(f[1])
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (w *world) want(what, got, want string) {
@@ -102,7 +133,14 @@ func TestMachine(t *testing.T) {
 	c.Run("network", "create", "names")
 	web := `mkdir -p /www; hostname > /www/index.html; echo "started $(cat /proc/sys/kernel/random/uuid)"; exec httpd -f -h /www`
 	for i, name := range []string{"one", "two"} {
+		ready := 0
+		if name == "two" {
+			ready = w.spare()
+		}
 		w.run(name, "--hostname", name, "--network", "names", "--restart", "on-failure", "-p", fmt.Sprintf("%d:80", 38580+i), "busybox", "sh", "-c", web)
+		if got := parent(w.qemu(name)); ready != 0 && got != ready {
+			t.Errorf("machine %s is not the one that was ready: of monitor %d, not %d", name, got, ready)
+		}
 	}
 	w.page("http://127.0.0.1:38580/", "one")
 	w.page("http://127.0.0.1:38581/", "two")
@@ -148,8 +186,15 @@ func TestMachine(t *testing.T) {
 
 	// The engine dies and comes back; the machines do not notice.
 	before = w.qemu("two")
+	ready := w.spare()
 	w.KillDaemon()
 	w.StartDaemon()
+	w.Eventually("the machine that was ready for nobody ends", func() error {
+		if err := syscall.Kill(ready, 0); err == nil {
+			return errors.New("its monitor runs")
+		}
+		return nil
+	})
 	if after := w.qemu("two"); after != before {
 		t.Errorf("machine %d is %d after the engine's death", before, after)
 	}

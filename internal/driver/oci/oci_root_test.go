@@ -23,7 +23,7 @@ import (
 // first process of a sandbox.
 func TestMain(m *testing.M) {
 	if os.Args[0] == "hull-monitor" {
-		os.Exit(monitor.Main(map[string]monitor.NewBackend{backend.Backend: backend.New}))
+		os.Exit(monitor.Main(map[string]monitor.NewBackend{backend.Backend: backend.New}, nil))
 	}
 	if filepath.Base(os.Args[0]) == backend.PauseMode {
 		os.Exit(backend.PauseMain(os.Args[1:]))

@@ -58,12 +58,18 @@ type Pod struct {
 
 // Start starts a monitor with its backend for a new pod. conf is the backend's.
 func Start(cfg Config, s driver.SandboxSpec, conf []byte) (*Pod, error) {
-	if s.ID == "" || !filepath.IsAbs(s.RunDir) {
-		return nil, fmt.Errorf("sandbox %q with run directory %q: %w", s.ID, s.RunDir, errdefs.ErrInvalidArgument)
-	}
 	c, err := monitor.Spawn(cfg.MonitorPath)
 	if err != nil {
 		return nil, err
+	}
+	return StartIn(cfg, s, conf, c)
+}
+
+// StartIn is Start with a monitor that has no pod yet, which it takes over.
+func StartIn(cfg Config, s driver.SandboxSpec, conf []byte, c *monitor.Client) (*Pod, error) {
+	if s.ID == "" || !filepath.IsAbs(s.RunDir) {
+		c.Close()
+		return nil, fmt.Errorf("sandbox %q with run directory %q: %w", s.ID, s.RunDir, errdefs.ErrInvalidArgument)
 	}
 	h, err := newHandle(cfg.Backend, c.Pid(), s.RunDir)
 	if err == nil {

@@ -16,7 +16,7 @@ import (
 // TestMain makes this binary a hull-monitor when it is started as one.
 func TestMain(m *testing.M) {
 	if os.Args[0] == "hull-monitor" {
-		os.Exit(monitor.Main(nil))
+		os.Exit(monitor.Main(nil, nil))
 	}
 	os.Exit(m.Run())
 }

@@ -137,7 +137,7 @@ func (d *Driver) OpenDisk(ctx context.Context, root hull.Rootfs) (_ driver.Files
 	if err != nil {
 		return nil, err
 	}
-	state, memory, err := d.template(ctx, c, 1)
+	state, memory, err := d.template(ctx, c, 1, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,8 @@ func startDisk(ctx context.Context, c vmm.Config, state string) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &disk{m: m, c: talk(m)}
+	g, _ := talk(m)
+	x := &disk{m: m, c: g}
 	if _, err := x.c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano(), Root: true, Disk: true}); err != nil {
 		err = m.Explain(fmt.Errorf("boot the guest: %w", err))
 		m.Kill()

@@ -84,7 +84,9 @@ func always() []string {
 }
 
 func (k Kernel) emulated(cpus, khz int) []string {
-	a := always()
+	// hull-guest's environment: emulated, every goroutine runs for longer than Go thinks
+	// is fair, and would be interrupted by signals all the time.
+	a := append(always(), "GODEBUG=asyncpreemptoff=1")
 	if khz > 0 { // a machine has nothing by which to find out
 		a = append(a, "tsc=reliable", "tsc_early_khz="+strconv.Itoa(khz))
 	}

@@ -129,14 +129,22 @@ func answers(ctx context.Context, c vmm.Config) error {
 		m.Kill()
 		<-m.Done()
 	}()
-	g := talk(m)
+	g, _ := talk(m)
 	defer g.Close()
 	return booted(ctx, m, g)
 }
 
-// talk begins the conversation with a guest of which no container is run.
-func talk(m *vmm.Machine) *guest.Client {
-	return guest.Dial(m.Agent, func(guest.Exited) {}, func(io.ReadWriter) error { return nil })
+// talk begins the conversation with a guest that has no pod. ended tells of one
+// process's end.
+func talk(m *vmm.Machine) (c *guest.Client, ended <-chan guest.Exited) {
+	ch := make(chan guest.Exited, 1)
+	c = guest.Dial(m.Agent, func(x guest.Exited) {
+		select {
+		case ch <- x:
+		default:
+		}
+	}, func(io.ReadWriter) error { return nil })
+	return c, ch
 }
 
 // booted waits until a machine's guest is there.

@@ -77,10 +77,11 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	}
 	x.Container.User, x.Container.Groups, x.Container.Lookup = c.User, c.Groups, true
 	x.Container.Limits = limits(spec.Linux.Resources)
+	var practice monitorvm.Rehearsal
 	if len(x.Binds) > 0 {
 		x.VirtioFSD, err = b.d.virtiofsd()
-	} else {
-		x.State, x.Memory, err = b.d.template(ctx, b.machine, b.slots)
+	} else if practice, err = rehearse(spec); err == nil {
+		x.State, x.Memory, err = b.d.template(ctx, b.machine, b.slots, &practice)
 	}
 	if err != nil {
 		return nil, err
@@ -103,6 +104,9 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	}
 	if err != nil {
 		return nil, fmt.Errorf("limit the machine: %w", err)
+	}
+	if x.State != "" {
+		b.d.another(b.machine, b.slots, x.State, x.Memory, practice)
 	}
 	return p, nil
 }

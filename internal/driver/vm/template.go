@@ -43,8 +43,9 @@ const (
 // removed: when the engine starts, and when another is made. A machine that runs
 // keeps what it has mapped.
 type templates struct {
-	dir string
-	log *slog.Logger
+	dir   string
+	blank Blank // nil = a template's machine does not rehearse
+	log   *slog.Logger
 
 	mu     sync.Mutex
 	making map[string]*making
@@ -59,9 +60,9 @@ type making struct {
 	err  error // valid after done
 }
 
-func newTemplates(dir string, log *slog.Logger) *templates {
+func newTemplates(dir string, blank Blank, log *slog.Logger) *templates {
 	ctx, stop := context.WithCancel(context.Background())
-	return &templates{dir: dir, log: log, making: map[string]*making{}, ctx: ctx, stop: stop}
+	return &templates{dir: dir, blank: blank, log: log, making: map[string]*making{}, ctx: ctx, stop: stop}
 }
 
 func (t *templates) close() {
@@ -189,8 +190,8 @@ func (t *templates) find(key string) (state, memory string) {
 // get gives a template's files, and makes it if it is not there. Who comes
 // meanwhile waits: to boot beside the machine that is being made would take
 // longer than to be restored from it. What could not be made is not tried again
-// by this engine.
-func (t *templates) get(ctx context.Context, key string, c vmm.Config, slots int) (state, memory string, err error) {
+// by this engine. Its machine rehearses r, if that is not nil.
+func (t *templates) get(ctx context.Context, key string, c vmm.Config, slots int, r *monitorvm.Rehearsal) (state, memory string, err error) {
 	if state, memory = t.find(key); state != "" {
 		return state, memory, nil
 	}
@@ -204,7 +205,7 @@ func (t *templates) get(ctx context.Context, key string, c vmm.Config, slots int
 		m = &making{done: make(chan struct{})}
 		t.making[key] = m
 		t.wg.Go(func() {
-			m.err = t.make(key, c, slots)
+			m.err = t.make(key, c, slots, r)
 			if m.err == nil {
 				t.mu.Lock()
 				delete(t.making, key)
@@ -227,8 +228,9 @@ func (t *templates) get(ctx context.Context, key string, c vmm.Config, slots int
 }
 
 // make boots a machine with empty disks and saves it in the moment in which it
-// waits to be told who it is.
-func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
+// waits to be told who it is. What it has done before, in its rehearsal, it has to
+// do and to keep in memory of its own no more.
+func (t *templates) make(key string, c vmm.Config, slots int, r *monitorvm.Rehearsal) (err error) {
 	ctx, cancel := context.WithTimeout(t.ctx, templateLimit)
 	defer cancel()
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
@@ -271,8 +273,20 @@ func (t *templates) make(key string, c vmm.Config, slots int) (err error) {
 		m.Kill()
 		<-m.Done()
 	}()
-	if err := booted(ctx, m, talk(m)); err != nil { // the talk ends with the machine
+	g, ended := talk(m) // it ends with the machine
+	if err := booted(ctx, m, g); err != nil {
 		return err
+	}
+	if r != nil && t.blank != nil {
+		root, disk, err := t.blank(ctx, rehearsalName, rehearsal())
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		defer disk.Close()
+		if err := monitorvm.Rehearse(ctx, m, g, ended, *r, slots, root, disk); err != nil {
+			return err
+		}
 	}
 	if err := m.Save(ctx); err != nil {
 		return err

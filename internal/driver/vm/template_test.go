@@ -27,7 +27,7 @@ func TestTemplatesOfNoUse(t *testing.T) {
 	c := vmm.Config{QEMU: write("qemu", "q"), Kernel: write("kernel", "k"), Initrd: write("initrd", "i")}
 	other := c
 	other.Kernel = write("other", "k")
-	ts := newTemplates(filepath.Join(dir, "templates"), slog.New(slog.DiscardHandler))
+	ts := newTemplates(filepath.Join(dir, "templates"), nil, slog.New(slog.DiscardHandler))
 	t.Cleanup(ts.close)
 	add := func(name string, c vmm.Config) {
 		t.Helper()

@@ -62,7 +62,9 @@ type Config struct {
 	Dir          string   // for initramfs and templates
 	CgroupParent string
 	RunDir       string
-	Log          *slog.Logger
+	// Blank is what machines rehearse with that are made ahead; nil = none are made.
+	Blank Blank
+	Log   *slog.Logger
 }
 
 // Driver isolates with machines.
@@ -71,6 +73,7 @@ type Driver struct {
 	cg        *cgroup.System
 	pods      pod.Config
 	templates *templates
+	spares    *spares
 	kvm       *kvm
 	clock     sync.Mutex // of clockFile
 }
@@ -90,7 +93,8 @@ func New(cfg Config) (*Driver, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	d := &Driver{cfg: cfg, cg: sys, templates: newTemplates(filepath.Join(cfg.Dir, "templates"), cfg.Log), kvm: newKVM(cfg.Dir)}
+	d := &Driver{cfg: cfg, cg: sys, templates: newTemplates(filepath.Join(cfg.Dir, "templates"), cfg.Blank, cfg.Log), kvm: newKVM(cfg.Dir)}
+	d.spares = newSpares(cfg.MonitorPath, cfg.Blank, cfg.Log)
 	d.pods = pod.Config{Backend: monitorvm.Name, MonitorPath: cfg.MonitorPath, RunDir: cfg.RunDir, Log: cfg.Log, Release: d.release}
 	if err := d.templates.sweep(nil); err != nil {
 		cfg.Log.Warn("templates of no use stay", "error", err)
@@ -100,6 +104,7 @@ func New(cfg Config) (*Driver, error) {
 
 // Close ends what is made in the background. Pods live on.
 func (d *Driver) Close() error {
+	d.spares.close()
 	d.templates.close()
 	return nil
 }
@@ -110,6 +115,7 @@ func (d *Driver) Info() driver.Info {
 	how, why := d.kvm.says()
 	details := map[string]string{
 		"accelerator": string(how) + " (" + why + ")",
+		"ready":       d.spares.says(),
 		"boundary":    "a machine with a kernel of its own; the host sees QEMU, as a user of no rights with a seccomp filter",
 	}
 	q, err := d.qemu()
@@ -192,7 +198,7 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 	if err != nil {
 		return nil, err
 	}
-	p, err := pod.Start(d.pods, s, raw)
+	p, err := d.start(ctx, s, raw, c, conf.Slots)
 	if err != nil {
 		return nil, err
 	}
@@ -203,6 +209,17 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 		}
 	}
 	return &sandbox{Pod: p, d: d, kernel: k, group: g, machine: c, slots: conf.Slots, limits: s.Resources}, nil
+}
+
+// start starts the pod's monitor, which has its machine already where one was made
+// ahead.
+func (d *Driver) start(ctx context.Context, s driver.SandboxSpec, conf []byte, c vmm.Config, slots int) (*pod.Pod, error) {
+	if k, err := key(c, slots); err == nil && !s.Shares {
+		if m := d.spares.take(ctx, k); m != nil {
+			return pod.StartIn(d.pods, s, conf, m)
+		}
+	}
+	return pod.Start(d.pods, s, conf)
 }
 
 // machine is a machine of a size, without what belongs to its container.
@@ -291,8 +308,9 @@ func checkKernel(path string) error {
 }
 
 // template gives the files of a machine's template, which the first machine of a
-// kind waits for. Without one it boots.
-func (d *Driver) template(ctx context.Context, c vmm.Config, slots int) (state, memory string, err error) {
+// kind waits for. Without one it boots. A template that is made rehearses r, if
+// that is not nil.
+func (d *Driver) template(ctx context.Context, c vmm.Config, slots int, r *monitorvm.Rehearsal) (state, memory string, err error) {
 	if c.QEMU == "" { // a machine that a former engine made
 		return "", "", nil
 	}
@@ -300,7 +318,7 @@ func (d *Driver) template(ctx context.Context, c vmm.Config, slots int) (state, 
 	if err != nil {
 		return "", "", fmt.Errorf("find template: %w", err)
 	}
-	state, memory, err = d.templates.get(ctx, k, c, slots)
+	state, memory, err = d.templates.get(ctx, k, c, slots, r)
 	if ctx.Err() != nil {
 		return "", "", fmt.Errorf("wait for the machine's template: %w", context.Cause(ctx))
 	}
@@ -308,6 +326,16 @@ func (d *Driver) template(ctx context.Context, c vmm.Config, slots int) (state, 
 		d.cfg.Log.Warn("machines boot, because their template cannot be made", "error", err)
 	}
 	return state, memory, nil
+}
+
+// another has a machine made ahead for the next start of a kind.
+func (d *Driver) another(c vmm.Config, slots int, state, memory string, r monitorvm.Rehearsal) {
+	k, err := key(c, slots)
+	if err != nil {
+		return // the next start says why
+	}
+	c.Name = "hull-spare"
+	d.spares.want(k, monitorvm.AheadConfig{Machine: c, Slots: slots, State: state, Memory: memory, Rehearsal: r})
 }
 
 // virtiofsd finds the program that shows host directories to machines.

@@ -23,7 +23,7 @@ import (
 // TestMain makes this binary a hull-monitor when it is started as one.
 func TestMain(m *testing.M) {
 	if os.Args[0] == "hull-monitor" {
-		os.Exit(monitor.Main(map[string]monitor.NewBackend{backend.Name: backend.New}))
+		os.Exit(monitor.Main(map[string]monitor.NewBackend{backend.Name: backend.New}, map[string]monitor.Ahead{backend.Name: backend.Ahead}))
 	}
 	os.Exit(m.Run())
 }

@@ -33,6 +33,9 @@ func (s *server) serveDNS() error {
 		if err != nil {
 			return errors.Join(err, udp.Close())
 		}
+		s.mu.Lock()
+		s.dns = append(s.dns, udp, tcp)
+		s.mu.Unlock()
 		go s.serveUDP(udp)
 		go s.serveTCP(tcp)
 		return nil

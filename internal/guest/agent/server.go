@@ -38,6 +38,7 @@ func serve(port string) error {
 	if err := mountBase(); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
+	_ = linux.CalmSysmon() // where that is refused it wakes as it did
 	if err := loadModules(); err != nil {
 		return err
 	}
@@ -63,6 +64,8 @@ type server struct {
 
 	mu       sync.Mutex
 	booted   bool
+	nets     []guest.Interface // configured
+	dns      []io.Closer       // what serves it
 	boxes    map[string]*box
 	procs    map[string]*proc
 	dnsNext  uint32
@@ -169,6 +172,8 @@ func (s *server) do(r *guest.Request, st [3]*guest.Stream) (body any, pid int, e
 		return nil, 0, s.freeze(r.ID, r.Op == guest.OpPause)
 	case guest.OpOff:
 		return nil, 0, s.stopAll()
+	case guest.OpReset:
+		return nil, 0, s.reset()
 	}
 	p, err := s.proc(r.ID)
 	if err != nil {
@@ -196,7 +201,7 @@ func (s *server) boot(b *guest.Boot) (any, int, error) {
 	s.booted = true
 	s.mu.Unlock()
 	if again {
-		return nil, 0, setClock(b.Now)
+		return nil, 0, correctClock(b.Now)
 	}
 	if err := uniquify(b); err != nil {
 		return nil, 0, err
@@ -204,6 +209,7 @@ func (s *server) boot(b *guest.Boot) (any, int, error) {
 	if err := mountDisks(b); err != nil {
 		return nil, 0, err
 	}
+	s.nets = b.Nets
 	if err := configure(b.Nets); err != nil {
 		return nil, 0, err
 	}
@@ -554,6 +560,34 @@ func (s *server) stopAll() error {
 		errs = append(errs, fmt.Errorf("unmount disk: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// reset undoes boot: the machine has been somebody for practice only.
+func (s *server) reset() error {
+	s.mu.Lock()
+	dns, nets := s.dns, s.nets
+	s.dns, s.nets = nil, nil
+	s.mu.Unlock()
+	var errs []error
+	for _, c := range dns {
+		errs = append(errs, c.Close())
+	}
+	errs = append(errs, s.stopAll(), unconfigure(nets))
+	if err := unix.Unmount(guest.RootDir, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+		errs = append(errs, fmt.Errorf("unmount root file system: %w", err))
+	}
+	files, err := os.ReadDir(guest.FilesDir)
+	errs = append(errs, err)
+	for _, f := range files {
+		errs = append(errs, os.Remove(filepath.Join(guest.FilesDir, f.Name())))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // and it stays booted
+	}
+	s.mu.Lock()
+	s.booted = false
+	s.mu.Unlock()
+	return nil
 }
 
 func (s *server) off() {

@@ -205,6 +205,38 @@ func configure(nets []guest.Interface) error {
 	})
 }
 
+// unconfigure is the reverse of configure.
+func unconfigure(nets []guest.Interface) error {
+	if len(nets) == 0 {
+		return nil
+	}
+	return linux.InNetNS(guest.NetNS, func() error {
+		for i, n := range nets {
+			ifc, err := net.InterfaceByName(n.Name)
+			if err != nil {
+				return err
+			}
+			for _, a := range n.Addrs {
+				p, err := netip.ParsePrefix(a)
+				if err == nil {
+					err = rtnl.DelAddr(ifc.Index, p)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			// Its routes go with the link.
+			if err := rtnl.SetLink(ifc.Index, rtnl.Link{Down: true}); err != nil {
+				return err
+			}
+			if err := rtnl.SetLink(ifc.Index, rtnl.Link{Name: fmt.Sprintf("hull%d", i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func configureOne(device string, n guest.Interface) error {
 	ifc, err := net.InterfaceByName(device)
 	if err != nil {
@@ -267,6 +299,19 @@ func uniquify(b *guest.Boot) error {
 		}
 	}
 	return nil
+}
+
+// clockSlack is how far the clock may be from the host's word, which was some
+// time on its way.
+const clockSlack = time.Second
+
+// correctClock sets a clock that goes wrong, and leaves one that does not: each time
+// it is set it jumps.
+func correctClock(ns int64) error {
+	if time.Until(time.Unix(0, ns)).Abs() < clockSlack {
+		return nil
+	}
+	return setClock(ns)
 }
 
 func setClock(ns int64) error {

@@ -93,15 +93,19 @@ type Link struct {
 	MTU  int
 	NS   *os.File // network namespace to move to
 	Up   bool
+	Down bool // instead of Up
 }
 
 // SetLink changes an interface.
 func SetLink(index int, l Link) error {
-	var flags uint32
+	var flags, change uint32
+	if l.Up || l.Down {
+		change = unix.IFF_UP
+	}
 	if l.Up {
 		flags = unix.IFF_UP
 	}
-	r := newRequest(unix.RTM_NEWLINK, 0, link(index, flags, flags)...)
+	r := newRequest(unix.RTM_NEWLINK, 0, link(index, flags, change)...)
 	if l.Name != "" {
 		r.str(unix.IFLA_IFNAME, l.Name)
 	}
@@ -123,6 +127,21 @@ func SetLink(index int, l Link) error {
 // AddAddr gives an interface an address. IPv6 ones are used at once, without
 // looking for a duplicate.
 func AddAddr(index int, p netip.Prefix) error {
+	if err := changeAddr(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, index, p); err != nil {
+		return fmt.Errorf("add address %s: %w", p, err)
+	}
+	return nil
+}
+
+// DelAddr takes an address from an interface.
+func DelAddr(index int, p netip.Prefix) error {
+	if err := changeAddr(unix.RTM_DELADDR, 0, index, p); err != nil {
+		return fmt.Errorf("remove address %s: %w", p, err)
+	}
+	return nil
+}
+
+func changeAddr(kind, flags uint16, index int, p netip.Prefix) error {
 	b := make([]byte, unix.SizeofIfAddrmsg)
 	b[0] = family(p.Addr())
 	b[1] = byte(p.Bits())
@@ -133,13 +152,10 @@ func AddAddr(index int, p netip.Prefix) error {
 		}
 	}
 	binary.NativeEndian.PutUint32(b[4:], uint32(index))
-	r := newRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b...)
+	r := newRequest(kind, flags, b...)
 	r.attr(unix.IFA_LOCAL, p.Addr().AsSlice())
 	r.attr(unix.IFA_ADDRESS, p.Addr().AsSlice())
-	if err := r.do(); err != nil {
-		return fmt.Errorf("add address %s: %w", p, err)
-	}
-	return nil
+	return r.do()
 }
 
 // Route leads to Dst (the zero prefix = everything) through Gateway, or without

@@ -28,6 +28,8 @@ const (
 	callLimit = 30 * time.Second
 	// shareName is the directory of a pod that its guest sees.
 	shareName = "share"
+	// clockEvery is how often the guest is told the time.
+	clockEvery = time.Minute
 	// maxExits bounds the exits kept of processes that the monitor never asks after.
 	maxExits = 1024
 )
@@ -42,6 +44,7 @@ type backend struct {
 	m       *vmm.Machine
 	c       *guest.Client
 	made    bool
+	ahead   bool // its machine was made before it, and is nobody's yet
 	closed  bool
 	procs   map[string]*process
 	unasked map[string]guest.Exited // of processes that Add has not told of yet
@@ -49,11 +52,19 @@ type backend struct {
 
 // New is the backend's monitor.NewBackend.
 func New(p monitor.BackendPod) (monitor.Backend, error) {
-	b := &backend{pod: p, procs: map[string]*process{}, unasked: map[string]guest.Exited{}}
+	b, ok := p.Ahead.(*backend)
+	if !ok {
+		b = newBackend()
+	}
+	b.pod, b.conf = p, Config{}
 	if err := json.Unmarshal(p.Config, &b.conf); err != nil {
 		return nil, fmt.Errorf("decode configuration: %w", err)
 	}
 	return b, nil
+}
+
+func newBackend() *backend {
+	return &backend{procs: map[string]*process{}, unasked: map[string]guest.Exited{}}
 }
 
 // Create implements monitor.Backend.
@@ -91,9 +102,20 @@ func (b *backend) Create(ctx context.Context, r monitor.CreateRequest) (_ monito
 	return &container{b: b, id: r.ID, main: p}, nil
 }
 
-// boot starts the machine, restored where there is a template, and waits until
-// the guest has its disks and its network.
+// boot gives the container its machine and waits until the guest has its disks and
+// its network: the one that waits for it, else one restored where there is a
+// template.
 func (b *backend) boot(ctx context.Context, s Spec) error {
+	if b.ahead {
+		b.ahead = false
+		err := b.adopt(ctx, s)
+		if err == nil {
+			return nil
+		}
+		b.pod.Warn("the machine that was made ahead is of no use: " + err.Error())
+		b.m.Kill()
+		<-b.m.Done()
+	}
 	return Boot(ctx, s.State, b.pod.Warn, func(ctx context.Context, restore bool) error {
 		t := s
 		if !restore {
@@ -108,16 +130,28 @@ func (b *backend) tryBoot(ctx context.Context, s Spec) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := b.keep(m, b.exited); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			m.Kill()
+			<-m.Done()
+		}
+	}()
+	return b.introduce(ctx, s)
+}
+
+// keep makes m the pod's machine, and begins to speak with its guest.
+func (b *backend) keep(m *vmm.Machine, exited func(guest.Exited)) error {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.closed {
-		b.mu.Unlock()
 		m.Kill()
 		return fmt.Errorf("the pod is being destroyed: %w", errdefs.ErrFailedPrecondition)
 	}
-	b.m = m
-	b.c = guest.Dial(m.Agent, b.exited, b.resolve)
-	c := b.c
-	b.mu.Unlock()
+	c := guest.Dial(m.Agent, exited, b.resolve)
+	b.m, b.c = m, c
 	go func() {
 		// A guest that breaks the protocol, or whose process 1 has ended, is no use.
 		<-c.Gone()
@@ -128,27 +162,48 @@ func (b *backend) tryBoot(ctx context.Context, s Spec) (err error) {
 		c.Close()
 		b.lost(m)
 	}()
-	defer func() {
-		if err != nil {
-			m.Kill()
-			<-m.Done()
-		}
-	}()
-	if err := b.limit(m.Pid); err != nil {
+	return nil
+}
+
+// introduce tells the guest who it is, and limits its machine.
+func (b *backend) introduce(ctx context.Context, s Spec) error {
+	if err := b.limit(b.m.Pid); err != nil {
 		return err
 	}
+	if err := introduce(ctx, b.c, b.conf, s); err != nil {
+		return b.m.Explain(fmt.Errorf("boot the guest with kernel %s (hulld --vm-kernel FILE takes another): %w", b.conf.Machine.Kernel, err))
+	}
+	go keepTime(b.m, b.c)
+	return nil
+}
+
+// keepTime tells the guest the time, of which it knows nothing when the host was
+// suspended, or it was, as long as its machine lives.
+func keepTime(m *vmm.Machine, c *guest.Client) {
+	t := time.NewTicker(clockEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-m.Done():
+			return
+		case <-t.C:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+		_, _ = c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano()}) // a guest that does not answer is told again
+		cancel()
+	}
+}
+
+func introduce(ctx context.Context, c *guest.Client, conf Config, s Spec) error {
 	seed := make([]byte, 64)
 	if _, err := unix.Getrandom(seed, 0); err != nil {
 		return fmt.Errorf("seed for the guest: %w", err)
 	}
-	_, err = c.Boot(ctx, guest.Boot{
-		Now: time.Now().UnixNano(), Seed: seed, Hostname: b.conf.Hostname, Nets: b.conf.Nets, DNS: b.conf.NetNS != "",
+	_, err := c.Boot(ctx, guest.Boot{
+		Now: time.Now().UnixNano(), Seed: seed, Hostname: conf.Hostname, Nets: conf.Nets, DNS: conf.NetNS != "",
 		Root: true, Disk: s.Disk != "", Share: len(s.Binds) > 0,
 	})
-	if err != nil {
-		return m.Explain(fmt.Errorf("boot the guest with kernel %s (hulld --vm-kernel FILE takes another): %w", b.conf.Machine.Kernel, err))
-	}
-	return nil
+	return err
 }
 
 // start runs QEMU.

@@ -45,18 +45,20 @@ type Report struct {
 type Figures struct {
 	Isolation string            `json:"isolation"`
 	Boundary  string            `json:"boundary"`
-	Kernel    string            `json:"kernel"`               // that the instance sees
-	OwnKernel bool              `json:"own_kernel"`           // it is not the host's
-	FirstBoot time.Duration     `json:"first_boot_ns"`        // create to the first byte that the program writes
-	Boot      time.Duration     `json:"boot_ns"`              // median of the later ones
-	Memory    int64             `json:"memory"`               // bytes, PSS of all processes that an idle instance needs
-	MemoryAll int64             `json:"memory_all"`           // of Report.Instances of them
-	Disk      int64             `json:"disk"`                 // bytes that an idle instance adds
-	Inside    probe.Figures     `json:"inside"`               // measured by hull-probe
-	Download  float64           `json:"download"`             // MiB/s out of the instance, through a published port
-	Requests  float64           `json:"requests_per_s"`       // 64 bytes there and back, one at a time
-	Answers   time.Duration     `json:"answers_ns,omitempty"` // create to the first connection that the service takes; without a port: to Command's first success
-	Load      float64           `json:"load,omitempty"`       // what Command says per second, the best of three
+	Kernel    string            `json:"kernel"`                // that the instance sees
+	OwnKernel bool              `json:"own_kernel"`            // it is not the host's
+	FirstBoot time.Duration     `json:"first_boot_ns"`         // create to the first byte that the program writes
+	Boot      time.Duration     `json:"boot_ns"`               // median of the later ones
+	Restored  time.Duration     `json:"restored_ns,omitempty"` // vm: with a file system in memory for each of the image's volumes, as which it needs no boot
+	Cold      time.Duration     `json:"cold_ns,omitempty"`     // vm: with a volume, as which it boots
+	Memory    int64             `json:"memory"`                // bytes, PSS of all processes that an idle instance needs
+	MemoryAll int64             `json:"memory_all"`            // of Report.Instances of them
+	Disk      int64             `json:"disk"`                  // bytes that an idle instance adds
+	Inside    probe.Figures     `json:"inside"`                // measured by hull-probe
+	Download  float64           `json:"download"`              // MiB/s out of the instance, through a published port
+	Requests  float64           `json:"requests_per_s"`        // 64 bytes there and back, one at a time
+	Answers   time.Duration     `json:"answers_ns,omitempty"`  // create to the first connection that the service takes; without a port: to Command's first success
+	Load      float64           `json:"load,omitempty"`        // what Command says per second, the best of three
 	LoadUnit  string            `json:"load_unit,omitempty"`
 	Missing   map[string]string `json:"missing,omitempty"`
 }
@@ -135,26 +137,16 @@ func choose(info *api.Info, want []string) ([]string, error) {
 // measure fills in the figures of one isolation.
 func (s *session) measure(ctx context.Context, f *Figures) error {
 	s.o.Progress("%s: boot %d times", f.Isolation, s.o.Boots)
-	var later []time.Duration
-	for n := range max(2, s.o.Boots) {
-		i, err := s.boot(ctx, f.Isolation)
-		if err != nil {
-			return err
-		}
-		f.Kernel = i.kernel
-		if n == 0 {
-			f.FirstBoot = i.took
-		} else {
-			later = append(later, i.took)
-		}
-		if err := s.remove(ctx, i.id); err != nil {
+	var err error
+	if f.FirstBoot, f.Boot, err = s.boots(ctx, f, max(2, s.o.Boots), as{}); err != nil {
+		return err
+	}
+	if f.Isolation == "vm" {
+		if f.Restored, f.Cold, err = s.bothWays(ctx, f); err != nil {
 			return err
 		}
 	}
-	slices.Sort(later)
-	f.Boot = later[len(later)/2]
-
-	i, err := s.boot(ctx, f.Isolation)
+	i, err := s.boot(ctx, f.Isolation, as{})
 	if err != nil {
 		return err
 	}
@@ -192,4 +184,40 @@ func (s *session) measure(ctx context.Context, f *Figures) error {
 		}
 	}
 	return nil
+}
+
+// boots starts and removes instances one after the other. rest is the median of all
+// but the first.
+func (s *session) boots(ctx context.Context, f *Figures, n int, how as) (first, rest time.Duration, err error) {
+	var took []time.Duration
+	for range n {
+		i, err := s.boot(ctx, f.Isolation, how)
+		if err != nil {
+			return 0, 0, err
+		}
+		f.Kernel = i.kernel
+		took = append(took, i.took)
+		if err := s.remove(ctx, i.id); err != nil {
+			return 0, 0, err
+		}
+	}
+	first, later := took[0], took[1:]
+	slices.Sort(later)
+	return first, later[len(later)/2], nil
+}
+
+// bothWays are the two ways in which a machine comes up.
+func (s *session) bothWays(ctx context.Context, f *Figures) (restored, cold time.Duration, err error) {
+	inMemory := map[string]string{}
+	if c := s.image.Config; c != nil {
+		for dir := range c.Volumes {
+			inMemory[dir] = ""
+		}
+	}
+	n := max(2, s.o.Boots/2)
+	if _, restored, err = s.boots(ctx, f, n, as{tmpfs: inMemory}); err != nil {
+		return 0, 0, err
+	}
+	_, cold, err = s.boots(ctx, f, n, as{volume: probePath + "-volume"})
+	return restored, cold, err
 }

@@ -61,7 +61,7 @@ func (s *session) many(ctx context.Context, isolation string, n int) (int64, err
 	g.SetLimit(parallel)
 	for k := range ids {
 		g.Go(func() error {
-			i, err := s.boot(gctx, isolation)
+			i, err := s.boot(gctx, isolation, as{})
 			if err == nil {
 				ids[k] = i.id
 			}

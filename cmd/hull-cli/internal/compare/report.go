@@ -65,6 +65,8 @@ func (r *Report) rows() []row {
 	out := []row{
 		{"boots in", func(f *Figures) string { return timeText(f.Boot) }},
 		{"first boot", func(f *Figures) string { return timeText(f.FirstBoot) }},
+		{"without volumes", func(f *Figures) string { return timeText(f.Restored) }},
+		{"with a volume", func(f *Figures) string { return timeText(f.Cold) }},
 		{"memory, one idle", func(f *Figures) string { return bytesText(f.Memory) }},
 		{fmt.Sprintf("memory, %d idle", r.Instances), func(f *Figures) string { return bytesText(f.MemoryAll) }},
 		{"disk, one more", func(f *Figures) string { return diskText(f) }},

@@ -148,14 +148,26 @@ func (s *session) cleanUp() error {
 	return errors.Join(errs...)
 }
 
+// as is what an instance has beside what the image says.
+type as struct {
+	tmpfs  map[string]string // as HostConfig.Tmpfs
+	volume string            // where a volume of its own is, "" = none
+}
+
 // boot runs an instance with the probe and waits for its first words.
-func (s *session) boot(ctx context.Context, isolation string) (*instance, error) {
+func (s *session) boot(ctx context.Context, isolation string, how as) (*instance, error) {
+	cfg := &container.Config{Image: s.probe, User: "0", Env: s.o.Env}
+	if how.volume != "" {
+		cfg.Volumes = map[string]struct{}{how.volume: {}}
+	}
 	port := probePort()
 	ctx, cancel := context.WithTimeout(ctx, s.o.Patience)
 	defer cancel()
 	start := time.Now()
-	id, err := s.create(ctx, &container.Config{Image: s.probe, User: "0", Env: s.o.Env, ExposedPorts: network.PortSet{port: {}}}, &container.HostConfig{
+	cfg.ExposedPorts = network.PortSet{port: {}}
+	id, err := s.create(ctx, cfg, &container.HostConfig{
 		Isolation:    container.Isolation(isolation),
+		Tmpfs:        how.tmpfs,
 		PortBindings: network.PortMap{port: {{HostIP: netip.MustParseAddr("127.0.0.1")}}},
 	})
 	if err != nil {

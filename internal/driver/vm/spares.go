@@ -1,0 +1,293 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hull/internal/guest"
+	"hull/internal/monitor"
+	monitorvm "hull/internal/monitor/vm"
+	"hull/internal/runtime"
+)
+
+const (
+	// spareLimit bounds the making of one.
+	spareLimit = time.Minute
+	// spareDelay keeps the making off the way of the container before it.
+	spareDelay = 200 * time.Millisecond
+	// spareIdle is how long one is kept that nobody takes.
+	spareIdle = 10 * time.Minute
+	// spareCheck is how often the host's memory is looked at meanwhile.
+	spareCheck = 10 * time.Second
+)
+
+// Blank gives what a machine rehearses with: a root file system that has one
+// program, read-only, and a disk that is nobody else's. The files have no names to be
+// cleaned up.
+type Blank func(ctx context.Context, name string, program []byte) (root, disk *os.File, err error)
+
+// spares keeps one machine ready, of the kind that was started last: restored,
+// rehearsed and nobody's, in a monitor that has no pod yet (ADR 0024). Nothing of it
+// has a name: it ends with its monitor, and that with this process.
+type spares struct {
+	program string // of the monitor
+	blank   Blank  // nil = there are no spares
+	log     *slog.Logger
+
+	mu   sync.Mutex
+	have *spare
+	ctx  context.Context //nolint:containedctx // the engine's life: longer than the start that asked
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// spare is one that is being made or waits.
+type spare struct {
+	key    string
+	drop   context.CancelFunc
+	made   chan struct{}
+	client *monitor.Client // valid after made, nil = it could not be made
+	// Of spares.mu:
+	claimed bool          // somebody waits for it
+	taken   chan struct{} // closed when somebody has it
+}
+
+func newSpares(program string, blank Blank, log *slog.Logger) *spares {
+	ctx, stop := context.WithCancel(context.Background())
+	return &spares{program: program, blank: blank, log: log, ctx: ctx, stop: stop}
+}
+
+func (s *spares) close() {
+	s.stop()
+	s.wg.Wait()
+}
+
+// take gives a monitor with a machine of a kind, nil = there is none. One that is
+// being made is waited for: to restore another beside it would take longer.
+func (s *spares) take(ctx context.Context, key string) *monitor.Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.have
+	if x == nil || x.key != key || x.claimed {
+		return nil
+	}
+	x.claimed = true
+	s.mu.Unlock()
+	select {
+	case <-x.made:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	x.claimed = false
+	if s.have != x || ctx.Err() != nil || x.client == nil {
+		return nil
+	}
+	s.have = nil
+	close(x.taken)
+	return x.client
+}
+
+// says is for hull info.
+func (s *spares) says() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.blank == nil {
+		return "never (hulld --vm-spare=false)"
+	}
+	if s.have != nil {
+		select {
+		case <-s.have.made:
+			if c := s.have.client; c != nil {
+				return fmt.Sprintf("a machine waits for the next start (hull-monitor %d)", c.Pid())
+			}
+		default:
+			return "a machine for the next start is being made"
+		}
+	}
+	return fmt.Sprintf("none; each start has one made for the next, kept for %v", spareIdle)
+}
+
+// want has one made unless there is one of this kind.
+func (s *spares) want(key string, a monitorvm.AheadConfig) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.have; old != nil && (old.key == key || old.claimed) {
+		return
+	}
+	if s.blank == nil || s.ctx.Err() != nil {
+		return
+	}
+	if s.have != nil {
+		s.have.drop()
+	}
+	ctx, drop := context.WithCancel(s.ctx)
+	x := &spare{key: key, drop: drop, made: make(chan struct{}), taken: make(chan struct{})}
+	s.have = x
+	s.wg.Go(func() {
+		defer drop()
+		client, err := s.make(ctx, a)
+		x.client = client
+		close(x.made)
+		switch {
+		case err == nil:
+			s.keep(ctx, x, a.Machine.Memory)
+		case ctx.Err() == nil:
+			s.log.Warn("a machine cannot be made ahead", "error", err)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.have == x {
+			s.have = nil
+		}
+		select {
+		case <-x.taken:
+		default:
+			if client != nil {
+				client.Close()
+			}
+		}
+	})
+}
+
+// keep waits as long as a spare is of use: until somebody has it, or its time is
+// over, or the host could use its memory.
+func (s *spares) keep(ctx context.Context, x *spare, need int64) {
+	idle := time.NewTimer(spareIdle)
+	defer idle.Stop()
+	check := time.NewTicker(spareCheck)
+	defer check.Stop()
+	for {
+		select {
+		case <-x.taken:
+			return
+		case <-ctx.Done():
+			return
+		case <-idle.C:
+			return
+		case <-check.C:
+			if !roomFor(need) {
+				return
+			}
+		}
+	}
+}
+
+// make starts a monitor and has it make a machine.
+func (s *spares) make(ctx context.Context, a monitorvm.AheadConfig) (_ *monitor.Client, err error) {
+	select {
+	case <-time.After(spareDelay):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if !roomFor(a.Machine.Memory) {
+		return nil, fmt.Errorf("the host has less than %d MiB of memory available", a.Machine.Memory/mib)
+	}
+	root, disk, err := s.blank(ctx, rehearsalName, rehearsal())
+	if err != nil {
+		return nil, fmt.Errorf("make what it rehearses with: %w", err)
+	}
+	defer root.Close()
+	defer disk.Close()
+	conf, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	c, err := monitor.Spawn(s.program)
+	if err != nil {
+		return nil, err
+	}
+	unhook := context.AfterFunc(ctx, c.Close)
+	err = c.Ahead(monitorvm.Name, conf, spareLimit, root, disk)
+	if !unhook() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// roomFor reports whether the host has memory to spare.
+func roomFor(need int64) bool {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		var kb int64
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kb); n == 1 {
+			return kb<<10 >= need
+		}
+	}
+	return false
+}
+
+// rehearsalName is the program in the root of Blank's file system.
+const rehearsalName = "rehearsal"
+
+// rehearse is what a machine of a kind runs before it is anybody's: a container like
+// the one that was started last, so that it takes the same ways, but with nothing of
+// it: no arguments, environment, names, files or volumes.
+func rehearse(like *specs.Spec) (monitorvm.Rehearsal, error) {
+	var r monitorvm.Rehearsal
+	l := *like.Linux
+	s := specs.Spec{
+		Version: like.Version, Hostname: rehearsalName, Linux: &l,
+		Process: &specs.Process{
+			Args: []string{"/" + rehearsalName}, Cwd: "/", NoNewPrivileges: like.Process.NoNewPrivileges,
+			Capabilities: like.Process.Capabilities, Rlimits: like.Process.Rlimits,
+		},
+	}
+	l.Sysctl = nil
+	for _, m := range like.Mounts {
+		if name, ok := strings.CutPrefix(m.Source, guest.FilesDir+"/"); ok {
+			r.Container.Files = append(r.Container.Files, guest.File{Name: name, Mode: 0o644})
+		} else if strings.HasPrefix(m.Source, guest.ShareDir) {
+			continue
+		}
+		m.Options = slices.Clone(m.Options)
+		s.Mounts = append(s.Mounts, m)
+	}
+	plan, err := runtime.Prepare(&s, runtime.Options{Rootfs: runtime.Rootfs{Lower: []string{guest.RootDir}, Upper: guest.UpperDir, Work: guest.WorkDir}})
+	if err != nil {
+		return r, fmt.Errorf("compile rehearsal: %w", err)
+	}
+	r.Container.Lookup, r.Container.Limits = true, limits(l.Resources)
+	r.Plan, err = plan.MarshalBinary()
+	return r, err
+}
+
+// rehearsal is a program that ends: an ELF file for x86-64 with one segment.
+func rehearsal() []byte {
+	const (
+		base   = 0x400000
+		header = 64 + 56 // of the file and of the segment
+	)
+	code := []byte{
+		0x31, 0xff, // xor edi, edi
+		0xb8, 231, 0, 0, 0, // mov eax, exit_group
+		0x0f, 0x05, // syscall
+	}
+	b := bytes.NewBuffer([]byte("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
+	size := uint64(header + len(code))
+	for _, v := range []any{
+		uint16(2), uint16(62), uint32(1), uint64(base + header), uint64(64), uint64(0), // executable, x86-64, entry, segments, sections
+		uint32(0), uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0),
+		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(4096), // load all, read and execute
+	} {
+		_ = binary.Write(b, binary.LittleEndian, v) // a buffer takes all
+	}
+	return append(b.Bytes(), code...)
+}
