@@ -119,10 +119,10 @@ func TestMissingPieces(t *testing.T) {
 	}{
 		{"everything", Config{QEMU: qemu, Kernels: []string{good}, GuestPath: guest}, nil},
 		{"no QEMU", Config{QEMU: filepath.Join(dir, "none"), Kernels: []string{good}, GuestPath: guest}, []string{"none", "is not there"}},
-		{"no kernel", Config{QEMU: qemu, GuestPath: guest}, []string{"no guest kernel", "packaging/kernel/build", "--vm-kernel"}},
+		{"no kernel", Config{QEMU: qemu, GuestPath: guest}, []string{"no guest kernel", "hull vm kernel install"}},
 		{"no kernel in its place", Config{QEMU: qemu, Kernels: []string{filepath.Join(dir, "gone")}, GuestPath: guest}, []string{"no guest kernel"}},
-		{"an empty kernel", Config{QEMU: qemu, Kernels: []string{readable(file("empty", ""))}, GuestPath: guest}, []string{"is no kernel (0 bytes)", "packaging/kernel/build"}},
-		{"a kernel for another processor", Config{QEMU: qemu, Kernels: []string{readable(file("arm", elf(183)))}, GuestPath: guest}, []string{"not for x86-64", "packaging/kernel/build"}},
+		{"an empty kernel", Config{QEMU: qemu, Kernels: []string{readable(file("empty", ""))}, GuestPath: guest}, []string{"is no kernel (0 bytes)", "hull vm kernel install"}},
+		{"a kernel for another processor", Config{QEMU: qemu, Kernels: []string{readable(file("arm", elf(183)))}, GuestPath: guest}, []string{"not for x86-64", "hull vm kernel install"}},
 		{"a kernel for its owner only", Config{QEMU: qemu, Kernels: []string{file("closed", elf(62))}, GuestPath: guest}, []string{"by its owner only", "chmod a+r"}},
 		{"no guest", Config{QEMU: qemu, Kernels: []string{good}, GuestPath: filepath.Join(dir, "none")}, []string{"hull-guest belongs beside hulld"}},
 	} {
