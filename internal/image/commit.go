@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
-	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -139,7 +138,7 @@ func (s *layerMaker) fillLayer(ctx context.Context, d *layers.Draft, tar io.Read
 	}
 	defer w.Close()
 	size := &countWriter{w: w}
-	z, err := gzip.NewWriterLevel(size, gzip.BestSpeed)
+	z, err := archive.NewPacker(size)
 	if err != nil {
 		return newLayer{}, layers.Info{}, fmt.Errorf("pack layer: %w", err)
 	}

@@ -13,10 +13,11 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"hull/internal/image/archive"
 )
 
 // labelSqueezed is on a plain layer blob that was pushed: the digest of the
@@ -101,7 +102,7 @@ func (s *Service) squeezeLayer(ctx context.Context, l ocispec.Descriptor) (ocisp
 	}
 	defer w.Close()
 	size := &countWriter{w: w}
-	z, err := gzip.NewWriterLevel(size, gzip.BestSpeed)
+	z, err := archive.NewPacker(size)
 	if err != nil {
 		return l, err
 	}
