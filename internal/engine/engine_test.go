@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -176,6 +177,31 @@ func TestExitReleasesEverything(t *testing.T) {
 	}
 	if got := w.leaks(); len(got) != 0 || len(w.pods) != 0 {
 		t.Errorf("held after remove: %v, pods %v", got, w.pods)
+	}
+}
+
+// TestMoreThanTheHostHas refuses processors that there are not, when a container is
+// made and when it is changed.
+func TestMoreThanTheHostHas(t *testing.T) {
+	e := newWorld().engine(t)
+	c := create(t, e, hull.Spec{Resources: hull.Resources{NanoCPUs: int64(runtime.NumCPU()) * 1e9, CpusetCpus: "0"}})
+	for _, x := range []struct {
+		words string
+		r     hull.Resources
+	}{
+		{"range of CPUs is from 0.01 to", hull.Resources{NanoCPUs: int64(runtime.NumCPU())*1e9 + 1}},
+		{"Requested CPUs are not available - requested 0,65000, available: 0", hull.Resources{CpusetCpus: "0,65000"}},
+		{"Requested CPUs are not available", hull.Resources{CpusetCpus: "0-65000"}},
+		{"Invalid value 1-0 for cpuset cpus", hull.Resources{CpusetCpus: "1-0"}},
+		{"Invalid value x for cpuset mems", hull.Resources{CpusetMems: "x"}},
+	} {
+		_, _, err := e.Create(t.Context(), "", hull.Spec{Resources: x.r})
+		_, changed := e.Update(t.Context(), c.ID, hull.UpdateRequest{Resources: &x.r})
+		for _, err := range []error{err, changed} {
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), x.words) {
+				t.Errorf("%+v: %v", x.r, err)
+			}
+		}
 	}
 }
 

@@ -1,12 +1,84 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hull/internal/hull"
 )
+
+// onHost refuses limits of more than the host has, in Docker's words.
+func onHost(r hull.Resources) error {
+	if n := runtime.NumCPU(); r.NanoCPUs > int64(n)*1e9 {
+		return fmt.Errorf("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available: %w", n, n, errdefs.ErrInvalidArgument)
+	}
+	if err := online("cpu", "cpuset cpus", "CPUs", r.CpusetCpus); err != nil {
+		return err
+	}
+	return online("node", "cpuset mems", "memory nodes", r.CpusetMems)
+}
+
+// online refuses a list of processors or memory nodes (kind is sysfs's word) of
+// which the host lacks one.
+func online(kind, option, things, list string) error {
+	if list == "" {
+		return nil
+	}
+	want, err := ranges(list)
+	if err != nil {
+		return fmt.Errorf("Invalid value %s for %s: %w", list, option, errdefs.ErrInvalidArgument) //nolint:staticcheck // Docker's words
+	}
+	b, err := os.ReadFile("/sys/devices/system/" + kind + "/online")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a kernel without memory nodes; the cgroup decides
+	}
+	if err != nil {
+		return err
+	}
+	host := strings.TrimSpace(string(b))
+	have, err := ranges(host)
+	if err != nil {
+		return err
+	}
+	for _, w := range want {
+		if !slices.ContainsFunc(have, func(h [2]int) bool { return h[0] <= w[0] && w[1] <= h[1] }) {
+			return fmt.Errorf("Requested %s are not available - requested %s, available: %s: %w", things, list, host, errdefs.ErrInvalidArgument) //nolint:staticcheck // Docker's words
+		}
+	}
+	return nil
+}
+
+// ranges parses the kernel's list format: "0-2,7".
+func ranges(list string) ([][2]int, error) {
+	var out [][2]int
+	for part := range strings.SplitSeq(list, ",") {
+		from, to, dash := strings.Cut(part, "-")
+		if !dash {
+			to = from
+		}
+		a, err := strconv.ParseUint(from, 10, 16)
+		if err != nil {
+			return nil, err
+		}
+		b, err := strconv.ParseUint(to, 10, 16)
+		if err != nil {
+			return nil, err
+		}
+		if b < a {
+			return nil, fmt.Errorf("range %s ends before it begins: %w", part, errdefs.ErrInvalidArgument)
+		}
+		out = append(out, [2]int{int(a), int(b)})
+	}
+	return out, nil
+}
 
 // setLimits translates limits into the OCI specification. r.Devices, set
 // before, is kept.

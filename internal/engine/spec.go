@@ -229,7 +229,7 @@ func validate(s hull.Spec) error {
 	if h := s.Health; h != nil && (h.Interval < 0 || h.Timeout < 0 || h.StartPeriod < 0 || h.Retries < 0) {
 		return bad("health check: a duration and the retries cannot be negative")
 	}
-	return nil
+	return onHost(r)
 }
 
 func validateRestart(s hull.Spec) error {

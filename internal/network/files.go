@@ -168,7 +168,10 @@ func (f files) hosts(p hull.Pod, at place) (string, error) {
 	if !onHost {
 		name := hostname(p, false)
 		if p.Domainname != "" {
-			name = name + "." + p.Domainname + " " + name
+			name += "." + p.Domainname
+		}
+		if short, _, ok := strings.Cut(name, "."); ok {
+			name += " " + short
 		}
 		for _, addr := range at.own {
 			fmt.Fprintf(&b, "%s\t%s\n", addr, name)

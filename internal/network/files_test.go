@@ -57,6 +57,12 @@ fd00::2	web1.example.org web1
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
+	p = hull.Pod{ID: p.ID, Hostname: "web2.example.org"}
+	got, err = f.hosts(p, at)
+	must(t, err)
+	if !strings.Contains(got, "172.17.0.2\tweb2.example.org web2\n") {
+		t.Errorf("of a name with a domain: %s", got)
+	}
 	for _, bad := range []hull.NetworkSpec{
 		{Links: []string{"nobody"}},
 		{Links: []string{"db:a\nb"}},
