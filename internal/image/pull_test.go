@@ -135,6 +135,7 @@ func TestLoad(t *testing.T) {
 		"layout":         img.layout(t, "docker.io/library/thing:1"),
 		"old archive":    img.oldArchive(t, "thing:1"),
 		"packed archive": gz(t, img.oldArchive(t, "thing:1")),
+		"xz":             packXZ(t, img.layout(t, "docker.io/library/thing:1")),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := service(t)

@@ -185,42 +185,52 @@ func TestPushErrors(t *testing.T) {
 	}
 }
 
-// zstd layers are unpacked, and pushed on as they are.
-func TestZstd(t *testing.T) {
+// Layers that are packed in another way than with gzip are unpacked, and pushed on as they are.
+func TestPackings(t *testing.T) {
 	host := registryServer(t)
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, pack := range map[string]func([]byte) []byte{
+		"zstd": func(b []byte) []byte { return z.EncodeAll(b, nil) },
+		"xz":   func(b []byte) []byte { return packXZ(t, b) },
+	} {
+		t.Run(name, func(t *testing.T) { packing(t, host, name, pack) })
+	}
+}
+
+func packing(t *testing.T, host, name string, pack func([]byte) []byte) {
+	t.Helper()
 	img := simple(t)
 	var m ocispec.Manifest
 	if err := json.Unmarshal(img.manifest, &m); err != nil {
 		t.Fatal(err)
 	}
-	w, err := zstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for i, l := range img.tars {
-		b := w.EncodeAll(l, nil)
-		m.Layers[i] = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: digest.FromBytes(b), Size: int64(len(b))}
+		b := pack(l)
+		m.Layers[i] = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer + "+" + name, Digest: digest.FromBytes(b), Size: int64(len(b))}
 		img.blobs[m.Layers[i].Digest] = b
 	}
 	delete(img.blobs, img.desc.Digest)
 	img.manifest = mustJSON(t, m)
 	img.desc.Digest, img.desc.Size = digest.FromBytes(img.manifest), int64(len(img.manifest))
-	upload(t, host, "z/std", "1", img)
+	upload(t, host, "packed/"+name, "1", img)
 	s := service(t)
-	got, err := s.Pull(t.Context(), hull.PullRequest{Ref: host + "/z/std:1"})
+	got, err := s.Pull(t.Context(), hull.PullRequest{Ref: host + "/packed/" + name + ":1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.ID != img.id() {
 		t.Errorf("id %s, want %s", got.ID, img.id())
 	}
-	if err := s.Tag(t.Context(), got.ID, host+"/z/again:1"); err != nil {
+	if err := s.Tag(t.Context(), got.ID, host+"/again/"+name+":1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Push(t.Context(), hull.PushRequest{Ref: host + "/z/again:1"}); err != nil {
+	if err := s.Push(t.Context(), hull.PushRequest{Ref: host + "/again/" + name + ":1"}); err != nil {
 		t.Fatal(err)
 	}
-	d, err := s.Distribution(t.Context(), host+"/z/again:1", hull.Auth{})
+	d, err := s.Distribution(t.Context(), host+"/again/"+name+":1", hull.Auth{})
 	if err != nil || d.Digest != img.desc.Digest.String() {
 		t.Errorf("pushed on as %s, %v; it was %s", d.Digest, err, img.desc.Digest)
 	}

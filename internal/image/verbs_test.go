@@ -279,7 +279,7 @@ func TestCommitAndImport(t *testing.T) {
 		t.Error(err)
 	}
 
-	for name, b := range map[string][]byte{"plain": layerTar(t, file{name: "f", body: "x"}), "packed": gz(t, layerTar(t, file{name: "f", body: "x"}))} {
+	for name, b := range map[string][]byte{"plain": layerTar(t, file{name: "f", body: "x"}), "packed": gz(t, layerTar(t, file{name: "f", body: "x"})), "xz": packXZ(t, layerTar(t, file{name: "f", body: "x"}))} {
 		id, err := s.Import(t.Context(), hull.ImportRequest{Ref: "imported:" + name, Message: "from tar", Changes: []string{"CMD x"}}, bytes.NewReader(b))
 		if err != nil {
 			t.Fatal(err)
