@@ -55,7 +55,7 @@ func (e *creation) CreateIn(ctx context.Context, podID, name string, s hull.Spec
 	if _, err := capabilities(s.Security); err != nil {
 		return hull.Container{}, nil, err
 	}
-	if err := e.checkUsers(s, drv); err != nil {
+	if err := errors.Join(e.checkUsers(s, drv), checkOwners(s, drv)); err != nil {
 		return hull.Container{}, nil, err
 	}
 	if s, err = e.resolveShared(s); err != nil {

@@ -35,7 +35,7 @@ type Images interface {
 	Open(ctx context.Context, id string) (*os.File, error)
 	// OpenImage mounts the image that a Prepare of id stands on, detached and
 	// read-only, and opens it or what is at subpath in it.
-	OpenImage(ctx context.Context, id, subpath string) (*os.File, error)
+	OpenImage(ctx context.Context, id, subpath string, ids hull.IDRange) (*os.File, error)
 	// Changes lists what the writable layer changed, sorted by path.
 	Changes(ctx context.Context, id string) ([]hull.Change, error)
 	// Export writes the whole root file system below root as a tar.

@@ -51,9 +51,9 @@ func (e *base) letImagesGo(ctx context.Context, c hull.Container) error {
 }
 
 // showImages opens image mounts for a run: their Source is then what the driver
-// binds, until the release.
-func (e *base) showImages(ctx context.Context, c hull.Container, mounts []hull.MountPoint) (_ []hull.MountPoint, _ hull.Release, err error) {
-	mounts = slices.Clone(mounts)
+// binds, until the release. Their owners are ids'.
+func (e *base) showImages(ctx context.Context, c hull.Container, ids hull.IDRange) (_ []hull.MountPoint, _ hull.Release, err error) {
+	mounts := slices.Clone(c.Mounts)
 	var open []*os.File
 	release := func(context.Context) error {
 		for _, f := range open {
@@ -67,7 +67,7 @@ func (e *base) showImages(ctx context.Context, c hull.Container, mounts []hull.M
 		if m.Type != hull.MountImage {
 			continue
 		}
-		f, err := e.images.OpenImage(ctx, imageBox(c.ID, i), m.Spec.Subpath)
+		f, err := e.images.OpenImage(ctx, imageBox(c.ID, i), m.Spec.Subpath, ids)
 		if err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("mount image %s on %s: %w", m.Spec.Source, m.Target, err), release(ctx))
 		}
@@ -83,5 +83,5 @@ func (e *base) openMount(ctx context.Context, c hull.Container, m hull.MountPoin
 		return e.volumes.Open(ctx, m)
 	}
 	i := slices.IndexFunc(c.Mounts, func(o hull.MountPoint) bool { return o.Target == m.Target })
-	return e.images.OpenImage(ctx, imageBox(c.ID, i), m.Spec.Subpath)
+	return e.images.OpenImage(ctx, imageBox(c.ID, i), m.Spec.Subpath, hull.IDRange{})
 }

@@ -128,7 +128,7 @@ func (e *base) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
 	if err := e.addDevices(spec, c.Spec.Resources.DeviceRequests); err != nil {
 		return nil, err
 	}
-	if err := e.addUsers(spec, ep); err != nil {
+	if err := e.addUsers(spec, c.Mounts, ep); err != nil {
 		return nil, err
 	}
 	return spec, setLimits(spec.Linux.Resources, c.Spec.Resources, deviceAt)

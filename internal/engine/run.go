@@ -72,24 +72,25 @@ func (e *runner) start(ctx context.Context, id string) (err error) {
 	x.release.Add("unmount root file system", unmount)
 	root.ReadOnly = c.Spec.Security.ReadOnlyRootfs
 
-	mounts, unvolume, err := e.volumes.Mount(ctx, id, c.Mounts, e.opener(ctx, id))
+	// From here c.Mounts is what the driver binds; the record keeps what inspect shows.
+	var unvolume, unimages hull.Release
+	c.Mounts, unvolume, err = e.volumes.Mount(ctx, id, c.Mounts, e.opener(ctx, id))
 	if err != nil {
 		return fmt.Errorf("mount volumes of %s: %w", c.Name, err)
 	}
 	x.release.Add("unmount volumes", unvolume)
-
-	mounts, unimages, err := e.showImages(ctx, c, mounts)
-	if err != nil {
-		return err
-	}
-	x.release.Add("close image mounts", unimages)
-	c.Mounts = mounts // what the driver binds; the record keeps what inspect shows
 
 	box, endpoint, unpod, err := e.enterPod(ctx, c, drv)
 	if err != nil {
 		return err
 	}
 	x.release.Add("leave pod", unpod)
+
+	c.Mounts, unimages, err = e.showImages(ctx, c, endpoint.IDs)
+	if err != nil {
+		return err
+	}
+	x.release.Add("close image mounts", unimages)
 
 	c.Mounts, err = e.showSecrets(c, endpoint, &x.release)
 	if err != nil {
@@ -104,6 +105,9 @@ func (e *runner) start(ctx context.Context, id string) (err error) {
 	spec, err := e.oci(c, endpoint)
 	if err != nil {
 		return fmt.Errorf("OCI specification of %s: %w", c.Name, err)
+	}
+	if err := e.mapOwners(ctx, spec, c, endpoint); err != nil {
+		return err
 	}
 
 	io, more := e.streams(c, target)

@@ -83,6 +83,16 @@ func (e *base) checkUsers(s hull.Spec, drv driver.Driver) error {
 	return nil
 }
 
+// checkOwners reports a mount whose owner cannot be mapped.
+func checkOwners(s hull.Spec, drv driver.Driver) error {
+	for _, m := range s.Mounts {
+		if m.OneOwner && !slices.Contains(drv.Info().Abilities, driver.AbilityUserNS) {
+			return fmt.Errorf("mount on %s: isolation %s cannot map owners (idmap): %w", m.Target, drv.Info().Name, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
 // noUsers says why a driver's containers have no user namespaces here.
 func (e *base) noUsers(drv driver.Driver) string {
 	if !slices.Contains(drv.Info().Abilities, driver.AbilityUserNS) {
@@ -175,7 +185,7 @@ func (e *base) refusing(_ context.Context, mounts []hull.MountPoint) (string, er
 
 // addUsers puts a specification into the user namespace that owns its network, and
 // maps what it mounts of the host.
-func (e *base) addUsers(s *specs.Spec, ep hull.Endpoint) error {
+func (e *base) addUsers(s *specs.Spec, mounts []hull.MountPoint, ep hull.Endpoint) error {
 	if ep.IDs.Size == 0 {
 		return nil
 	}
@@ -185,6 +195,9 @@ func (e *base) addUsers(s *specs.Spec, ep hull.Endpoint) error {
 	s.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: ep.IDs.GID, Size: ep.IDs.Size}}
 	for i := range s.Mounts {
 		m := &s.Mounts[i]
+		if slices.ContainsFunc(mounts, func(o hull.MountPoint) bool { return o.Type == hull.MountImage && o.Target == m.Destination }) {
+			continue // opened with the container's owners
+		}
 		rec := slices.Contains(m.Options, "rbind")
 		if !rec && !slices.Contains(m.Options, "bind") || strings.HasPrefix(m.Source, "/proc/") && !strings.HasPrefix(m.Source, fmt.Sprintf("/proc/%d/fd/", os.Getpid())) {
 			continue // another container's shared memory has its ids
@@ -204,6 +217,45 @@ func (e *base) addUsers(s *specs.Spec, ep hull.Endpoint) error {
 			opt = "ridmap"
 		}
 		m.Options = append(slices.Clip(m.Options), opt)
+	}
+	return nil
+}
+
+// mapOwners makes the container's user the owner of what the sources of its mounts
+// with OneOwner have for theirs: what either writes there belongs to both. All other
+// owners are nobody, and can be given nothing.
+func (e *base) mapOwners(ctx context.Context, s *specs.Spec, c hull.Container, ep hull.Endpoint) error {
+	for _, m := range c.Mounts {
+		if !m.Spec.OneOwner {
+			continue
+		}
+		i := slices.IndexFunc(s.Mounts, func(o specs.Mount) bool { return o.Destination == m.Target })
+		st, err := os.Stat(m.Source)
+		if err != nil || i < 0 {
+			return fmt.Errorf("map the owner of %s: %w", m.Source, err)
+		}
+		kind, err := e.volumes.Mapping(m.Source)
+		if err != nil {
+			return err
+		}
+		if kind != hull.Mapped {
+			return fmt.Errorf("the file system of %s cannot map owners (idmap): %w", m.Source, errdefs.ErrInvalidArgument)
+		}
+		owner, ok := st.Sys().(*syscall.Stat_t)
+		if !ok {
+			return fmt.Errorf("map the owner of %s: it has none: %w", m.Source, errdefs.ErrInvalidArgument)
+		}
+		user, err := e.ownerIn(ctx, c, c.Spec.Process.User)
+		if err != nil {
+			return fmt.Errorf("map the owner of %s: %w", m.Source, err)
+		}
+		uid, gid := ep.IDs.Host(user.UID, user.GID)
+		to := &s.Mounts[i]
+		to.UIDMappings = []specs.LinuxIDMapping{{ContainerID: owner.Uid, HostID: uint32(uid), Size: 1}} //nolint:gosec // an id
+		to.GIDMappings = []specs.LinuxIDMapping{{ContainerID: owner.Gid, HostID: uint32(gid), Size: 1}} //nolint:gosec // an id
+		if !slices.Contains(to.Options, "idmap") && !slices.Contains(to.Options, "ridmap") {
+			to.Options = append(slices.Clip(to.Options), "idmap")
+		}
 	}
 	return nil
 }

@@ -126,10 +126,12 @@ func (f fimages) Discard(ctx context.Context, _ string) error { return f.w.relea
 func (f fimages) Mount(context.Context, string, []hull.RootfsKind) (hull.Rootfs, hull.Release, error) {
 	return hull.Rootfs{}, f.w.release("rootfs"), f.w.acquire("rootfs")
 }
-func (f fimages) Open(context.Context, string) (*os.File, error)              { return os.Open("/") }
-func (f fimages) OpenImage(context.Context, string, string) (*os.File, error) { return os.Open("/") }
-func (f fimages) Changes(context.Context, string) ([]hull.Change, error)      { return nil, nil }
-func (fimages) Refill(context.Context, string, io.Reader) error               { return nil }
+func (f fimages) Open(context.Context, string) (*os.File, error) { return os.Open("/") }
+func (f fimages) OpenImage(context.Context, string, string, hull.IDRange) (*os.File, error) {
+	return os.Open("/")
+}
+func (f fimages) Changes(context.Context, string) ([]hull.Change, error) { return nil, nil }
+func (fimages) Refill(context.Context, string, io.Reader) error          { return nil }
 
 func (f fimages) Export(context.Context, *os.File, io.Writer) error  { return nil }
 func (f fimages) Size(context.Context, string) (int64, int64, error) { return 0, 0, nil }

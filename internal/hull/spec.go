@@ -157,6 +157,7 @@ type Mount struct {
 	ReadOnly       bool
 	Propagation    string // bind: "", rprivate, private, rshared, shared, rslave, slave
 	NonRecursive   bool   // bind only the directory itself
+	OneOwner       bool   `json:",omitzero"` // bind: the container's user is the owner of the source (-v ...:idmap)
 	ReadOnlyNonRec bool   // read-only for the top mount only
 	ReadOnlyForce  bool   // fail when recursive read-only is impossible
 	CreateSource   bool   // bind: make a missing host directory (-v does, --mount does not)

@@ -37,8 +37,9 @@ func (s *Service) Open(ctx context.Context, id string) (*os.File, error) {
 }
 
 // OpenImage mounts what container id stands on without its writable layer, nowhere
-// and read-only, and opens the root or what is at subpath below it.
-func (s *Service) OpenImage(ctx context.Context, id, subpath string) (*os.File, error) {
+// and read-only, and opens the root or what is at subpath below it. Owners are shown
+// as those of ids.
+func (s *Service) OpenImage(ctx context.Context, id, subpath string, ids hull.IDRange) (*os.File, error) {
 	b, err := s.mounted(ctx, id)
 	if err != nil {
 		return nil, err
@@ -47,7 +48,7 @@ func (s *Service) OpenImage(ctx context.Context, id, subpath string) (*os.File, 
 	if err != nil {
 		return nil, err
 	}
-	root, err := linux.MountOverlay(linux.Overlay{Lower: dirs})
+	root, err := mountLayers(dirs, ids)
 	if err != nil || subpath == "" {
 		return root, err
 	}
@@ -60,6 +61,22 @@ func (s *Service) OpenImage(ctx context.Context, id, subpath string) (*os.File, 
 		return nil, fmt.Errorf("cannot access path %s of the image: %w: %w", subpath, err, errdefs.ErrInvalidArgument)
 	}
 	return f, err
+}
+
+// mountLayers mounts layers read-only. On a kernel that cannot map the owners of
+// several at once, they are nobody's to ids.
+func mountLayers(dirs []string, ids hull.IDRange) (*os.File, error) {
+	if ids.Size > 0 {
+		users, err := linux.NewUserNS([]linux.IDMap{{Host: ids.UID, Size: ids.Size}}, []linux.IDMap{{Host: ids.GID, Size: ids.Size}})
+		if err != nil {
+			return nil, err
+		}
+		defer users.Close()
+		if root, err := linux.MountMapped(dirs, users); !errors.Is(err, syscall.EINVAL) {
+			return root, err
+		}
+	}
+	return linux.MountOverlay(linux.Overlay{Lower: dirs})
 }
 
 // Changes lists what the writable layer changed, sorted by path.

@@ -80,15 +80,45 @@ func (fs *FsContext) lower(dirs []string) error {
 	return nil
 }
 
+// MountMapped mounts lower directories, read-only and nowhere, with their owners
+// shown through a user namespace as CloneIDMapped does. EINVAL before kernel 6.15,
+// unless there is one only.
+func MountMapped(lower []string, userns *os.File) (*os.File, error) {
+	var o Overlay
+	for _, dir := range lower {
+		clone, err := CloneIDMapped(dir, userns)
+		if err != nil {
+			return nil, err
+		}
+		if len(lower) == 1 {
+			if err := readOnly(clone); err != nil {
+				clone.Close()
+				return nil, err
+			}
+			return clone, nil
+		}
+		defer clone.Close() // the overlay has its own
+		o.Lower = append(o.Lower, fmt.Sprintf("/proc/self/fd/%d", FD(clone)))
+	}
+	return MountOverlay(o)
+}
+
+func readOnly(mount *os.File) error {
+	if err := unix.MountSetattr(FD(mount), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return fmt.Errorf("make %s read-only: %w", mount.Name(), err)
+	}
+	return nil
+}
+
 // OpenTreeReadOnly is OpenTree of a mount alone, read-only.
 func OpenTreeReadOnly(dir string) (*os.File, error) {
 	f, err := OpenTree(dir, false)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.MountSetattr(FD(f), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+	if err := readOnly(f); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("make %s read-only: %w", dir, err)
+		return nil, err
 	}
 	return f, nil
 }

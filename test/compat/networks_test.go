@@ -170,6 +170,17 @@ func userNetworks() []scenario {
 			{run: "run -d --name $T-b --network none -p 41120:80 busybox sleep 60"},
 			{run: "port $T-b", out: empty},
 		}},
+		{name: "the default route is the network's with the highest priority", hull: "needs API 1.48", steps: []step{
+			{run: "network create --subnet 10.90.20.0/24 $T-a", out: id},
+			{run: "network create --subnet 10.90.21.0/24 $T-b", out: id},
+			{run: "run --rm --network $T-a --network name=$T-b,gw-priority=1 busybox ip route show default", out: "default via 10.90.21.1 .*"},
+			{run: "run --rm --network name=$T-a,gw-priority=5 --network name=$T-b,gw-priority=1 busybox ip route show default", out: "default via 10.90.20.1 .*"},
+			{run: "run -d --name $T-c --network $T-a busybox sleep 60"},
+			{run: "network connect --gw-priority 7 $T-b $T-c"},
+			{run: "exec $T-c ip route show default", out: "default via 10.90.21.1 .*"},
+			{run: "network disconnect $T-b $T-c"},
+			{run: "exec $T-c ip route show default", out: "default via 10.90.20.1 .*"},
+		}},
 		{name: "interface name", hull: "needs API 1.48", steps: []step{
 			{run: "network create $T-n", out: id},
 			{run: "run --rm --network name=$T-n,driver-opt=com.docker.network.endpoint.ifname=lan7 busybox ls /sys/class/net", out: `lan7\s+lo`},
@@ -177,6 +188,7 @@ func userNetworks() []scenario {
 		}},
 		{name: "part of an image as a mount", hull: "needs API 1.48", steps: []step{
 			{run: "run --rm --mount type=image,src=busybox,dst=/x,image-subpath=bin busybox /x/busybox echo there", out: "there"},
+			{run: "run --rm --mount type=image,src=busybox,dst=/x busybox stat -c %u:%g /x/bin/busybox", out: "0:0"},
 		}},
 	}
 }

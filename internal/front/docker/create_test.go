@@ -183,6 +183,7 @@ func TestParseBind(t *testing.T) {
 		"/a:/":           "invalid specification: destination can't be '/'",
 		"/a:/b/..":       "invalid specification: destination can't be '/'",
 		"/a:/b:what":     "invalid mode: what",
+		"name:/b:idmap":  "invalid mode: idmap",
 		"/a:/b:ro,rw":    "invalid mode: ro,rw",
 		"/a:/b:nocopy":   "invalid mode: nocopy",
 		"name:/b:shared": "invalid mode: shared",

@@ -140,18 +140,18 @@ func applyMode(m *hull.Mount) error {
 	if err := mode.read(m.Mode); err != nil {
 		return invalid("invalid mode: %s", m.Mode)
 	}
-	if mode.propagation != "" && m.Type != hull.MountBind || mode.noCopy && m.Type != hull.MountVolume {
+	if (mode.propagation != "" || mode.oneOwner) && m.Type != hull.MountBind || mode.noCopy && m.Type != hull.MountVolume {
 		return invalid("invalid mode: %s", m.Mode)
 	}
 	m.ReadOnly, m.Relabel, m.Propagation = mode.readOnly, mode.relabel, mode.propagation
-	m.NoCopy, m.Consistency = mode.noCopy, mode.consistency
+	m.NoCopy, m.Consistency, m.OneOwner = mode.noCopy, mode.consistency, mode.oneOwner
 	return nil
 }
 
 // bindMode is the mode part of a bind: at most one word of each kind.
 type bindMode struct {
 	access, relabel, propagation, consistency string
-	readOnly, noCopy                          bool
+	readOnly, noCopy, oneOwner                bool
 }
 
 func (b *bindMode) set(field *string, word string) error {
@@ -180,6 +180,8 @@ func (b *bindMode) read(text string) error {
 			err = b.set(&b.consistency, word)
 		case word == "nocopy" && !b.noCopy:
 			b.noCopy = true
+		case word == "idmap" && !b.oneOwner:
+			b.oneOwner = true
 		default:
 			err = invalid("invalid mode: %s", text)
 		}
