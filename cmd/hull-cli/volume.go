@@ -242,5 +242,5 @@ func (v volumes) unpack(ctx context.Context, name, file string) error {
 	if _, err := v.cli.Client().VolumeCreate(ctx, client.VolumeCreateOptions{Name: name}); err != nil {
 		return err
 	}
-	return v.put(ctx, name, url.Values{"path": {"/"}, "copyUIDGID": {"false"}}, in)
+	return v.put(ctx, name, url.Values{"path": {"/"}, "copyUIDGID": {"true"}}, in) // as export found them
 }

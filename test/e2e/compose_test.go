@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -103,6 +104,8 @@ services:
     configs: [{source: conf, target: /etc/app.conf}]
     volumes: [{type: volume, source: data, target: /data, read_only: true}, {type: image, source: busybox, target: /image}]
     networks: {default: {aliases: [www]}}
+    ports: ["127.0.0.1::80"]
+    develop: {watch: [{action: sync, path: ./src, target: /src}]}
   debug:
     image: busybox
     command: sleep 1000
@@ -156,6 +159,12 @@ func TestComposeVerbs(t *testing.T) {
 	c.Run("up", "-d", "--scale", "db=3", "--no-recreate")
 	is("parts-db-3", "ps", "-a")
 	c.Run("scale", "db=1")
+	is("127.0.0.1:", "port", "app", "80")
+	// Compose takes the end of what it asked for as an error.
+	if got := c.Try("events", "--since", "1h", "--until", "0s"); !strings.Contains(got.Stdout, "container die") {
+		t.Errorf("events: %+v", got)
+	}
+	watch(t, e, c)
 	c.Run("pause", "db")
 	is("paused", "ps", "db", "--all", "--format", "{{.State}}")
 	c.Run("unpause", "db")
@@ -174,5 +183,33 @@ func TestComposeVerbs(t *testing.T) {
 	c.Run("down", "-v", "-t", "1")
 	if got := e.Docker().Run("volume", "ls", "-q"); got != "" {
 		t.Errorf("volumes are left: %q", got)
+	}
+}
+
+// watch has compose copy what changes on the host into the container.
+func watch(t *testing.T, e *harness.Engine, c *harness.Client) {
+	t.Helper()
+	e.WriteFile("src/before", "x")
+	cmd := c.Cmd("watch", "--no-up")
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	e.Eventually("a changed file is in the container", func() error {
+		n++ // until compose watches
+		e.WriteFile("src/changed", fmt.Sprint("version ", n))
+		if got := c.Try("exec", "-T", "app", "cat", "/src/changed"); !strings.HasPrefix(got.Stdout, "version ") {
+			return fmt.Errorf("%+v", got)
+		}
+		return nil
+	})
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait() // as it says when it is interrupted
+	if t.Failed() {
+		t.Log(said.String())
 	}
 }
