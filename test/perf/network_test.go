@@ -171,6 +171,8 @@ func (x *end) load(path string, m measure) contender {
 	}}
 }
 
+// traffic takes many turns: what the kernel alone does for all engines differs more
+// from one turn to the next than between them.
 func (b *bench) traffic(ends []*end) {
 	for _, path := range []string{containers, throughout} {
 		for _, m := range measures() {
@@ -178,7 +180,7 @@ func (b *bench) traffic(ends []*end) {
 			for _, x := range ends {
 				all = append(all, x.load(path, m))
 			}
-			b.race(contest{what: path + ": " + m.title, unit: m.unit, more: m.more, n: scale(8), limit: 16 * time.Second, note: "in turns"}, all...)
+			b.race(contest{what: path + ": " + m.title, unit: m.unit, more: m.more, n: scale(32), limit: 60 * time.Second, note: "in turns"}, all...)
 		}
 	}
 }
