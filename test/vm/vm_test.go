@@ -26,7 +26,7 @@ type world struct {
 func start(t *testing.T, images ...string) *world {
 	t.Helper()
 	kernel := require.VM(t)
-	e := harness.Start(t, images, harness.Args("--vm-kernel", kernel))
+	e := harness.Start(t, images, harness.Args("--vm-kernel", kernel), harness.TmpfsRun())
 	return &world{Engine: e, t: t, c: e.Docker()}
 }
 
@@ -217,8 +217,10 @@ func TestMachine(t *testing.T) {
 		t.Errorf("a template had to be made again:\n%s", log)
 	}
 
-	// A volume moves between a machine and a container.
-	c.Run("run", "--rm", "--isolation", "vm", "-v", "moving:/data", "busybox", "sh", "-c", "echo kept > /data/file; chown 12:34 /data/file")
+	// A volume moves between a machine, which has a secret, too, and a container.
+	w.Hull().Run("secret", "create", "pw", w.WriteFile("pw", "hush"))
+	w.want("secret", c.Run("run", "--rm", "--isolation", "vm", "-v", "moving:/data", "--mount", `type=secret,"source=pw,uid=7,mode=400",target=pw`, "busybox",
+		"sh", "-c", "echo kept > /data/file; chown 12:34 /data/file; stat -c %u:%a /run/secrets/pw; cat /run/secrets/pw"), "7:400\nhush")
 	w.want("volume", c.Run("run", "--rm", "-v", "moving:/data", "busybox", "sh", "-c", "stat -c %u:%g /data/file; cat /data/file"), "12:34\nkept")
 }
 
