@@ -338,7 +338,8 @@ func (k *kit) close() error {
 }
 
 // sharedWorker answers Docker's own exporter, "moby": the image goes into the
-// image service and can be run at once, even without a name.
+// image service and can be run at once, even without a name. Its exporters of images
+// can squash.
 type sharedWorker struct {
 	*base.Worker
 	shop image.Workshop
@@ -346,14 +347,21 @@ type sharedWorker struct {
 
 // Exporter implements worker.Worker.
 func (w *sharedWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
-	if name != "moby" {
-		return w.Worker.Exporter(name, sm)
+	switch name {
+	case "moby":
+		e, err := w.Worker.Exporter(client.ExporterImage, sm)
+		if err != nil {
+			return nil, err
+		}
+		return &squashExporter{&mobyExporter{Exporter: e, prefix: w.shop.DanglingPrefix}, w.Worker}, nil
+	case client.ExporterImage, client.ExporterOCI, client.ExporterDocker:
+		e, err := w.Worker.Exporter(name, sm)
+		if err != nil {
+			return nil, err
+		}
+		return &squashExporter{e, w.Worker}, nil
 	}
-	e, err := w.Worker.Exporter(client.ExporterImage, sm)
-	if err != nil {
-		return nil, err
-	}
-	return &mobyExporter{Exporter: e, prefix: w.shop.DanglingPrefix}, nil
+	return w.Worker.Exporter(name, sm)
 }
 
 type mobyExporter struct {

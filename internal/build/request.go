@@ -161,6 +161,15 @@ func attrs(r hull.BuildRequest) map[string]string {
 	return a
 }
 
+// exported are the exporter's.
+func exported(r hull.BuildRequest) map[string]string {
+	a := map[string]string{"name": strings.Join(r.Names, ",")}
+	if r.Squash {
+		a[squashAttr] = "true"
+	}
+	return a
+}
+
 // hosts turns "name:ip" into the frontend's "name=ip".
 func hosts(list []string) []string {
 	var out []string
@@ -192,7 +201,7 @@ func (k *kit) traced(ctx context.Context, c *client.Client, r hull.BuildRequest,
 	g.Go(func() (err error) {
 		out, err = c.ControlClient().Solve(gctx, &controlapi.SolveRequest{
 			Ref: ref, Session: r.Session, Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), Entitlements: entitled(r),
-			Exporters: []*controlapi.Exporter{{Type: "moby", Attrs: map[string]string{"name": strings.Join(r.Names, ",")}}},
+			Exporters: []*controlapi.Exporter{{Type: "moby", Attrs: exported(r)}},
 			Cache:     &controlapi.CacheOptions{},
 		})
 		return err
@@ -229,7 +238,7 @@ func (k *kit) told(ctx context.Context, c *client.Client, r hull.BuildRequest, f
 		Session:  credentials(r),
 		Internal: true, // no record for buildx: with its statements it is a third of a build that changes nothing
 		Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), LocalMounts: from.mounts, SharedKey: from.key, AllowedEntitlements: entitled(r),
-		Exports: []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": strings.Join(r.Names, ",")}}},
+		Exports: []client.ExportEntry{{Type: "moby", Attrs: exported(r)}},
 	}, event)
 	if err != nil {
 		return "", err

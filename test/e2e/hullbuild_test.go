@@ -89,6 +89,45 @@ func TestHullBuild(t *testing.T) {
 	c.Run("rmi", "five", "four", "three", "two", "one", "as:docker")
 }
 
+// TestSquash: one layer above the base image's, with the same files.
+func TestSquash(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Hull()
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM busybox AS plain\nENV A=b\nRUN echo a > /a && echo gone > /gone\nRUN rm -r /gone /home && echo b > /b\nRUN echo more >> /a\nFROM scratch AS bare\nCOPY --from=plain /a /a\nCOPY --from=plain /b /b\n"})
+	const show = "cat /a /b; ls -d /gone /home 2>&1 | grep -c 'No such'; echo $A"
+	layers := func(image string) string { return c.Run("inspect", "-f", "{{len .RootFS.Layers}}", image) }
+	c.Run("build", "-t", "plain", "--target", "plain", dir)
+	c.Run("build", "-t", "squashed", "--target", "plain", "--squash", dir)
+	plain, squashed := c.Run("run", "--rm", "plain", "sh", "-c", show), c.Run("run", "--rm", "squashed", "sh", "-c", show)
+	if plain != "a\nmore\nb\n2\nb" || squashed != plain {
+		t.Errorf("with layers: %s\nsquashed: %s", plain, squashed)
+	}
+	if base, got := layers("busybox"), layers("squashed"); base != "1" || got != "2" || layers("plain") != "4" {
+		t.Errorf("%s layers above %s", got, base)
+	}
+	if got := c.Run("history", "--format", "{{.CreatedBy}}", "squashed"); !strings.Contains(got, "echo more") || !strings.HasPrefix(got, "the layers of") {
+		t.Errorf("its history: %s", got)
+	}
+	// It is an image like others: it is saved, and built on, when the rest is gone.
+	c.Run("rmi", "plain")
+	c.Run("builder", "prune", "-af")
+	file := filepath.Join(t.TempDir(), "saved.tar")
+	c.Run("save", "-o", file, "squashed")
+	c.Run("rmi", "squashed")
+	c.Run("load", "-i", file)
+	c.Run("build", "-q", "-t", "on", writeContext(t, map[string]string{"Dockerfile": "FROM squashed\nRUN cat /a > /c\n"}))
+	if got := c.Run("run", "--rm", "on", "cat", "/c"); got != "a\nmore" {
+		t.Errorf("built on it: %s", got)
+	}
+	// Without a base image.
+	c.Run("build", "-t", "bare", "--squash", dir)
+	if got := layers("bare"); got != "1" {
+		t.Errorf("from scratch there are %s layers", got)
+	}
+	c.Run("rmi", "on", "squashed", "bare")
+}
+
 // TestUnchangedContext: what is known of a context is used as long as it is as it was,
 // by its files' attributes, and not longer.
 func TestUnchangedContext(t *testing.T) {

@@ -1,32 +1,24 @@
 package perf
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-
-	bk "github.com/moby/buildkit/client"
-	"github.com/moby/moby/client"
-	"github.com/tonistiigi/fsutil"
 
 	"hull/test/harness"
 )
 
 // builder is one that builds a directory.
 type builder struct {
-	who     string
-	build   func(dir string, noCache bool) error
-	slow    bool // a classic builder, which starts a container for each step
-	session bool
+	who   string
+	build func(dir string, noCache bool) error
 }
 
-// classic is `docker build` as everybody has it, without a plugin.
-func classic(c *cli, slow bool) *builder {
-	return &builder{who: c.name, slow: slow, build: func(dir string, noCache bool) error {
+// buildBy is a client's own "build".
+func buildBy(c *cli) *builder {
+	return &builder{c.name, func(dir string, noCache bool) error {
 		args := []string{"build", "-q"}
 		if noCache {
 			args = append(args, "--no-cache")
@@ -36,38 +28,9 @@ func classic(c *cli, slow bool) *builder {
 	}}
 }
 
-// session is BuildKit behind an engine, asked in its own protocol as buildx does.
-func session(who, host string) (*builder, error) {
-	api, err := client.New(client.WithHost(host))
-	if err != nil {
-		return nil, err
-	}
-	c, err := bk.New(context.Background(), "",
-		bk.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return api.DialHijack(ctx, "/grpc", "h2c", nil) }),
-		bk.WithSessionDialer(func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
-			return api.DialHijack(ctx, "/session", proto, meta)
-		}))
-	if err != nil {
-		return nil, err
-	}
-	return &builder{who: who + ", BuildKit's protocol", session: true, build: func(dir string, noCache bool) error {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		files, err := fsutil.NewFS(dir)
-		if err != nil {
-			return err
-		}
-		attrs := map[string]string{}
-		if noCache {
-			attrs["no-cache"] = ""
-		}
-		_, err = c.Solve(ctx, nil, bk.SolveOpt{
-			Frontend: "dockerfile.v0", FrontendAttrs: attrs, SharedKey: dir,
-			LocalMounts: map[string]fsutil.FS{"context": files, "dockerfile": files},
-			Exports:     []bk.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": "bench-built"}}},
-		}, nil)
-		return err
-	}}, nil
+// buildx is docker's client with its build plugin, as everybody installs it.
+func buildx(e *harness.Engine, who string) *cli {
+	return &cli{name: who, cmd: e.Buildx().Direct().Cmd}
 }
 
 // dockerfile writes a Dockerfile into a directory.
@@ -79,25 +42,18 @@ func (b *bench) dockerfile(dir, text string) {
 }
 
 func builds(b *bench) {
-	b.out.text = "`build -q` without the buildx plugin, where hulld executes with BuildKit and Docker Engine with its classic builder; " +
-		"and BuildKit's own protocol, as buildx speaks it, without a command line's start."
-	e, hull, docker := b.engine([]string{"busybox"})
-	all := []*builder{classic(hull, false), classic(docker, false)}
-	more := func(who, host string) {
-		s, err := session(who, host)
-		if err != nil {
-			b.missing("build", who, err.Error())
-			return
-		}
-		all = append(all, s)
-	}
-	more("hulld", e.Host)
+	b.out.text = "`build -q`, the command line's start included: `hull build`, and `docker build` with its buildx plugin, all by BuildKit's protocol."
+	e, hull, _ := b.engine([]string{"busybox"})
+	all := []*builder{buildBy(hull), buildBy(buildx(e, "docker on hulld"))}
 	for _, p := range b.dockers() {
-		all = append(all, classic(&p.cli, true))
-		more(p.name, p.at)
+		if p.Engine != nil {
+			all = append(all, buildBy(buildx(p.Engine, p.name)))
+		} else {
+			all = append(all, buildBy(&p.cli))
+		}
 	}
 	b.steps(e, all)
-	b.bigContext(all[0], all[2:])
+	b.bigContext(all)
 	b.runBuilt(hull)
 }
 
@@ -106,11 +62,7 @@ func (b *bench) buildTurns(c contest, all []*builder, dir string, noCache bool, 
 	b.t.Helper()
 	var turns []contender
 	for _, x := range all {
-		turn := after(x.who, before, func() error { return x.build(dir, noCache) })
-		if x.slow && noCache {
-			turn.rounds = 2
-		}
-		turns = append(turns, turn)
+		turns = append(turns, after(x.who, before, func() error { return x.build(dir, noCache) }))
 	}
 	c.unit = "s"
 	b.race(c, turns...)
@@ -165,15 +117,7 @@ func processorTime(b *bench, pid int) float64 {
 }
 
 // bigContext is a context of 50,000 files: again as it is, and when one has changed.
-// Of the others, those that speak BuildKit's protocol: a classic builder sends all of
-// it each time.
-func (b *bench) bigContext(own *builder, others []*builder) {
-	all := []*builder{own}
-	for _, x := range others {
-		if x.session {
-			all = append(all, x)
-		}
-	}
+func (b *bench) bigContext(all []*builder) {
 	files := int(50000 * min(1, factor()))
 	dir := b.t.TempDir()
 	b.dockerfile(dir, "FROM busybox\nCOPY . /src\n")

@@ -93,9 +93,6 @@ func toBuildRequest(q url.Values) (hull.BuildRequest, error) {
 		ExtraHosts: q["extrahosts"], Cgroup: q.Get("cgroupparent"),
 	}
 	b.NoCache, b.Pull, b.Squash = truth(q.Get("nocache")), truth(q.Get("pull")), truth(q.Get("squash"))
-	if b.Squash {
-		return b, notImplemented("squashing layers is not supported: use a last stage that copies from the others")
-	}
 	if q.Get("version") != "2" {
 		b.Session = "" // the classic builder's context is in the body
 	}

@@ -171,6 +171,9 @@ func (f *flags) exports() ([]client.ExportEntry, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f.squash {
+		said["squash"] = "true"
+	}
 	var out []client.ExportEntry
 	for _, text := range list {
 		switch {

@@ -110,6 +110,9 @@ func (b *builder) build(ctx context.Context, at string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if b.squash && out.ExporterResponse["squash"] == "" {
+		return "", errors.New("--squash: the engine's builder cannot; the image has all layers")
+	}
 	return imageID(out), b.write(out)
 }
 

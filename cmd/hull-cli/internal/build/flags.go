@@ -29,7 +29,7 @@ type input struct {
 type result struct {
 	tags, labels, annotated, outputs, attests []string
 	sbom, provenance, idFile, metadataFile    string
-	push, load                                bool
+	push, load, squash                        bool
 }
 
 // limits are those of a RUN instruction.
@@ -75,6 +75,7 @@ func (f *flags) add(cmd *cobra.Command) {
 	s.StringVar(&f.sbom, "sbom", "", `Shorthand for "--attest=type=sbom"`)
 	list(&f.secrets, "secret", "", `Secret to expose to the build ("id=mysecret[,src=/local/secret]")`)
 	s.Var(&f.shm, "shm-size", `Size of "/dev/shm"`)
+	s.BoolVar(&f.squash, "squash", false, "Make one layer of all that the build makes")
 	list(&f.ssh, "ssh", "", `SSH agent socket or keys to expose to the build ("default|<id>[=<socket>|<key>[,<key>]]")`)
 	list(&f.tags, "tag", "t", `Name and optionally a tag in the "name:tag" format`)
 	s.StringVar(&f.target, "target", "", "Set the target build stage to build")
