@@ -1,5 +1,7 @@
 package api
 
+import "time"
+
 // ContextService is a gRPC service of a client's build session: with its one method,
 // ContextSum, hulld asks whether a context is as it was (a ContextSelection as JSON
 // in a BytesValue; the answer, a StringValue, is a digest of all that the client
@@ -28,6 +30,23 @@ type BuildLock struct {
 type BuildSource struct {
 	URI    string `json:"uri"` // a package URL ("pkg:docker/busybox@latest?...") or a web address
 	Digest string `json:"digest"`
+}
+
+// CacheMountsPath (GET) lists the cache mounts of builds: []CacheMount. Below it,
+// CacheMountArchivePath with ?name= is one as a tar: GET reads it, PUT replaces it.
+const (
+	CacheMountsPath       = "/hull/v1/builder/cache"
+	CacheMountArchivePath = CacheMountsPath + "/archive"
+)
+
+// CacheMount is a directory that RUN --mount=type=cache keeps from build to build.
+type CacheMount struct {
+	Name        string // the mount's id; where none was given, its target
+	Description string
+	Size        int64 // bytes
+	InUse       bool
+	CreatedAt   time.Time
+	LastUsedAt  *time.Time
 }
 
 // ImagesComparePath (POST) compares two images: ImagePair -> ImageDifference.

@@ -72,6 +72,9 @@ func extend(root *cobra.Command, cli *command.DockerCli) {
 // users do, with DOCKER_BUILDKIT=0: for an engine without BuildKit.
 func replaceBuild(root *cobra.Command, cli *command.DockerCli) {
 	root.AddCommand(build.LockCommand(cli))
+	if builder, rest, err := root.Find([]string{"builder"}); err == nil && len(rest) == 0 {
+		builder.AddCommand(build.CacheCommand(cli))
+	}
 	if on, err := strconv.ParseBool(os.Getenv("DOCKER_BUILDKIT")); err == nil && !on {
 		return
 	}

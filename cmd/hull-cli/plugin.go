@@ -137,7 +137,7 @@ func (p *program) builder(args []string) ([]string, error) {
 	to := forward(args, name)
 	bake := to != nil && args[0] == "bake"
 	chosen := aliased || namesBuilder(args)
-	if to == nil || !bake && builds(args) && !chosen {
+	if to == nil || ownBuilder(args) || !bake && builds(args) && !chosen {
 		return args, nil
 	}
 	plugin, err := pluginmanager.GetPlugin(name, p.cli, p.root)
@@ -156,6 +156,11 @@ func (p *program) builder(args []string) ([]string, error) {
 	p.root.Annotations[metadata.CommandAnnotationPluginCommandPath] = "hull"
 	os.Args = slices.Concat(os.Args[:len(os.Args)-len(args)], to) // what the plugin is started with
 	return to, nil
+}
+
+// ownBuilder tells whether a command is one of hull's that buildx does not know.
+func ownBuilder(args []string) bool {
+	return args[0] == "builder" && len(args) > 1 && args[1] == "cache"
 }
 
 // builds tells whether a command that buildx could take over is a build, which hull

@@ -46,6 +46,16 @@ type BuildCache struct {
 	UsageCount  int
 }
 
+// CacheMount is a directory that RUN --mount=type=cache keeps from build to build.
+type CacheMount struct {
+	Name        string // the mount's id; where none was given, its target
+	Description string
+	Size        int64 // bytes
+	InUse       bool
+	CreatedAt   time.Time
+	LastUsedAt  *time.Time
+}
+
 // BuildPrune says what of the build cache may go.
 type BuildPrune struct {
 	All      bool

@@ -159,4 +159,9 @@ type Builder interface {
 	Cancel(ctx context.Context, id string) error
 	Usage(ctx context.Context) ([]hull.BuildCache, error)
 	Prune(ctx context.Context, p hull.BuildPrune) (ids []string, bytes int64, err error)
+	CacheMounts(ctx context.Context) ([]hull.CacheMount, error)
+	// ExportCacheMount writes a cache mount's files as a tar.
+	ExportCacheMount(ctx context.Context, name string, w io.Writer) error
+	// ImportCacheMount makes a cache mount of a tar, in the place of one that is there.
+	ImportCacheMount(ctx context.Context, name string, tar io.Reader) error
 }

@@ -122,6 +122,9 @@ func (s *Server) routes() {
 	s.handle("POST /build/cancel", s.builds(bld.cancel))
 	s.handle("POST /session", s.builds(bld.session))
 	s.handle("POST /grpc", s.builds(bld.grpc))
+	s.handle("GET /hull/v1/builder/cache", s.builds(bld.cacheMounts))
+	s.handle("GET /hull/v1/builder/cache/archive", s.builds(bld.exportCacheMount))
+	s.handle("PUT /hull/v1/builder/cache/archive", s.builds(bld.importCacheMount))
 
 	s.swarmRoutes()
 }
