@@ -3,6 +3,8 @@ package build
 import (
 	"context"
 
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/cache/remotecache"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
@@ -11,6 +13,7 @@ import (
 	"github.com/moby/buildkit/source/containerimage"
 	"github.com/moby/buildkit/util/resolver"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hull/internal/image"
 )
@@ -57,8 +60,31 @@ func admit(ctx context.Context, shop image.Workshop, ref, pin string, sm *sessio
 	if job != nil {
 		g = job.Session()
 	}
+	return admitFor(ctx, shop, ref, pin, sm, g)
+}
+
+func admitFor(ctx context.Context, shop image.Workshop, ref, pin string, sm *session.Manager, g session.Group) error {
 	from := resolver.DefaultPool.GetResolver(shop.Hosts, ref, resolver.ScopeType{}, sm, g).WithImageStore(shop.Images, resolver.ResolveModeDefault)
 	return shop.Admit(ctx, ref, digest.Digest(pin), from)
+}
+
+// judgedCache has the policy look at a registry's cache before anything of it is used.
+// A build whose cache is refused does the work itself.
+func judgedCache(resolve remotecache.ResolveCacheImporterFunc, shop image.Workshop, sm *session.Manager) remotecache.ResolveCacheImporterFunc {
+	return func(ctx context.Context, g session.Group, attrs map[string]string) (remotecache.Importer, ocispec.Descriptor, error) {
+		importer, desc, err := resolve(ctx, g, attrs)
+		if err != nil {
+			return nil, desc, err
+		}
+		name, err := reference.ParseNormalizedNamed(attrs["ref"])
+		if err != nil {
+			return nil, desc, err
+		}
+		if err := admitFor(ctx, shop, reference.TagNameOnly(name).String(), desc.Digest.String(), sm, g); err != nil {
+			return nil, desc, err
+		}
+		return importer, desc, nil
+	}
 }
 
 // ResolveSourceMetadata implements worker.Worker: what a frontend reads of an

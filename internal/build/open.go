@@ -226,7 +226,7 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 			"inline":   inlineremotecache.ResolveCacheExporterFunc(),
 		},
 		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
-			"registry": registryremotecache.ResolveCacheImporterFunc(k.sessions, k.worker.ContentStore(), hosts),
+			"registry": judgedCache(registryremotecache.ResolveCacheImporterFunc(k.sessions, k.worker.ContentStore(), hosts), k.shop, k.sessions),
 			"local":    localremotecache.ResolveCacheImporterFunc(k.sessions),
 		},
 		Entitlements:   []string{"network.host", "security.insecure"},

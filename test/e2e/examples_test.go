@@ -1,13 +1,18 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"hull/test/harness"
 )
@@ -122,6 +127,51 @@ func (f *fair) runs(t *testing.T, x example, e *harness.Engine, image string) {
 		return err
 	})
 	c.Run("rm", "-f", x.name)
+}
+
+// TestGuestbook: the example with its database, built and brought up by docker compose
+// and by hull compose.
+func TestGuestbook(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"golang", "postgres"})
+	docker := e.Compose()
+	docker.Env = e.Buildx().Env // with docker's build plugin it builds by that
+	for _, c := range []*harness.Client{docker, e.HullCompose()} {
+		dir, port := checkout(t, "guestbook"), e.FreePort()
+		c.Env = append(c.Env, "GUESTBOOK_PORT="+port)
+		file := filepath.Join(dir, "compose.yaml")
+		c.Run("-f", file, "build", "--build-arg", "VERSION=2")
+		c.Run("-f", file, "up", "-d", "--wait")
+		base := "http://127.0.0.1:" + port
+		if status, got, err := e.Get(base + "/version"); err != nil || status != http.StatusOK || got != "2\n" {
+			t.Errorf("built by %s its version is %d %q %v", c.Name, status, got, err)
+		}
+		if status, got, err := post(e, base+"/", url.Values{"name": {"ada"}}); err != nil || status != http.StatusOK || got != "1 ada\n" {
+			t.Errorf("%s: the first entry: %d %q %v", c.Name, status, got, err)
+		}
+		// Its entries outlive both of its containers.
+		c.Run("-f", file, "down")
+		c.Run("-f", file, "up", "-d", "--wait")
+		if status, got, err := e.Get(base + "/"); err != nil || status != http.StatusOK || got != "1 ada\n" {
+			t.Errorf("%s: after a restart: %d %q %v", c.Name, status, got, err)
+		}
+		c.Run("-f", file, "down", "-v", "--rmi", "local")
+	}
+}
+
+// post sends a form in an engine's network, and returns status and body.
+func post(e *harness.Engine, address string, form url.Values) (int, string, error) {
+	c := http.Client{Timeout: time.Minute, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(_ context.Context, network, address string) (net.Conn, error) { return e.Dial(network, address) },
+	}}
+	resp, err := c.PostForm(address, form) //nolint:noctx // the client has a limit
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
 }
 
 // attested: what is said about the image is pushed with it, and can be read there.

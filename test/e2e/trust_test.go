@@ -104,3 +104,32 @@ certificates = ["legal.crt"]
 	write("default = \"accept\"\n")
 	c.Run("rmi", "-f", app, doc, "derived")
 }
+
+// TestTrustedCache: a registry's build cache falls under the policy, and a build whose
+// cache is refused does the work itself.
+func TestTrustedCache(t *testing.T) {
+	t.Parallel()
+	policy := filepath.Join(t.TempDir(), "trust.toml")
+	if err := os.WriteFile(policy, []byte("default = \"accept\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := harness.Start(t, []string{"busybox"}, harness.Args("--trust-policy", policy))
+	c, host := e.Hull(), e.Registry("", nil)
+	cache := "type=registry,ref=" + host + "/team/cache:1"
+	dir := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo made > /made\n"})
+	c.Run("build", "--cache-to", cache+",mode=max", dir)
+	for _, x := range []struct {
+		require, want string
+		cached        int
+	}{{"accept", "importing cache manifest", 1}, {"reject", "refused by the trust policy", 0}} {
+		rule := fmt.Sprintf("default = \"accept\"\n[[rule]]\nmatch = \"%s/team\"\nrequire = %q\n", host, x.require)
+		if err := os.WriteFile(policy, []byte(rule), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.Run("builder", "prune", "-af")
+		r := c.Try("build", "--cache-from", cache, dir)
+		if n := strings.Count(r.Stderr, " CACHED"); r.Code != 0 || n != x.cached || !strings.Contains(r.Stderr, x.want) {
+			t.Errorf("%s: code %d, %d from the cache, not %d, or without %q: %s", x.require, r.Code, n, x.cached, x.want, r.Stderr)
+		}
+	}
+}
