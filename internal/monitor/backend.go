@@ -123,7 +123,10 @@ func (s *server) prepare(c *conn, f *frame, next chan<- received) error {
 	} else {
 		err = fmt.Errorf("backend %q makes nothing ahead: %w", name, errdefs.ErrNotImplemented)
 	}
-	return s.answerEarly(c, f.id, err)
+	if err := s.answerEarly(c, f.id, err); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil // next says that nobody wants an answer
 }
 
 func (s *server) call(f *frame) ([]byte, []*os.File, error) {

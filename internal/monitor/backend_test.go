@@ -3,7 +3,10 @@ package monitor
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -156,4 +159,100 @@ func TestBackendMissing(t *testing.T) {
 	if _, _, err := plain.c.Call(t.Context(), "echo", nil); !errdefs.IsNotImplemented(err) {
 		t.Errorf("call without a backend: %v", err)
 	}
+}
+
+// TestAhead: what a backend has made in the pool is its pod's, and the end of the engine
+// ends the making.
+func TestAhead(t *testing.T) {
+	t.Parallel()
+	begun := make(chan struct{})
+	cfg := Config{
+		Create: hostCreate, OpenLog: openLog,
+		Backends: map[string]NewBackend{"host": func(b BackendPod) (Backend, error) {
+			if b.Ahead != "made of conf and file" {
+				return nil, fmt.Errorf("what was made ahead is %v", b.Ahead)
+			}
+			return &hostBackend{b, make(chan struct{})}, nil
+		}},
+		Ahead: map[string]Ahead{
+			"host": func(_ context.Context, conf []byte, files []*os.File) (any, error) {
+				content, err := io.ReadAll(files[0])
+				return "made of " + string(conf) + " and " + string(content), err
+			},
+			"broken": func(context.Context, []byte, []*os.File) (any, error) {
+				return nil, errors.New("nothing to make it of")
+			},
+			"long": func(ctx context.Context, _ []byte, _ []*os.File) (any, error) {
+				close(begun)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			},
+		},
+	}
+	serve := func() (*Client, <-chan error) {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() { served <- Serve(fds[1], cfg) }()
+		c, err := newConn(fds[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newClient(c, os.Getpid(), nil), served
+	}
+	ends := func(served <-chan error) {
+		t.Helper()
+		select {
+		case err := <-served:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("the monitor did not end")
+		}
+	}
+
+	c, served := serve()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := c.Ahead("host", []byte("conf"), time.Minute, f); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.PodWith("pod", t.TempDir(), "host", []byte("conf-")); err != nil {
+		t.Fatal(err)
+	}
+	c.Listen(Events{})
+	if _, _, err := c.Call(t.Context(), "echo", nil); err != nil {
+		t.Error(err)
+	}
+	if err := c.Destroy(t.Context()); err != nil {
+		t.Error(err)
+	}
+	ends(served)
+
+	c, served = serve()
+	if err := c.Ahead("broken", nil, time.Minute); err == nil || !strings.Contains(err.Error(), "nothing to make it of") {
+		t.Errorf("what cannot be made: %v", err)
+	}
+	c.Close()
+	ends(served)
+
+	c, served = serve()
+	go func() {
+		<-begun
+		c.Close()
+	}()
+	if err := c.Ahead("long", nil, time.Minute); err == nil {
+		t.Error("what an engine did not wait for is there")
+	}
+	ends(served)
 }

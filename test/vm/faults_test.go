@@ -1,6 +1,9 @@
 package vm
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,6 +32,12 @@ func TestFaults(t *testing.T) {
 	} {
 		c.Fails(125, []string{want}, args...)
 	}
+
+	// A program for another processor.
+	foreign := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 200)...)
+	foreign[16], foreign[18], foreign[20] = 2, 183, 1 // executable, aarch64
+	c.Run("import", "--platform", "linux/arm64", w.WriteFile("foreign.tar", string(tarOf(t, "prog", foreign))), "foreign")
+	c.Fails(126, []string{"exec format error"}, vm("foreign", "/prog")...)
 
 	// A guest that panics (hull's own kernel cannot be told to): the end is told, with the machine's last words in the log.
 	w.run("panics", "--privileged", "busybox", "sh", "-c", "test -e /proc/sysrq-trigger || exit 9; echo c > /proc/sysrq-trigger; sleep 1000")
@@ -75,6 +84,21 @@ func TestFaults(t *testing.T) {
 			t.Error("the damaged template is still there")
 		}
 	}
+}
+
+// tarOf is an archive of one program.
+func tarOf(t *testing.T, name string, content []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(content))})
+	if err == nil {
+		_, err = w.Write(content)
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 // givesBack asserts that memory which is freed in a machine is free on the host.
