@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -138,6 +139,20 @@ func (d *Driver) hostClock() int {
 	return khz
 }
 
+const initrdPrefix = "initrd-"
+
+// sweepInitrds removes what no template was made with: it belonged to a kernel or a
+// hull-guest that was replaced. Machines that run have theirs in memory.
+func sweepInitrds(dir string, used []string) error {
+	all, err := filepath.Glob(filepath.Join(dir, initrdPrefix+"*"))
+	for _, path := range all {
+		if !slices.Contains(used, path) {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	return err
+}
+
 // initrd makes the initramfs of this kernel and guest, unless it lies there, and
 // returns its path, which names its content.
 func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
@@ -159,7 +174,7 @@ func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
 		h.Write(b)
 		mods = append(mods, module{filepath.Base(name), b})
 	}
-	path := filepath.Join(d.cfg.Dir, "initrd-"+hex.EncodeToString(h.Sum(nil)[:12]))
+	path := filepath.Join(d.cfg.Dir, initrdPrefix+hex.EncodeToString(h.Sum(nil)[:12]))
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}

@@ -139,6 +139,21 @@ func (o origin) stale(dir string) string {
 	return ""
 }
 
+// initrds are those that templates were made with.
+func (t *templates) initrds() []string {
+	all, err := os.ReadDir(t.dir)
+	if err != nil {
+		return nil // without templates none is needed
+	}
+	var out []string
+	for _, e := range all {
+		if o, err := readOrigin(filepath.Join(t.dir, e.Name())); err == nil {
+			out = append(out, o.Initrd)
+		}
+	}
+	return out
+}
+
 // sweep removes what is of no use any more: parts of templates, those that are
 // stale, and with keep those that were not made of the same files.
 func (t *templates) sweep(keep *origin) error {

@@ -98,3 +98,30 @@ func TestTemplatesOfNoUse(t *testing.T) {
 	sweep(nil)
 	there()
 }
+
+// TestInitrdsOfNoUse: an initramfs stays as long as a template was made with it.
+func TestInitrdsOfNoUse(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for _, name := range []string{"initrd-used", "initrd-old", "initrd-half.new1", "clock", "templates/one/memory"} {
+		if err := os.MkdirAll(filepath.Dir(path(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path(name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ts := newTemplates(path("templates"), nil, slog.New(slog.DiscardHandler))
+	t.Cleanup(ts.close)
+	if _, err := seal(path("templates/one"), vmm.Config{QEMU: path("clock"), Kernel: path("clock"), Initrd: path("initrd-used")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := sweepInitrds(dir, ts.initrds()); err != nil {
+		t.Fatal(err)
+	}
+	for name, stays := range map[string]bool{"initrd-used": true, "clock": true, "initrd-old": false, "initrd-half.new1": false} {
+		if _, err := os.Stat(path(name)); (err == nil) != stays {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

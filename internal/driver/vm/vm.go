@@ -96,7 +96,7 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{cfg: cfg, cg: sys, templates: newTemplates(filepath.Join(cfg.Dir, "templates"), cfg.Blank, cfg.Log), kvm: newKVM(cfg.Dir)}
 	d.spares = newSpares(cfg.MonitorPath, cfg.Blank, cfg.Log)
 	d.pods = pod.Config{Backend: monitorvm.Name, MonitorPath: cfg.MonitorPath, RunDir: cfg.RunDir, Log: cfg.Log, Release: d.release}
-	if err := d.templates.sweep(nil); err != nil {
+	if err := errors.Join(d.templates.sweep(nil), sweepInitrds(cfg.Dir, d.templates.initrds())); err != nil {
 		cfg.Log.Warn("templates of no use stay", "error", err)
 	}
 	return d, nil
