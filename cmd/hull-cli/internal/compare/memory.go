@@ -131,7 +131,7 @@ func parseStat(b []byte) (process, bool) {
 // monitorOf finds the monitor above a process.
 func (t processTable) monitorOf(pid int) (int, error) {
 	for at := pid; at > 1; at = t[at].parent {
-		if t[at].comm == monitor {
+		if name, _, _ := strings.Cut(t[at].comm, "~"); name == monitor { // behind it: how many pods it served
 			return at, nil
 		}
 	}
