@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -594,6 +595,49 @@ func TestConnect(t *testing.T) {
 	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
 	w.detach(a)
 	w.detach(r)
+}
+
+// TestConnectCutShort: of a connection that a killed engine had not recorded yet
+// nothing stays, and it can be made again.
+func TestConnectCutShort(t *testing.T) {
+	require.Root(t)
+	w := newWorld(t)
+	ctx := context.Background()
+	_, _, err := w.s.Create(ctx, hull.Network{Name: "red", EnableIPv4: true})
+	must(t, err)
+	a := w.attach("a", hull.NetworkSpec{Mode: "bridge"})
+	before, err := w.pod(a.pod.ID)
+	must(t, err)
+	must(t, w.s.Connect(ctx, "red", a.pod.ID, hull.EndpointSpec{}))
+	interfaces := func() (names []string) {
+		t.Helper()
+		stats, err := w.s.Stats(ctx, a.ns())
+		must(t, err)
+		for name := range stats {
+			if strings.HasPrefix(name, "eth") {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got := interfaces(); !slices.Equal(got, []string{"eth0", "eth1"}) {
+		t.Fatalf("connected: %q", got)
+	}
+
+	w.crash()
+	must(t, w.update(a.pod.ID, func(st *hull.PodStatus) error { *st = before.Status; return nil }))
+	a.release, err = w.s.Reattach(ctx, before, a.dir)
+	must(t, err)
+	must(t, w.s.Sweep(ctx, func(id string) bool { return id == a.pod.ID }))
+	if got := interfaces(); !slices.Equal(got, []string{"eth0"}) {
+		t.Errorf("after the next engine's start: %q", got)
+	}
+	must(t, w.s.Connect(ctx, "red", a.pod.ID, hull.EndpointSpec{}))
+	if got := interfaces(); !slices.Equal(got, []string{"eth0", "eth1"}) {
+		t.Errorf("connected again: %q", got)
+	}
+	w.detach(a)
 }
 
 // What a container is connected to outlives its run, and one that does not run

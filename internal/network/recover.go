@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -150,7 +151,12 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 		if s.stays(d.Name(), keep) {
 			slots, _ := os.ReadDir(dir) // gone in the meantime: nothing to keep
 			for _, sl := range slots {
-				kept[s.host.vethPrefix()+sl.Name()] = true
+				cable := s.host.vethPrefix() + sl.Name()
+				if s.cutShort(d.Name(), sl.Name()) {
+					errs = errors.Join(errs, s.host.deleteLink(cable), os.Remove(filepath.Join(dir, sl.Name())))
+					continue
+				}
+				kept[cable] = true
 			}
 			continue
 		}
@@ -177,6 +183,19 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 		s.log.Warn("nftables table was damaged and is repaired", "instance", s.cfg.Instance)
 	}
 	return errors.Join(errs, err, s.zones.sweep())
+}
+
+// cutShort says whether an end that is noted at a pod's pins is of no network that
+// the pod is on: the engine was killed while it connected the pod, or the pod has been
+// disconnected since.
+func (s *Service) cutShort(podID, id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.pods[podID]
+	if a == nil || a.dir == "" || id == filepath.Base(a.netns) {
+		return false
+	}
+	return !slices.ContainsFunc(a.ends, func(e *end) bool { return strings.HasPrefix(e.id, id) })
 }
 
 // knows says whether a pool has the slot.
