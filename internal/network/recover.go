@@ -150,9 +150,12 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 		dir := filepath.Join(s.host.dir, d.Name())
 		if s.stays(d.Name(), keep) {
 			slots, _ := os.ReadDir(dir) // gone in the meantime: nothing to keep
+			s.mu.Lock()
+			a := s.pods[d.Name()]
+			s.mu.Unlock()
 			for _, sl := range slots {
 				cable := s.host.vethPrefix() + sl.Name()
-				if s.cutShort(d.Name(), sl.Name()) {
+				if a.cutShort(sl.Name()) {
 					errs = errors.Join(errs, s.host.deleteLink(cable), os.Remove(filepath.Join(dir, sl.Name())))
 					continue
 				}
@@ -185,13 +188,10 @@ func (s *Service) Sweep(_ context.Context, keep func(podID string) bool) error {
 	return errors.Join(errs, err, s.zones.sweep())
 }
 
-// cutShort says whether an end that is noted at a pod's pins is of no network that
+// cutShort says whether an end that is noted at the pod's pins is of no network that
 // the pod is on: the engine was killed while it connected the pod, or the pod has been
-// disconnected since.
-func (s *Service) cutShort(podID, id string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a := s.pods[podID]
+// disconnected since. Nothing changes ends before Sweep is over.
+func (a *attachment) cutShort(id string) bool {
 	if a == nil || a.dir == "" || id == filepath.Base(a.netns) {
 		return false
 	}
