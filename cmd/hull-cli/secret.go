@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/hull-cli/internal/stream"
 	"hull/cmd/internal/route"
 )
 
@@ -69,7 +70,7 @@ func refused(err error) error {
 }
 
 func (s secrets) create(ctx context.Context, name, file string, labels []string) error {
-	in, err := source(s.cli, file)
+	in, err := stream.Open(s.cli, file)
 	if err != nil {
 		return err
 	}

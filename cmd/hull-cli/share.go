@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/hull-cli/internal/stream"
 	"hull/cmd/internal/launch"
 	"hull/cmd/internal/route"
 )
@@ -263,32 +264,12 @@ func (s sharing) withDelta(cmd *cobra.Command) {
 	}
 }
 
-func (s sharing) saveDelta(ctx context.Context, a api.ImageArchive, output string) (err error) {
-	if output == "" && s.cli.Out().IsTerminal() {
-		return errors.New("refusing to write a tar archive to a terminal: use -o FILE or redirect")
-	}
-	body, err := route.Body(a)
-	if err != nil {
-		return err
-	}
-	resp, err := route.Do(ctx, s.cli.Client().Dialer(), http.MethodPost, api.ImagesArchivePath, body)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	out := io.Writer(s.cli.Out())
-	if output != "" {
-		f, ferr := os.OpenFile(output, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-		if ferr != nil {
-			return ferr
+func (s sharing) saveDelta(ctx context.Context, a api.ImageArchive, output string) error {
+	return stream.SaveArchive(s.cli, output, func() (*http.Response, error) {
+		body, err := route.Body(a)
+		if err != nil {
+			return nil, err
 		}
-		defer func() {
-			if err = errors.Join(err, f.Close()); err != nil {
-				err = errors.Join(err, os.Remove(output)) // half an archive is none
-			}
-		}()
-		out = f
-	}
-	_, err = io.Copy(out, resp.Body)
-	return err
+		return route.Do(ctx, s.cli.Client().Dialer(), http.MethodPost, api.ImagesArchivePath, body)
+	})
 }

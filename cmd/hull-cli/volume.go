@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/hull-cli/internal/stream"
 	"hull/cmd/internal/route"
 )
 
@@ -86,8 +86,8 @@ func (v volumes) verb(ctx context.Context, verb, name, to string) error {
 	}
 	defer resp.Body.Close() //nolint:errcheck // only read
 	var made volume.Volume
-	if err := json.NewDecoder(resp.Body).Decode(&made); err != nil {
-		return fmt.Errorf("read the engine's answer: %w", err)
+	if err := route.Decode(resp.Body, &made); err != nil {
+		return err
 	}
 	_, err = fmt.Fprintln(v.cli.Out(), made.Name)
 	return err
@@ -203,38 +203,14 @@ func (v volumes) put(ctx context.Context, name string, q url.Values, tar io.Read
 	return resp.Body.Close()
 }
 
-func (v volumes) export(ctx context.Context, name, output string) (err error) {
-	out := io.Writer(v.cli.Out())
-	if output == "" && v.cli.Out().IsTerminal() {
-		return errors.New("refusing to write a tar archive to a terminal: use -o FILE or redirect")
-	}
-	resp, err := v.do(ctx, http.MethodGet, api.VolumePath(name, "archive"), url.Values{"path": {"/."}}, nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	if output != "" {
-		f, err := os.OpenFile(output, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		out = f
-	}
-	_, err = io.Copy(out, resp.Body)
-	return err
-}
-
-// source opens a file to be read, or STDIN for "-".
-func source(c command.Cli, file string) (io.ReadCloser, error) {
-	if file == "-" {
-		return io.NopCloser(c.In()), nil
-	}
-	return os.Open(file)
+func (v volumes) export(ctx context.Context, name, output string) error {
+	return stream.SaveArchive(v.cli, output, func() (*http.Response, error) {
+		return v.do(ctx, http.MethodGet, api.VolumePath(name, "archive"), url.Values{"path": {"/."}}, nil)
+	})
 }
 
 func (v volumes) unpack(ctx context.Context, name, file string) error {
-	in, err := source(v.cli, file)
+	in, err := stream.Open(v.cli, file)
 	if err != nil {
 		return err
 	}

@@ -2,12 +2,9 @@ package build
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hull/api"
+	"hull/cmd/hull-cli/internal/stream"
 	"hull/cmd/internal/route"
 )
 
@@ -76,38 +74,18 @@ func archive(name string) string {
 	return api.CacheMountArchivePath + "?" + url.Values{"name": {name}}.Encode()
 }
 
-func (m cacheMounts) export(ctx context.Context, name, output string) (err error) {
-	out := io.Writer(m.cli.Out())
-	if output == "" && m.cli.Out().IsTerminal() {
-		return errors.New("refusing to write a tar archive to a terminal: use -o FILE or redirect")
-	}
-	resp, err := route.Do(ctx, m.cli.Client().Dialer(), http.MethodGet, archive(name), nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	if output != "" {
-		f, err := os.OpenFile(output, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		out = f
-	}
-	_, err = io.Copy(out, resp.Body)
-	return err
+func (m cacheMounts) export(ctx context.Context, name, output string) error {
+	return stream.SaveArchive(m.cli, output, func() (*http.Response, error) {
+		return route.Do(ctx, m.cli.Client().Dialer(), http.MethodGet, archive(name), nil)
+	})
 }
 
 func (m cacheMounts) restore(ctx context.Context, name, file string) error {
-	in := io.Reader(m.cli.In())
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		in = f
+	in, err := stream.Open(m.cli, file)
+	if err != nil {
+		return err
 	}
+	defer in.Close() //nolint:errcheck // only read
 	resp, err := route.Do(ctx, m.cli.Client().Dialer(), http.MethodPut, archive(name), in)
 	if err != nil {
 		return err
