@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -264,10 +263,7 @@ func copySparse(from, to string) (err error) {
 			err = errors.Join(err, os.Remove(tmp))
 		}
 	}()
-	if err := clone(out, in); err != nil {
-		return errors.Join(err, out.Close())
-	}
-	if err := out.Close(); err != nil {
+	if err := errors.Join(copyAll(in, out), out.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp, to)
@@ -284,46 +280,18 @@ func copyUnnamed(from string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := clone(out, in); err != nil {
+	if err := copyAll(in, out); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
 	return out, nil
 }
 
-// clone shares in's data where the file system can, and copies it else.
-func clone(out, in *os.File) error {
-	if unix.IoctlFileClone(linux.FD(out), linux.FD(in)) == nil {
-		return nil
-	}
-	return copyData(out, in)
-}
-
-func copyData(out, in *os.File) error {
+func copyAll(in, out *os.File) error {
 	st, err := in.Stat()
 	if err != nil {
 		return err
 	}
-	if err := out.Truncate(st.Size()); err != nil {
-		return err
-	}
-	for at := int64(0); at < st.Size(); {
-		start, err := unix.Seek(linux.FD(in), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // nothing but a hole
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		end, err := unix.Seek(linux.FD(in), start, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		if _, err := io.Copy(io.NewOffsetWriter(out, start), io.NewSectionReader(in, start, end-start)); err != nil {
-			return err
-		}
-		at = end
-	}
-	return nil
+	return linux.CopyData(in, out, st.Size())
 }
 
 // sweepBlocks removes block images whose layers have gone.

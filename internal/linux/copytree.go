@@ -176,7 +176,7 @@ func (c *copier) file(src, dst *os.File, name, path string) (err error) {
 			err = fail(cerr)
 		}
 	}()
-	if err := copyData(in, out, st.Size); err != nil {
+	if err := CopyData(in, out, st.Size); err != nil {
 		return fail(err)
 	}
 	if st.Nlink > 1 {
@@ -189,9 +189,9 @@ func (c *copier) file(src, dst *os.File, name, path string) (err error) {
 	return copyAttributes(in, out, &st, path)
 }
 
-// copyData copies the data of a file and leaves its holes out. It shares the
-// blocks when the file system can.
-func copyData(in, out *os.File, size int64) error {
+// CopyData copies the data of a file of size bytes to one that is empty, and leaves its
+// holes out. It shares the blocks when the file system can.
+func CopyData(in, out *os.File, size int64) error {
 	if size == 0 {
 		return nil
 	}
