@@ -127,9 +127,11 @@ func (a *app) make(ctx context.Context, id string, f *createFlags, then func(*co
 	back.Add("end process", func(context.Context) error { return h.Destroy() })
 
 	c.Pid, c.Result = h.Init().Pid(), h.Init().ResultFd()
-	if _, c.Started, err = procStat(c.Pid); err != nil {
+	born, err := linux.ReadStat(c.Pid)
+	if err != nil {
 		return err
 	}
+	c.Started = born.Started
 	if err := c.save(); err != nil {
 		return err
 	}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -102,26 +100,10 @@ func (c *container) lock() (unlock func(), err error) {
 	}
 }
 
-// procStat reads a process's state letter and start time.
-func procStat(pid int) (state byte, started uint64, err error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, 0, err
-	}
-	// The name in parentheses may hold anything.
-	i := strings.LastIndexByte(string(b), ')')
-	f := strings.Fields(string(b[i+1:]))
-	if i < 0 || len(f) < 20 {
-		return 0, 0, fmt.Errorf("stat of process %d: unexpected format", pid)
-	}
-	started, err = strconv.ParseUint(f[19], 10, 64)
-	return f[0][0], started, err
-}
-
 // alive says whether the main process still exists and is the one we made.
 func (c *container) alive() bool {
-	state, started, err := procStat(c.Pid)
-	return err == nil && started == c.Started && state != 'Z' && state != 'X'
+	s, err := linux.ReadStat(c.Pid)
+	return err == nil && s.Started == c.Started && !s.Ended()
 }
 
 func (c *container) status() specs.ContainerState {

@@ -32,3 +32,10 @@ func TestParseStat(t *testing.T) {
 		t.Errorf("of no process: %v", err)
 	}
 }
+
+func TestMemAvailable(t *testing.T) {
+	t.Parallel()
+	if n, err := MemAvailable(); err != nil || n <= 0 || n%1024 != 0 {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -96,21 +95,13 @@ func (h handle) kill() error {
 	return nil
 }
 
-// startTime is field 22 of /proc/PID/stat. The name before it may hold anything.
+// startTime is that of a process that has not ended, in clock ticks after boot.
 func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
+	s, err := linux.ReadStat(pid)
+	if err == nil && s.Ended() {
+		err = syscall.ESRCH
 	}
-	s := string(b)
-	f := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
-	if len(f) < 20 {
-		return 0, fmt.Errorf("parse /proc/%d/stat", pid)
-	}
-	if f[0] == "Z" || f[0] == "X" {
-		return 0, syscall.ESRCH
-	}
-	return strconv.ParseUint(f[19], 10, 64)
+	return s.Started, err
 }
 
 // exits are what the monitor wrote down when main processes ended, by id.

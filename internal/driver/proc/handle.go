@@ -1,13 +1,11 @@
 package proc
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -100,27 +98,13 @@ func (h handle) kill() error {
 	return nil
 }
 
-// lifeOf reads fields 2 and 22 of /proc/PID/stat. The name, which is in
-// parentheses, may hold anything.
+// lifeOf is that of a process that has not ended.
 func lifeOf(pid int) (life, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return life{}, err
+	s, err := linux.ReadStat(pid)
+	if err == nil && s.Ended() {
+		err = syscall.ESRCH
 	}
-	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
-	if from < 0 || to < from {
-		return life{}, fmt.Errorf("parse /proc/%d/stat", pid)
-	}
-	_, rest, ok := strings.Cut(string(b[to+1:]), " ")
-	f := strings.Fields(rest)
-	if !ok || len(f) < 20 {
-		return life{}, fmt.Errorf("parse /proc/%d/stat", pid)
-	}
-	if f[0] == "Z" || f[0] == "X" {
-		return life{}, syscall.ESRCH
-	}
-	start, err := strconv.ParseUint(f[19], 10, 64)
-	return life{Start: start, Pods: monitor.Renewals(string(b[from+1 : to]))}, err
+	return life{Start: s.Started, Pods: monitor.Renewals(s.Name)}, err
 }
 
 // meta is what a restarted engine must know of a container and the monitor need

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hull/internal/guest"
+	"hull/internal/linux"
 	"hull/internal/monitor"
 	monitorvm "hull/internal/monitor/vm"
 	"hull/internal/runtime"
@@ -38,7 +39,7 @@ const (
 type Blank func(ctx context.Context, name string, program []byte) (root, disk *os.File, err error)
 
 // spares keeps one machine ready, of the kind that was started last: restored,
-// rehearsed and nobody's, in a monitor that has no pod yet (ADR 0024). Nothing of it
+// rehearsed and nobody's, in a monitor that has no pod yet (ADR 0026). Nothing of it
 // has a name: it ends with its monitor, and that with this process.
 type spares struct {
 	program string // of the monitor
@@ -221,17 +222,8 @@ func (s *spares) make(ctx context.Context, a monitorvm.AheadConfig) (_ *monitor.
 
 // roomFor reports whether the host has memory to spare.
 func roomFor(need int64) bool {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		var kb int64
-		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kb); n == 1 {
-			return kb<<10 >= need
-		}
-	}
-	return false
+	n, err := linux.MemAvailable()
+	return err == nil && n >= need
 }
 
 // rehearsalName is the program in the root of Blank's file system.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/guest"
+	"hull/internal/linux"
 )
 
 // What a table of processes holds at most: it goes to the host in one frame.
@@ -84,24 +85,15 @@ func process(pid int) (p guest.ProcessInfo, parent int, ok bool) {
 		b = bytes.TrimRight(b[:min(len(b), maxCommand)], "\x00")
 		p.Command = string(bytes.ReplaceAll(b, []byte{0}, []byte{' '}))
 	}
-	stat, err := os.ReadFile(dir + "/stat")
+	stat, err := linux.ReadStat(pid)
 	if err != nil {
 		return p, 0, false
 	}
-	// After the name, which may hold anything: state, ppid, pgrp, session, tty, ...
-	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(f) < 20 {
-		return p, 0, false
-	}
-	number := func(i int) int64 {
-		n, _ := strconv.ParseInt(f[i], 10, 64)
-		return n
-	}
-	p.TTY = int(number(4))
-	p.CPU = (number(11) + number(12)) * 1000 / ticks
+	p.TTY = stat.TTY
+	p.CPU = int64(stat.CPU) * 1000 / ticks //nolint:gosec // ticks of a processor, not 2^63
 	var up unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err == nil {
-		p.Age = up.Nano()/1e6 - number(19)*1000/ticks
+		p.Age = up.Nano()/1e6 - int64(stat.Started)*1000/ticks //nolint:gosec // as above
 	}
 	return p, parent, true
 }
