@@ -30,6 +30,5 @@ func (a *buildAPI) importCacheMount(w http.ResponseWriter, r *http.Request) erro
 	if err := a.builder.ImportCacheMount(r.Context(), r.Form.Get("name"), r.Body); err != nil {
 		return err
 	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return noContent(w)
 }

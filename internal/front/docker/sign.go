@@ -55,6 +55,5 @@ func (a *imageAPI) sign(w http.ResponseWriter, r *http.Request) error {
 	if err := a.images.Sign(r.Context(), in); err != nil {
 		return err //nolint:wrapcheck // the service names the object
 	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return noContent(w)
 }
