@@ -74,6 +74,13 @@ func (x translation) translate(s *specs.Spec) (*specs.Spec, error) {
 	// workload never reach the host's kernel: what filters them there filters gVisor.
 	l.CgroupsPath, l.Resources, l.Seccomp = "", nil, nil
 	p.ApparmorProfile, p.SelinuxLabel, l.MountLabel = "", "", ""
+	if out.Hostname == "" { // the host's is meant: gVisor always has a name of its own
+		name, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("read the host's name: %w", err)
+		}
+		out.Hostname = name
+	}
 	if x.pod != "" {
 		wire.Annotate(&out, x.pod)
 	}

@@ -37,6 +37,10 @@ func ptr[T any](v T) *T { return &v }
 func TestTranslate(t *testing.T) {
 	t.Parallel()
 	host := hostLimits{bounding: 1 << slices.Index(capNames, "KILL")}
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, style := range []wire.Style{wire.Runc, wire.Runsc} {
 		in := plain()
 		x := translation{style: style, netns: "/the/pod", cgroup: "/hull/c", host: host}
@@ -56,6 +60,9 @@ func TestTranslate(t *testing.T) {
 		}
 		if style == wire.Runsc && (out.Linux.Seccomp != nil || out.Linux.Resources != nil || out.Linux.CgroupsPath != "") {
 			t.Errorf("gVisor is given %+v", out.Linux)
+		}
+		if want := map[wire.Style]string{wire.Runsc: hostname}[style]; out.Hostname != want {
+			t.Errorf("%s: name %q of a container with the host's, want %q", style, out.Hostname, want)
 		}
 		if in.Linux.Seccomp == nil || in.Linux.Namespaces[3].Path != "/elsewhere" || in.Process.OOMScoreAdj == nil {
 			t.Errorf("%s: what was given has changed", style)
