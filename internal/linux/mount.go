@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -135,6 +136,27 @@ func OpenTree(path string, recursive bool) (*os.File, error) {
 		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// HandedOver recognises /proc/PID/fd/N, under which a process hands a mount over
+// that is mounted nowhere.
+func HandedOver(source string) bool {
+	rest, ok := strings.CutPrefix(source, "/proc/")
+	pid, n, isFd := strings.Cut(rest, "/fd/")
+	_, perr := strconv.Atoi(pid)
+	_, nerr := strconv.Atoi(n)
+	return ok && isFd && perr == nil && nerr == nil
+}
+
+// OpenSource is OpenTree of what a bind mount shows, to be moved to its place. A
+// mount that is handed over is given itself where the kernel does not clone it, for
+// it was cloned in another mount namespace: it can be moved once.
+func OpenSource(source string, recursive bool) (*os.File, error) {
+	f, err := OpenTree(source, recursive)
+	if !errors.Is(err, unix.EINVAL) || !HandedOver(source) {
+		return f, err
+	}
+	return os.OpenFile(source, unix.O_PATH, 0)
 }
 
 // FsContext is a file system being configured (fsopen). After an error the

@@ -510,12 +510,9 @@ func atimeFlags(set uint64) (flags int64) {
 // by a thread that goes to that process's namespace for it. Links there are the
 // other container's; resolved from here they would lead to the host's files.
 func openSource(source string, rec bool) (*os.File, error) {
-	if handedOver(source) {
-		return openHandedOver(source, rec)
-	}
 	proc, inside, ok := throughProcess(source)
 	if !ok {
-		return linux.OpenTree(source, rec)
+		return linux.OpenSource(source, rec)
 	}
 	var f *os.File
 	err := linux.InThread(func() error {
@@ -547,26 +544,6 @@ func openSource(source string, rec bool) (*os.File, error) {
 		return nil, fmt.Errorf("clone %s from its mount namespace: %w", source, err)
 	}
 	return f, nil
-}
-
-// handedOver recognises /proc/PID/fd/N, under which a process hands a mount over
-// that is mounted nowhere.
-func handedOver(source string) bool {
-	rest, ok := strings.CutPrefix(source, "/proc/")
-	pid, n, isFd := strings.Cut(rest, "/fd/")
-	_, perr := strconv.Atoi(pid)
-	_, nerr := strconv.Atoi(n)
-	return ok && isFd && perr == nil && nerr == nil
-}
-
-// openHandedOver opens such a mount to be moved to its place. What is an ordinary
-// file or directory there is cloned like any other.
-func openHandedOver(source string, rec bool) (*os.File, error) {
-	f, err := linux.OpenTree(source, rec)
-	if !errors.Is(err, unix.EINVAL) {
-		return f, err
-	}
-	return os.OpenFile(source, unix.O_PATH, 0)
 }
 
 // throughProcess splits /proc/PID/root/PATH.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"hull/internal/monitor"
@@ -90,9 +91,7 @@ func (b *backend) create(ctx context.Context, r monitor.CreateRequest, spec *Con
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("make bundle: %w", err)
 	}
-	if err := writeFile(filepath.Join(c.dir, "config.json"), spec.Spec); err != nil {
-		return nil, fmt.Errorf("write bundle: %w", err)
-	}
+	config := spec.Spec
 	err = c.seat.do(func() error {
 		if err := c.seat.leave(); err != nil {
 			return err
@@ -107,13 +106,20 @@ func (b *backend) create(ctx context.Context, r monitor.CreateRequest, spec *Con
 				return err
 			}
 		}
-		if spec.RuntimeCgroup {
-			return nil
+		places, err := c.seat.attach(c.binds, filepath.Join(c.dir, "mounts"))
+		if err != nil {
+			return err
+		}
+		if config, err = relocate(config, c.binds, places); err != nil || spec.RuntimeCgroup {
+			return err
 		}
 		return c.seat.join(r.Cgroup)
 	})
 	if err != nil {
 		return nil, err
+	}
+	if err := writeFile(filepath.Join(c.dir, "config.json"), config); err != nil {
+		return nil, fmt.Errorf("write bundle: %w", err)
 	}
 	cmd := &command{name: "create", dir: c.dir, stdio: r.Stdio, log: c.log}
 	pidFile := filepath.Join(c.dir, "pid")
@@ -157,6 +163,28 @@ func (b *backend) create(ctx context.Context, r monitor.CreateRequest, spec *Con
 	b.boxes[c.id] = c
 	b.mu.Unlock()
 	return c, nil
+}
+
+// relocate gives binds, and the mounts of a specification, the sources' places.
+func relocate(config []byte, binds []Bind, places map[string]string) ([]byte, error) {
+	if len(places) == 0 {
+		return config, nil
+	}
+	for i := range binds {
+		if at, ok := places[binds[i].Source]; ok {
+			binds[i].Source = at
+		}
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(config, &s); err != nil {
+		return nil, fmt.Errorf("decode specification: %w", err)
+	}
+	for i := range s.Mounts {
+		if at, ok := places[s.Mounts[i].Source]; ok {
+			s.Mounts[i].Source = at
+		}
+	}
+	return json.Marshal(&s)
 }
 
 // openSandbox makes the sandbox of a pod that holds several containers, once:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -101,6 +102,48 @@ func (s *seat) mountRoot(c *Container, dir string) error {
 		return fmt.Errorf("attach root file system: %w", err)
 	}
 	return nil
+}
+
+// attach mounts what was handed over to this process, below dir in this thread's
+// namespace: a runtime cannot bind what is mounted nowhere. It returns where each
+// source is now.
+func (s *seat) attach(binds []Bind, dir string) (map[string]string, error) {
+	places := map[string]string{}
+	for i, b := range binds {
+		if !linux.HandedOver(b.Source) {
+			continue
+		}
+		at := filepath.Join(dir, strconv.Itoa(i))
+		if err := attachOne(b, at); err != nil {
+			return nil, fmt.Errorf("attach what is mounted on %s: %w", b.Target, err)
+		}
+		places[b.Source] = at
+	}
+	return places, nil
+}
+
+func attachOne(b Bind, at string) error {
+	st, err := os.Stat(b.Source)
+	if err != nil {
+		return err
+	}
+	src, err := linux.OpenSource(b.Source, b.Recursive)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
+		return err
+	}
+	if st.IsDir() {
+		err = os.Mkdir(at, 0o700)
+	} else {
+		err = writeFile(at, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("move_mount", unix.MoveMount(linux.FD(src), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
 // maskControllers hides which v2 controllers there are.

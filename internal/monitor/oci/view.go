@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -41,11 +42,23 @@ func (c *container) root() (*os.File, error) {
 
 func (c *container) makeView() (err error) {
 	var tree *os.File
+	sources := make([]*os.File, len(c.binds))
+	defer func() { linux.CloseAll(sources) }()
 	if err := c.seat.do(func() (err error) {
-		tree, err = linux.OpenTree(filepath.Join(c.dir, "rootfs"), false)
-		return err
+		if tree, err = linux.OpenTree(filepath.Join(c.dir, "rootfs"), false); err != nil {
+			return fmt.Errorf("open root file system: %w", err)
+		}
+		for i, b := range c.binds {
+			if b.hidden() {
+				continue
+			}
+			if sources[i], err = b.open(); err != nil {
+				return fmt.Errorf("open what is mounted on %s: %w", b.Target, err)
+			}
+		}
+		return nil
 	}); err != nil {
-		return fmt.Errorf("open root file system: %w", err)
+		return err
 	}
 	defer tree.Close()
 	v := newSeat()
@@ -69,8 +82,11 @@ func (c *container) makeView() (err error) {
 		if top, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 			return err
 		}
-		for _, b := range c.binds {
-			if err := b.attach(top); err != nil {
+		for i, b := range c.binds {
+			if sources[i] == nil {
+				continue
+			}
+			if err := b.attach(sources[i], top); err != nil {
 				top.Close()
 				return fmt.Errorf("show %s: %w", b.Target, err)
 			}
@@ -84,29 +100,35 @@ func (c *container) makeView() (err error) {
 	return nil
 }
 
-// attach mounts b below root. The mount point is there: the runtime made it. What
-// lies below something that is in the sandbox's memory has none here.
-func (b Bind) attach(root *os.File) error {
-	for _, p := range []string{"/proc", "/dev", "/sys"} {
-		if b.Target == p || strings.HasPrefix(b.Target, p+"/") {
-			return nil
-		}
-	}
+// hidden says whether b lies below something that is in the sandbox's memory, and
+// so has no place in a view.
+func (b Bind) hidden() bool {
+	return slices.ContainsFunc([]string{"/proc", "/dev", "/sys"}, func(p string) bool {
+		return b.Target == p || strings.HasPrefix(b.Target, p+"/")
+	})
+}
+
+// open clones what b shows, detached.
+func (b Bind) open() (*os.File, error) {
 	src, err := linux.OpenTree(b.Source, b.Recursive)
-	if err != nil {
-		return err
+	if err != nil || !b.ReadOnly {
+		return src, err
 	}
-	defer src.Close()
-	if b.ReadOnly {
-		flags := uint(unix.AT_EMPTY_PATH)
-		if b.Recursive {
-			flags |= unix.AT_RECURSIVE
-		}
-		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-		if err := unix.MountSetattr(linux.FD(src), "", flags, &attr); err != nil {
-			return os.NewSyscallError("mount_setattr", err)
-		}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if b.Recursive {
+		flags |= unix.AT_RECURSIVE
 	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(linux.FD(src), "", flags, &attr); err != nil {
+		src.Close()
+		return nil, os.NewSyscallError("mount_setattr", err)
+	}
+	return src, nil
+}
+
+// attach mounts src, what b shows, below root. The mount point is there: the runtime
+// made it.
+func (b Bind) attach(src, root *os.File) error {
 	dst, err := linux.OpenInRoot(root, b.Target, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

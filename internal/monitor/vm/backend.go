@@ -296,7 +296,7 @@ func mountShare(dir string, binds []Bind) error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	for _, x := range binds {
-		f, err := linux.OpenTree(x.Source, true)
+		f, err := linux.OpenSource(x.Source, true)
 		if err != nil {
 			return fmt.Errorf("bind %s: %w", x.Source, err)
 		}
