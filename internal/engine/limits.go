@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -32,7 +31,7 @@ func online(kind, option, things, list string) error {
 	if list == "" {
 		return nil
 	}
-	want, err := ranges(list)
+	want, err := hull.ParseRanges(list)
 	if err != nil {
 		return fmt.Errorf("Invalid value %s for %s: %w", list, option, errdefs.ErrInvalidArgument) //nolint:staticcheck // Docker's words
 	}
@@ -44,40 +43,16 @@ func online(kind, option, things, list string) error {
 		return err
 	}
 	host := strings.TrimSpace(string(b))
-	have, err := ranges(host)
+	have, err := hull.ParseRanges(host)
 	if err != nil {
 		return err
 	}
 	for _, w := range want {
-		if !slices.ContainsFunc(have, func(h [2]int) bool { return h[0] <= w[0] && w[1] <= h[1] }) {
+		if !slices.ContainsFunc(have, func(h hull.Range) bool { return h.First <= w.First && w.Last <= h.Last }) {
 			return fmt.Errorf("Requested %s are not available - requested %s, available: %s: %w", things, list, host, errdefs.ErrInvalidArgument) //nolint:staticcheck // Docker's words
 		}
 	}
 	return nil
-}
-
-// ranges parses the kernel's list format: "0-2,7".
-func ranges(list string) ([][2]int, error) {
-	var out [][2]int
-	for part := range strings.SplitSeq(list, ",") {
-		from, to, dash := strings.Cut(part, "-")
-		if !dash {
-			to = from
-		}
-		a, err := strconv.ParseUint(from, 10, 16)
-		if err != nil {
-			return nil, err
-		}
-		b, err := strconv.ParseUint(to, 10, 16)
-		if err != nil {
-			return nil, err
-		}
-		if b < a {
-			return nil, fmt.Errorf("range %s ends before it begins: %w", part, errdefs.ErrInvalidArgument)
-		}
-		out = append(out, [2]int{int(a), int(b)})
-	}
-	return out, nil
 }
 
 // setLimits translates limits into the OCI specification. r.Devices, set

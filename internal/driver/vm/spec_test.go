@@ -44,6 +44,8 @@ func TestSizes(t *testing.T) {
 	}{
 		{hull.Resources{}, 1}, {hull.Resources{NanoCPUs: 1}, 1}, {hull.Resources{NanoCPUs: 15e8}, 2}, {hull.Resources{NanoCPUs: 1e12}, maxCPUs},
 		{hull.Resources{CPUQuota: 250000}, 3}, {hull.Resources{CpusetCpus: "0,1"}, 2},
+		{hull.Resources{CpusetCpus: "0-3"}, 4}, {hull.Resources{CpusetCpus: "7"}, 1}, {hull.Resources{CpusetCpus: "0-3,2,6-7"}, 6},
+		{hull.Resources{NanoCPUs: 1e9, CpusetCpus: "0-3"}, 1},
 	} {
 		if got := cpusOf(c.r); got != c.want {
 			t.Errorf("processors of %+v: %d, want %d", c.r, got, c.want)

@@ -267,7 +267,8 @@ func memoryOf(limit int64) (int64, error) {
 	return (limit + guestOverhead + memoryStep - 1) / memoryStep * memoryStep, nil
 }
 
-// cpusOf is how many processors a machine has: what --cpus asks for, rounded up.
+// cpusOf is how many processors a machine has: what --cpus asks for, rounded up, or
+// those of --cpuset-cpus.
 func cpusOf(r hull.Resources) int {
 	n := int64(1)
 	switch {
@@ -280,9 +281,24 @@ func cpusOf(r hull.Resources) int {
 		}
 		n = (r.CPUQuota + period - 1) / period
 	case r.CpusetCpus != "":
-		n = int64(len(strings.Split(r.CpusetCpus, ",")))
+		n = int64(processors(r.CpusetCpus))
 	}
 	return int(min(max(n, 1), maxCPUs))
+}
+
+// processors is how many a list names; the engine has refused one that is none.
+func processors(list string) int {
+	all, err := hull.ParseRanges(list)
+	if err != nil {
+		return 0
+	}
+	named := map[int]bool{}
+	for _, r := range all {
+		for n := r.First; n <= r.Last; n++ {
+			named[n] = true
+		}
+	}
+	return len(named)
 }
 
 // checkKernel refuses a file that is no kernel for this machine before QEMU
