@@ -104,10 +104,11 @@ PEERS := github.com/containerd/containerd/v2/cmd/containerd@v2.4.2 \
 	github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2 \
 	github.com/opencontainers/runc@v1.5.2 \
 	github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24 \
-	github.com/moby/moby/v2/cmd/docker-proxy@v2.0.0-beta.24
+	github.com/moby/moby/v2/cmd/docker-proxy@v2.0.0-beta.24 \
+	github.com/moby/buildkit/cmd/buildkitd@v0.33.1
 
 .PHONY: bench-peers
-bench-peers: ## The newest Docker Engine, beside which make bench measures (10 minutes, once)
+bench-peers: ## The newest Docker Engine and BuildKit, beside which make bench measures (10 minutes, once)
 	@for m in $(PEERS); do echo "$$m"; \
 	  tags=; case $$m in *runc@*) export CGO_ENABLED=1; if pkg-config --exists libseccomp; then tags=-tags=seccomp; fi;; *) export CGO_ENABLED=0;; esac; \
 	  GOBIN=$(HULL_CACHE)/peers/bin $(GO) install $$tags $$m; done

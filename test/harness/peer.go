@@ -52,7 +52,9 @@ func StartDocker(t testing.TB, path string) (*Peer, error) {
 	p := peerEngine(t)
 	socket := filepath.Join(p.dir, "docker.sock")
 	p.Host = "unix://" + socket
-	if err := p.startDockerd(path, dockerd, socket); err != nil {
+	// Its containers' and its containerd's mounts stay in the namespace.
+	err := p.startPeer(path, socket, dockerd, "--data-root", p.Root, "--exec-root", p.Run, "-H", p.Host, "--pidfile", filepath.Join(p.dir, "pid"))
+	if err != nil {
 		return nil, err
 	}
 	c := p.Docker().Direct()
@@ -68,16 +70,48 @@ func StartDocker(t testing.TB, path string) (*Peer, error) {
 	return &Peer{Engine: p, Name: c.Name, Client: c}, nil
 }
 
-func (e *Engine) startDockerd(path, dockerd, socket string) error {
+// StartBuildkitd runs BuildKit's own daemon with what is in the search path. In place
+// of Docker Hub it has the registry that is returned, which the other engine reaches,
+// too. Its client is docker buildx.
+func StartBuildkitd(t testing.TB, path string, other *Engine) (_ *Peer, registry string, _ error) {
+	t.Helper()
+	buildkitd := lookPath(path, "buildkitd")
+	if buildkitd == "" {
+		return nil, "", fmt.Errorf("no buildkitd in %s", path)
+	}
+	p := peerEngine(t)
+	registry = p.Registry("", nil, other)
+	socket := filepath.Join(p.dir, "buildkitd.sock")
+	p.Host = "unix://" + socket
+	conf := p.WriteFile("buildkitd.toml", fmt.Sprintf(`[registry."docker.io"]
+mirrors = ["%[1]s"]
+[registry."%[1]s"]
+http = true
+`, registry))
+	err := p.startPeer(path, socket, buildkitd, "--config", conf, "--root", p.Root, "--addr", p.Host, "--oci-worker-net", "host", "--containerd-worker", "false")
+	if err != nil {
+		return nil, "", err
+	}
+	c := p.Buildx().Direct()
+	c.Name = "buildkitd"
+	if info, err := buildinfo.ReadFile(buildkitd); err == nil {
+		c.Name += " " + info.Main.Version
+	}
+	if r := c.Try("buildx", "create", "--use", "--driver", "remote", p.Host); r.Code != 0 {
+		return nil, "", fmt.Errorf("point the client to %s: %s", p.Host, lastWords(r.Stderr))
+	}
+	return &Peer{Engine: p, Name: c.Name, Client: c}, registry, nil
+}
+
+// startPeer runs a peer's daemon, which listens on a socket, until the end of the test.
+func (e *Engine) startPeer(path, socket, program string, args ...string) error {
 	e.t.Helper()
 	log, err := os.Create(e.logFile)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	// Its containers' and its containerd's mounts stay in the namespace.
-	cmd := exec.Command("nsenter", append(e.ns.flags(), dockerd, "--data-root", e.Root, "--exec-root", e.Run, // #nosec: a test
-		"-H", "unix://"+socket, "--pidfile", filepath.Join(e.dir, "pid"))...)
+	cmd := exec.Command("nsenter", append(append(e.ns.flags(), program), args...)...) // #nosec: a test
 	cmd.Env = append(os.Environ(), "PATH="+path)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -101,7 +135,7 @@ func (e *Engine) startDockerd(path, dockerd, socket string) error {
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-e.waited:
-			return fmt.Errorf("%s ended at start: %s", dockerd, lastWords(e.Log()))
+			return fmt.Errorf("%s ended at start: %s", program, lastWords(e.Log()))
 		default:
 		}
 		conn, err := net.Dial("unix", socket)
@@ -109,7 +143,7 @@ func (e *Engine) startDockerd(path, dockerd, socket string) error {
 			return conn.Close()
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%s does not answer: %s", dockerd, lastWords(e.Log()))
+			return fmt.Errorf("%s does not answer: %s", program, lastWords(e.Log()))
 		}
 	}
 }

@@ -3,6 +3,7 @@ package perf
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -52,9 +53,27 @@ func builds(b *bench) {
 			all = append(all, buildBy(&p.cli))
 		}
 	}
+	if x, err := b.buildkitd(e, hull); err != nil {
+		b.missing("builds", "buildkitd", err.Error())
+	} else {
+		all = append(all, x)
+	}
 	b.steps(e, all)
 	b.bigContext(all)
 	b.runBuilt(hull)
+}
+
+// buildkitd is BuildKit without an engine. It has its base image from a registry.
+func (b *bench) buildkitd(e *harness.Engine, hull *cli) (*builder, error) {
+	b.t.Helper()
+	p, registry, err := harness.StartBuildkitd(b.t, harness.PeerBin(b.t)+":"+os.Getenv("PATH"), e)
+	if err != nil {
+		return nil, err
+	}
+	ref := registry + "/library/busybox"
+	b.output(hull, "tag", "busybox", ref)
+	b.output(hull, "push", "-q", ref)
+	return buildBy(&cli{name: p.Name, cmd: func(args ...string) *exec.Cmd { return p.Client.Cmd(append([]string{"buildx"}, args...)...) }}), nil
 }
 
 // turns are builds of dir, with something done before each that does not count.

@@ -128,7 +128,7 @@ func (b *bench) race(c contest, all ...contender) {
 	}
 	if b.late() { // ours alone, and shortly
 		for _, who := range all[1:] {
-			b.missing(c.what, who.who, "the time for all of it was over")
+			b.missing(c.what, who.who, "the time for this section was over")
 		}
 		all, c.n = all[:1], min(c.n, 5)
 	}
@@ -170,12 +170,12 @@ func (b *bench) race(c contest, all ...contender) {
 	}
 }
 
-// total is how long all sections may take with HULL_BENCH=1. What comes after it
-// is measured without peers.
-const total = 26 * time.Minute
+// share is how long a section's peers may take part with HULL_BENCH=1. What comes
+// after it is measured without them.
+const share = 8 * time.Minute
 
 func (b *bench) late() bool {
-	return time.Since(b.begin) > time.Duration(float64(total)*factor())
+	return time.Since(b.begin) > time.Duration(float64(share)*factor())
 }
 
 // alone measures ours, back to back.

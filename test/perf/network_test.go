@@ -180,7 +180,7 @@ func (b *bench) traffic(ends []*end) {
 			for _, x := range ends {
 				all = append(all, x.load(path, m))
 			}
-			b.race(contest{what: path + ": " + m.title, unit: m.unit, more: m.more, n: scale(32), limit: 60 * time.Second, note: "in turns"}, all...)
+			b.race(contest{what: path + ": " + m.title, unit: m.unit, more: m.more, n: scale(32), limit: 36 * time.Second, note: "in turns"}, all...)
 		}
 	}
 }

@@ -49,7 +49,7 @@ func findPeers(t *testing.T, r *report) []*peer {
 	add(engineOf(p, true), err, "the distribution's Docker Engine")
 	p, err = harness.StartPodman(t)
 	add(engineOf(p, false), err, "Podman")
-	r.peers = append(r.peers, "nerdctl: not measured: it is the same containerd and runc with another client, and its module could not be fetched where this was written")
+	r.peers = append(r.peers, "nerdctl: not measured: it is the same containerd and runc with another client, and the Go module proxy does not have its module")
 	return peers
 }
 
