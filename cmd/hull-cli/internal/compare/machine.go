@@ -51,7 +51,7 @@ func measureFullVM(ctx context.Context, info *api.Info, o Options, f *Figures) e
 			return fmt.Errorf("boot %s: install QEMU (Debian: qemu-system-x86): %w", o.FullVM, err)
 		}
 	}
-	accel := details["accelerator"]
+	accel, _, _ := strings.Cut(details["accelerator"], " ") // and then why
 	if accel == "" {
 		accel = "tcg"
 	}

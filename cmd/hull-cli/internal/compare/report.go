@@ -154,9 +154,14 @@ const (
 // is small, for code that is not trusted.
 func (r *Report) Recommend() string {
 	var strongest, first *Figures
+	compared := 0
 	for i := range r.Figures { // in order of strength
 		f := &r.Figures[i]
-		if f.Boot == 0 || f.Isolation == FullVM {
+		if f.Isolation == FullVM {
+			continue
+		}
+		compared++
+		if f.Boot == 0 {
 			continue
 		}
 		if first == nil {
@@ -169,7 +174,7 @@ func (r *Report) Recommend() string {
 	switch {
 	case first == nil:
 		return "recommended: nothing, no isolation ran this image"
-	case len(r.Figures) == 1:
+	case compared == 1:
 		return "recommended: nothing, only " + first.Isolation + " was measured"
 	case strongest == nil || strongest == first:
 		return fmt.Sprintf("recommended: %s; a stronger boundary costs more than %v or %s for each instance here",
