@@ -50,6 +50,12 @@ func TestSandbox(t *testing.T) {
 	if got := c.Run("diff", "box"); !strings.Contains(got, "A /www/in.txt") {
 		t.Errorf("diff shows %q", got)
 	}
+	// gVisor has no /tmp of its own in front of the container's.
+	c.Run("cp", e.WriteFile("tmp.txt", "to /tmp"), "box:/tmp/tmp.txt")
+	c.Run("exec", "box", "touch", "/tmp/left")
+	if got := c.Run("exec", "box", "cat", "/tmp/tmp.txt"); got != "to /tmp" || !strings.Contains(c.Run("diff", "box"), "A /tmp/left") {
+		t.Errorf("/tmp has %q", got)
+	}
 	if got := c.Run("logs", "box"); got != "started" {
 		t.Errorf("log %q", got)
 	}

@@ -93,7 +93,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	}
 	plan, err := json.Marshal(wire.Container{
 		Spec: config, Lower: c.Rootfs.Lower, Upper: c.Rootfs.Upper, Work: c.Rootfs.Work, ReadOnly: c.Rootfs.ReadOnly,
-		RuntimeCgroup: !own, Alone: x.pod == "", Binds: bindsOf(out),
+		RuntimeCgroup: !own, Alone: x.pod == "", Binds: bindsOf(&spec),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode container: %w", err)

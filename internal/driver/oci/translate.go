@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,6 +81,13 @@ func (x translation) translate(s *specs.Spec) (*specs.Spec, error) {
 			return nil, fmt.Errorf("read the host's name: %w", err)
 		}
 		out.Hostname = name
+	}
+	if !slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return filepath.Clean(m.Destination) == "/tmp" }) {
+		mode := "rw"
+		if readonly {
+			mode = "ro"
+		}
+		out.Mounts = append(slices.Clone(s.Mounts), specs.Mount{Destination: "/tmp", Type: "bind", Source: wire.TmpDir, Options: []string{"bind", mode}})
 	}
 	if x.pod != "" {
 		wire.Annotate(&out, x.pod)

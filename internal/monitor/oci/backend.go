@@ -105,6 +105,11 @@ func (b *backend) create(ctx context.Context, r monitor.CreateRequest, spec *Con
 			if err := c.seat.mountRoot(spec, root); err != nil {
 				return err
 			}
+			if b.cfg.Style == Runsc {
+				if err := c.seat.mountTmp(root, filepath.Join(c.dir, TmpDir)); err != nil {
+					return err
+				}
+			}
 		}
 		places, err := c.seat.attach(c.binds, filepath.Join(c.dir, "mounts"))
 		if err != nil {

@@ -69,6 +69,11 @@ const (
 // several. Not a suffix: runsc takes the beginning of an id for the id.
 const PausePrefix = "pause-"
 
+// TmpDir is the source, in the bundle, of the mount on /tmp that a container of gVisor's
+// has: its root file system's own /tmp. Without a mount there gVisor makes one in
+// memory, in which what a program leaves is no part of its container's files.
+const TmpDir = "tmp"
+
 // Exec is another process of a container. It travels as the plan of an exec.
 type Exec struct {
 	Process  json.RawMessage // process.json

@@ -146,6 +146,37 @@ func attachOne(b Bind, at string) error {
 	return os.NewSyscallError("move_mount", unix.MoveMount(linux.FD(src), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
+// mountTmp attaches the /tmp of a root file system at dir, an empty directory where it
+// has none.
+func (s *seat) mountTmp(root, dir string) error {
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777|os.ModeSticky)); err != nil {
+		return fmt.Errorf("make /tmp: %w", err)
+	}
+	r, err := os.Open(root)
+	if err != nil {
+		return fmt.Errorf("find /tmp: %w", err)
+	}
+	defer r.Close()
+	// A link of the image's leads nowhere else.
+	tmp, err := linux.OpenInRoot(r, "/tmp", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find /tmp: %w", err)
+	}
+	defer tmp.Close()
+	f, err := linux.OpenTree(fmt.Sprintf("/proc/self/fd/%d", linux.FD(tmp)), false)
+	if err != nil {
+		return fmt.Errorf("find /tmp: %w", err)
+	}
+	defer f.Close()
+	if err := unix.MoveMount(linux.FD(f), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach /tmp: %w", err)
+	}
+	return nil
+}
+
 // maskControllers hides which v2 controllers there are.
 func (s *seat) maskControllers(empty string) error {
 	for _, dir := range []string{"/sys/fs/cgroup/unified"} {
