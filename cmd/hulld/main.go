@@ -285,11 +285,12 @@ func serve(ctx context.Context, o options) (err error) {
 	closers.add(logService.Close)
 	host.LogDrivers = logs.Drivers()
 
+	drivers := map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes, hull.IsolationVM: machines}
 	eng := engine.New(engine.Config{
 		RunDir: o.run, DefaultIsolation: hull.IsolationContainer, DefaultLogDriver: o.logDriver, CgroupParent: inst.cgroup,
 		StopTimeout: o.limits.stop, Host: host, UserNS: users, Examine: examinations(o),
 	}, engine.Parts{
-		Drivers: map[hull.Isolation]driver.Driver{hull.IsolationContainer: box, hull.IsolationSandbox: sandboxes, hull.IsolationVM: machines}, Runtimes: runtimes,
+		Drivers: drivers, Runtimes: runtimes,
 		Images: images, Volumes: volumes, Secrets: secrets, Devices: cdi.New(o.cdiDirs, log), Networks: networks, Logs: logService, Store: st, Events: events,
 		Files: files.Files{}, Log: log,
 	})
@@ -300,7 +301,7 @@ func serve(ctx context.Context, o options) (err error) {
 	closers.add(func() error { eng.Close(); return nil })
 
 	builder, err := build.New(build.Config{Root: filepath.Join(o.root, "build"), RunDir: o.run, Version: version}, build.Parts{
-		Images: images, Networks: networks, Driver: box, Spec: eng.Spec, Users: eng.Users, Log: log,
+		Images: images, Networks: networks, Drivers: drivers, Spec: eng.Spec, Users: eng.Users, Log: log,
 		Ended: keeper.Now,
 	})
 	if err != nil {

@@ -49,7 +49,7 @@ type Config struct {
 type Parts struct {
 	Images   Images
 	Networks Networks
-	Driver   driver.Driver
+	Drivers  map[hull.Isolation]driver.Driver // container is there
 	// Spec builds the OCI specification of a step, as for a container.
 	Spec func(c hull.Container, ep hull.Endpoint) (*specs.Spec, error)
 	// Users says in which user namespace a step is, as for a container.

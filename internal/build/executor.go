@@ -95,6 +95,17 @@ func (e *executor) Run(ctx context.Context, id string, root bk.Mount, mounts []b
 	var back undo.Stack
 	defer func() { err = errors.Join(err, back.Run(context.WithoutCancel(ctx), undoLimit)) }()
 
+	by, cgroup, err := isolationOf(p.Meta.CgroupParent)
+	if err != nil {
+		return nil, err
+	}
+	p.Meta.CgroupParent = cgroup
+	drv, err := e.driver(by)
+	if err != nil {
+		return nil, err
+	}
+	info := drv.Info()
+
 	fs, release, err := e.rootfs(ctx, root)
 	if err != nil {
 		return nil, fmt.Errorf("root file system of the step: %w", err)
@@ -107,6 +118,9 @@ func (e *executor) Run(ctx context.Context, id string, root bk.Mount, mounts []b
 	if err != nil {
 		return nil, err
 	}
+	if err := connectable(binds, info); err != nil {
+		return nil, err
+	}
 	scaffold, release, err := e.scaffold(st.id, fs, binds)
 	if err != nil {
 		return nil, fmt.Errorf("mount points of the step: %w", err)
@@ -114,14 +128,17 @@ func (e *executor) Run(ctx context.Context, id string, root bk.Mount, mounts []b
 	back.Add("remove mount points", release)
 	fs.Lower = append([]string{scaffold}, fs.Lower...)
 
-	c := container(st.id, e.parts.Driver.Info().Name, p.Meta, binds)
+	c := container(st.id, info.Name, p.Meta, binds)
 	dir := filepath.Join(e.cfg.RunDir, "pods", st.id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
 	back.Add("remove run directory", func(context.Context) error { return os.RemoveAll(dir) })
 
-	pod := hull.Pod{ID: st.id, Name: "build step", Isolation: e.parts.Driver.Info().Name, Implicit: true, Hostname: c.Spec.Hostname, Network: c.Spec.Network, Resources: c.Spec.Resources}
+	pod := hull.Pod{
+		ID: st.id, Name: "build step", Isolation: info.Name, Implicit: true, Hostname: c.Spec.Hostname, Network: c.Spec.Network, Resources: c.Spec.Resources,
+		FixedLinks: info.OnDisk(), OwnStack: slices.Contains(info.Abilities, driver.AbilityOwnStack),
+	}
 	if pod.Users, err = e.parts.Users(ctx, c); err != nil {
 		return nil, fmt.Errorf("user namespace of the step: %w", err)
 	}
@@ -136,7 +153,7 @@ func (e *executor) Run(ctx context.Context, id string, root bk.Mount, mounts []b
 	}
 	st.spec.Process.Env = p.Meta.Env // and nothing that differs from build to build
 
-	st.box, err = e.parts.Driver.Create(ctx, driver.SandboxSpec{ID: st.id, RunDir: dir, NetNS: endpoint.NetNS, Resources: c.Spec.Resources})
+	st.box, err = drv.Create(ctx, driver.SandboxSpec{ID: st.id, RunDir: dir, NetNS: endpoint.NetNS, Resources: c.Spec.Resources, Shares: true})
 	if err != nil {
 		return nil, fmt.Errorf("sandbox of the step: %w", err)
 	}

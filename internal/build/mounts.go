@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/snapshot"
 	"golang.org/x/sys/unix"
 
+	"hull/internal/driver"
 	"hull/internal/hull"
 	"hull/internal/linux"
 )
@@ -103,10 +104,22 @@ func (e *executor) overlay(list []mount.Mount) (hull.Rootfs, error) {
 type bind struct {
 	source, target string
 	readonly, file bool
+	socket         bool
 }
 
 func (b bind) point() hull.MountPoint {
 	return hull.MountPoint{Type: hull.MountBind, Source: b.source, Target: b.target, RW: !b.readonly, Propagation: "rprivate"}
+}
+
+// connectable reports a socket (RUN --mount=type=ssh) that a step would see and
+// could not connect to.
+func connectable(binds []bind, i driver.Info) error {
+	for _, b := range binds {
+		if b.socket && !slices.Contains(i.Abilities, driver.AbilitySockets) {
+			return fmt.Errorf("mount on %s: a socket of the host cannot be used in isolation %s; leave --isolation out: %w", b.target, i.Name, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }
 
 // binds makes a step's mounts ready below our own mount point. The release is
@@ -162,7 +175,7 @@ func (e *executor) bind(ctx context.Context, m bk.Mount) (bind, func() error, er
 	if err != nil {
 		return b, done, err
 	}
-	b.file = !st.IsDir()
+	b.file, b.socket = !st.IsDir(), st.Mode()&fs.ModeSocket != 0
 	return b, done, nil
 }
 

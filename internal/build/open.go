@@ -25,7 +25,6 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/frontend"
-	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway"
 	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/session"
@@ -216,7 +215,7 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 		SessionManager:   k.sessions,
 		WorkerController: wc,
 		Frontends: map[string]frontend.Frontend{
-			"dockerfile.v0": forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
+			"dockerfile.v0": forwarder.NewGatewayForwarder(wc.Infos(), k.exec.frontend),
 			"gateway.v0":    gw,
 		},
 		CacheManager: solver.NewCacheManager(ctx, "local", cacheStore, worker.NewCacheResultStorage(wc)),

@@ -133,6 +133,7 @@ func attrs(r hull.BuildRequest) map[string]string {
 	set("platform", r.Platform)
 	set("context", r.Remote)
 	set("cgroup-parent", r.Cgroup)
+	set(isolationAttr, string(r.Isolation))
 	set("cache-from", strings.Join(r.CacheFrom, ","))
 	set("add-hosts", strings.Join(hosts(r.ExtraHosts), ","))
 	if r.Network != "" && r.Network != "default" && r.Network != "bridge" {

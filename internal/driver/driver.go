@@ -6,6 +6,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -66,6 +67,9 @@ const AbilityUserNS = "userns"
 // network stack of the sandbox's own, which has the interfaces it started with.
 const AbilityOwnStack = "network-stack"
 
+// AbilitySockets: a socket of the host's that a container sees can be connected to.
+const AbilitySockets = "sockets"
+
 // Info is data the engine may branch on, so that it never branches on a
 // driver's name.
 type Info struct {
@@ -79,6 +83,11 @@ type Info struct {
 	MinMemory   int64             // smallest memory limit of a container, bytes; 0 = any
 	Details     map[string]string // for hull info: versions, why something is off
 }
+
+// OnDisk says whether containers have their files on disks of a machine of their
+// own, instead of in directories of this host. Then the host's kernel shows neither
+// their files nor their network.
+func (i Info) OnDisk() bool { return slices.Contains(i.Rootfs, hull.RootfsBlock) }
 
 // SandboxSpec is a boundary to make.
 type SandboxSpec struct {

@@ -15,15 +15,10 @@ import (
 	"hull/internal/undo"
 )
 
-// onDisk says whether a driver's containers have their files on disks of a machine
-// of their own, instead of in directories of this host. Then the host's kernel
-// shows neither their files nor their network.
-func onDisk(d driver.Driver) bool { return slices.Contains(d.Info().Rootfs, hull.RootfsBlock) }
-
-// machineOf is onDisk for a container. A runtime that is gone was none.
+// machineOf says whether a container has its files on a disk of a machine. A runtime that is gone was none.
 func (e *base) machineOf(c hull.Container) bool {
 	d, err := e.driverOf(c.Spec.Isolation, c.Spec.Runtime)
-	return err == nil && onDisk(d)
+	return err == nil && d.Info().OnDisk()
 }
 
 // machineFiles are the files of a container in a machine: the running one's, or
@@ -122,12 +117,12 @@ func (e *creation) checkMachine(s hull.Spec, podID string, drv driver.Driver) er
 		if err != nil {
 			return err
 		}
-		if onDisk(drv) || e.machineOf(o) {
+		if drv.Info().OnDisk() || e.machineOf(o) {
 			return noMachine("a namespace shared with another container", machineName(s, o, drv))
 		}
 	}
 	switch {
-	case !onDisk(drv):
+	case !drv.Info().OnDisk():
 		return nil
 	case slices.Contains(modes, "host"):
 		return noMachine("a namespace of the host", s.Isolation)
@@ -152,7 +147,7 @@ func noMachine(what string, i hull.Isolation) error {
 
 // machineName is the isolation of the one of two containers that is a machine.
 func machineName(s hull.Spec, o hull.Container, drv driver.Driver) hull.Isolation {
-	if onDisk(drv) {
+	if drv.Info().OnDisk() {
 		return s.Isolation
 	}
 	return o.Spec.Isolation

@@ -18,8 +18,9 @@ type BuildRequest struct {
 	Pull       bool // ask the registry for newer base images
 	Squash     bool // the layers of this build become one
 	Network    string
-	ExtraHosts []string // "host:ip"
-	ShmSize    int64    // bytes
+	Isolation  Isolation // of the steps, "" = container
+	ExtraHosts []string  // "host:ip"
+	ShmSize    int64     // bytes
 	Ulimits    []Ulimit
 	Cgroup     string          // parent
 	Auth       map[string]Auth // by registry

@@ -116,10 +116,7 @@ func buildFeatures(t *testing.T, e *harness.Engine, c *harness.Client, build ...
 	extra := writeContext(t, map[string]string{"extra.txt": "extra\n"})
 	writeTar(t, filepath.Join(dir, "packed.tar"), "packed.txt", "sub/packed.txt")
 	secret := e.WriteFile("secret", "top secret")
-	key := filepath.Join(e.Dir("keys"), "id")
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
-		t.Fatalf("ssh-keygen: %v: %s", err, out)
-	}
+	key := sshKey(t)
 	parent := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nONBUILD RUN echo came by onbuild > /on-build\n"})
 	c.Run("build", "-t", "parent", parent)
 	args := append(slices.Clone(build),
@@ -363,4 +360,14 @@ func TestBuildForAnotherMachine(t *testing.T) {
 		t.Errorf("cross built: %q %v", b, err)
 	}
 	c.Fails(1, []string{"exec format error"}, "buildx", "build", "--platform", "linux/arm64", "-f", filepath.Join(dir, "foreign"), dir)
+}
+
+// sshKey makes a key that ssh's agent could have.
+func sshKey(t *testing.T) string {
+	t.Helper()
+	key := filepath.Join(t.TempDir(), "id")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+	return key
 }

@@ -315,3 +315,40 @@ func (w *world) unique(a, b string) {
 		w.t.Errorf("two machines of one template begin with the same random numbers: %s and %s", x, y)
 	}
 }
+
+// TestBuild: steps of a build run in machines and leave the image that they leave as
+// containers.
+func TestBuild(t *testing.T) {
+	t.Parallel()
+	w := start(t, "busybox")
+	c := w.Hull()
+	c.Env = []string{"SOURCE_DATE_EPOCH=1700000000"}
+	dir, secret := t.TempDir(), w.WriteFile("secret", "hidden\n")
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(`FROM busybox
+RUN --mount=type=cache,target=/cache --mount=type=secret,id=s --mount=type=tmpfs,target=/t \
+  cat /run/secrets/s > /got && touch /cache/x /t/x && mkdir /d && ln /got /d/hard && ln -s /got /d/soft && rm /etc/group && chown -R 1000:1000 /d && chmod 4755 /got
+USER 1000
+WORKDIR /home/x
+RUN id -u > me
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]string{}
+	for _, isolation := range []string{"container", "vm"} {
+		ids[isolation] = c.Run("build", "-q", "--reproducible", "--isolation", isolation, "--secret", "id=s,src="+secret, dir)
+	}
+	w.want("the image made in machines", ids["vm"], ids["container"])
+	w.want("what is in it", c.Run("run", "--rm", ids["vm"], "cat", "/got", "me", "/d/soft"), "hidden\n1000\nhidden")
+
+	r := c.TryStdin("FROM busybox\nRUN uname -r && exit 7\n", "build", "--isolation", "vm", "--progress", "plain", "-")
+	host, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kernel := strings.TrimSpace(string(host)); r.Code != 7 || !strings.Contains(r.Stderr, "6.") || strings.Contains(r.Stderr, kernel) {
+		t.Errorf("a step that says its kernel and fails: %d %s", r.Code, r.Stderr)
+	}
+	if r := c.TryStdin("FROM busybox\nRUN true\n", "build", "--isolation", "vm", "--network", "host", "-"); r.Code == 0 || !strings.Contains(r.Stderr, "cannot use the host's network") {
+		t.Errorf("a machine on the host's network: %d %s", r.Code, r.Stderr)
+	}
+}

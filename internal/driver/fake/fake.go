@@ -117,7 +117,7 @@ func (d *Driver) Info() driver.Info {
 	return driver.Info{
 		Name:      hull.IsolationContainer,
 		Rootfs:    []hull.RootfsKind{hull.RootfsOverlay},
-		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "stats", "update"},
+		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "stats", "update", driver.AbilitySockets},
 	}
 }
 

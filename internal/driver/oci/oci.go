@@ -97,6 +97,8 @@ func (d *Driver) Info() driver.Info {
 		i.Details["boundary"] = "a kernel in user space (gVisor) that serves the program's system calls, and asks few of the host's"
 		i.Abilities = append(i.Abilities, driver.AbilityOwnStack)
 		i.Details["network"] = "gVisor's own stack; the pod's namespace's on networks with names"
+	} else {
+		i.Abilities = append(i.Abilities, driver.AbilitySockets)
 	}
 	return i
 }

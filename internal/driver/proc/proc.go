@@ -125,7 +125,7 @@ func (d *Driver) Info() driver.Info {
 	return driver.Info{
 		Name:      hull.IsolationContainer,
 		Rootfs:    []hull.RootfsKind{hull.RootfsOverlay},
-		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "root", "stats", "update", driver.AbilityUserNS},
+		Abilities: []string{"attach", "exec", "pause", "pids", "resize", "root", "stats", "update", driver.AbilitySockets, driver.AbilityUserNS},
 		Details: map[string]string{
 			"cgroup":   version,
 			"boundary": "the host's kernel, behind namespaces, a user namespace, few capabilities and a seccomp filter",

@@ -19,6 +19,7 @@ import (
 	"hull/internal/driver/pod"
 	"hull/internal/guest"
 	"hull/internal/hull"
+	"hull/internal/linux"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
 	monitorvm "hull/internal/monitor/vm"
@@ -55,17 +56,14 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if c.OCI == nil || c.OCI.Process == nil {
 		return nil, fmt.Errorf("container %s has no process: %w", c.ID, errdefs.ErrInvalidArgument)
 	}
-	if c.Rootfs.Kind != hull.RootfsBlock {
-		return nil, fmt.Errorf("root file system of kind %q: %w", c.Rootfs.Kind, errdefs.ErrNotImplemented)
-	}
 	x := monitorvm.Spec{Root: c.Rootfs.Block, Disk: c.Rootfs.Disk, Stdin: hio.Stdin}
-	spec, err := b.inGuest(c.OCI, &x)
+	root, err := b.root(c.Rootfs, &x)
 	if err != nil {
 		return nil, err
 	}
-	root := runtime.Rootfs{Lower: []string{guest.RootDir}, ReadOnly: c.Rootfs.ReadOnly}
-	if c.Rootfs.Disk != "" {
-		root.Upper, root.Work = guest.UpperDir, guest.WorkDir
+	spec, err := b.inGuest(c.OCI, &x)
+	if err != nil {
+		return nil, err
 	}
 	plan, err := runtime.Prepare(spec, runtime.Options{Rootfs: root, Init: c.Init})
 	if err != nil {
@@ -109,6 +107,27 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 		b.d.another(b.machine, b.slots, x.State, x.Memory, practice)
 	}
 	return p, nil
+}
+
+// root is where the machine has a container's root file system: on its disks, or
+// among what it sees of this host's directories.
+func (b *sandbox) root(r hull.Rootfs, x *monitorvm.Spec) (runtime.Rootfs, error) {
+	switch r.Kind {
+	case hull.RootfsBlock:
+		root := runtime.Rootfs{Lower: []string{guest.RootDir}, ReadOnly: r.ReadOnly}
+		if r.Disk != "" {
+			root.Upper, root.Work = guest.UpperDir, guest.WorkDir
+		}
+		return root, nil
+	case hull.RootfsOverlay:
+		if err := b.shares("the container's files"); err != nil {
+			return runtime.Rootfs{}, err
+		}
+		const name = "root"
+		x.Binds = append(x.Binds, monitorvm.Bind{Name: name, Overlay: &linux.Overlay{Lower: r.Lower, Upper: r.Upper, Work: r.Work, ReadOnly: r.ReadOnly}})
+		return runtime.Rootfs{Dir: filepath.Join(guest.ShareDir, name), ReadOnly: r.ReadOnly}, nil
+	}
+	return runtime.Rootfs{}, fmt.Errorf("root file system of kind %q: %w", r.Kind, errdefs.ErrNotImplemented)
 }
 
 // Exec implements driver.Sandbox.

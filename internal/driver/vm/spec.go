@@ -91,12 +91,20 @@ func (b *sandbox) share(m specs.Mount, x *monitorvm.Spec) (specs.Mount, error) {
 		m.Source = filepath.Join(guest.FilesDir, name)
 		return m, nil
 	}
-	if !b.kernel.VirtioFS {
-		return m, fmt.Errorf("the guest kernel %s cannot show %s of the host to the machine; use hull's own kernel (`make kernel`): %w", b.kernel.Name, m.Source, errdefs.ErrFailedPrecondition)
+	if err := b.shares(m.Source + " of the host"); err != nil {
+		return m, err
 	}
 	x.Binds = append(x.Binds, monitorvm.Bind{Name: name, Source: m.Source, ReadOnly: slices.Contains(m.Options, "ro")})
 	m.Source = filepath.Join(guest.ShareDir, name)
 	return m, nil
+}
+
+// shares reports a guest kernel that cannot see directories of this host.
+func (b *sandbox) shares(what string) error {
+	if b.kernel.VirtioFS {
+		return nil
+	}
+	return fmt.Errorf("the guest kernel %s cannot show %s to the machine; use hull's own kernel (`make kernel`): %w", b.kernel.Name, what, errdefs.ErrFailedPrecondition)
 }
 
 // limits are what a container's limits are in cgroup v2.

@@ -134,7 +134,7 @@ func (d *Driver) Info() driver.Info {
 		missing = strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return driver.Info{
-		Name: hull.IsolationVM, Unavailable: missing, Rootfs: []hull.RootfsKind{hull.RootfsBlock},
+		Name: hull.IsolationVM, Unavailable: missing, Rootfs: []hull.RootfsKind{hull.RootfsBlock, hull.RootfsOverlay},
 		OneEach: true, MinMemory: minMemory,
 		Abilities: []string{"attach", "exec", "pause", "processes", "resize", "stats", "update"},
 		Details:   details,

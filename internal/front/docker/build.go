@@ -93,6 +93,10 @@ func toBuildRequest(q url.Values) (hull.BuildRequest, error) {
 		ExtraHosts: q["extrahosts"], Cgroup: q.Get("cgroupparent"),
 	}
 	b.NoCache, b.Pull, b.Squash = truth(q.Get("nocache")), truth(q.Get("pull")), truth(q.Get("squash"))
+	var err error
+	if b.Isolation, err = hull.ParseIsolation(q.Get("isolation")); err != nil {
+		return b, err
+	}
 	if q.Get("version") != "2" {
 		b.Session = "" // the classic builder's context is in the body
 	}

@@ -80,7 +80,7 @@ func toSpec(b createBody, platform string) (hull.Spec, []string, error) {
 	if err := checkModes(c, h); err != nil {
 		return hull.Spec{}, nil, err
 	}
-	isolation, err := toIsolation(h.Isolation)
+	isolation, err := hull.ParseIsolation(string(h.Isolation))
 	if err != nil {
 		return hull.Spec{}, nil, err
 	}
@@ -128,20 +128,6 @@ func toProcess(c *container.Config, h *container.HostConfig) hull.ProcessSpec {
 		TTY: c.Tty, OpenStdin: c.OpenStdin, StdinOnce: c.StdinOnce,
 		StopSignal: c.StopSignal, StopTimeout: c.StopTimeout, Init: h.Init, ConsoleSize: h.ConsoleSize,
 	}
-}
-
-// toIsolation maps what users say to hull's boundaries; "process" is Docker's
-// word for a plain container.
-func toIsolation(i container.Isolation) (hull.Isolation, error) {
-	switch v := strings.ToLower(string(i)); v {
-	case "", "default":
-		return "", nil
-	case "process", string(hull.IsolationContainer):
-		return hull.IsolationContainer, nil
-	case string(hull.IsolationSandbox), string(hull.IsolationVM):
-		return hull.Isolation(v), nil
-	}
-	return "", invalid("invalid isolation %q: must be one of default, container, process, sandbox, vm", i)
 }
 
 // toRuntime: the names that mean "the usual one" stand for none in particular.

@@ -186,7 +186,7 @@ func (f filters) isolation(i hull.Isolation) bool {
 		return true
 	}
 	return slices.ContainsFunc(values, func(v string) bool {
-		want, err := toIsolation(container.Isolation(v))
+		want, err := hull.ParseIsolation(v)
 		return err == nil && (want == i || want == "") // "default" is whatever this engine chose
 	})
 }

@@ -363,7 +363,10 @@ func (s *server) exec(p *proc, r *guest.Request, std runtime.Stdio) error {
 // lookup finds the user in the files of a container that is not mounted yet.
 func lookup(p *runtime.ProcPlan, fs *runtime.Rootfs, c *guest.Container) error {
 	lower := fs.Lower
-	if fs.Upper != "" {
+	switch {
+	case fs.Dir != "":
+		lower = []string{fs.Dir}
+	case fs.Upper != "":
 		lower = append([]string{fs.Upper}, lower...)
 	}
 	root, err := linux.MountOverlay(linux.Overlay{Lower: lower, ReadOnly: true})

@@ -201,7 +201,7 @@ func introduce(ctx context.Context, c *guest.Client, conf Config, s Spec) error 
 	}
 	_, err := c.Boot(ctx, guest.Boot{
 		Now: time.Now().UnixNano(), Seed: seed, Hostname: conf.Hostname, Nets: conf.Nets, DNS: conf.NetNS != "",
-		Root: true, Disk: s.Disk != "", Share: len(s.Binds) > 0,
+		Root: s.Root != "", Disk: s.Disk != "", Share: len(s.Binds) > 0,
 	})
 	return err
 }
@@ -266,12 +266,12 @@ func (b *backend) makeShare(dir string, binds []Bind) error {
 		return fmt.Errorf("make share: %w", err)
 	}
 	for _, x := range binds {
-		st, err := os.Stat(x.Source)
+		isDir, err := x.dir()
 		if err != nil {
 			return fmt.Errorf("bind: %w", err)
 		}
 		path := filepath.Join(dir, x.Name)
-		if st.IsDir() {
+		if isDir {
 			err = os.Mkdir(path, 0o755)
 		} else {
 			var f *os.File
@@ -296,7 +296,7 @@ func mountShare(dir string, binds []Bind) error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	for _, x := range binds {
-		f, err := linux.OpenSource(x.Source, true)
+		f, err := x.mount()
 		if err != nil {
 			return fmt.Errorf("bind %s: %w", x.Source, err)
 		}

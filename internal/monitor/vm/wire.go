@@ -4,7 +4,10 @@
 package vm
 
 import (
+	"os"
+
 	"hull/internal/guest"
+	"hull/internal/linux"
 	"hull/internal/vmm"
 )
 
@@ -43,6 +46,25 @@ type Spec struct {
 type Bind struct {
 	Name, Source string
 	ReadOnly     bool
+	// Overlay, if there is one, is mounted in Source's place.
+	Overlay *linux.Overlay `json:",omitempty"`
+}
+
+// mount gives what is bound, mounted nowhere yet.
+func (b Bind) mount() (*os.File, error) {
+	if b.Overlay != nil {
+		return linux.MountOverlay(*b.Overlay)
+	}
+	return linux.OpenSource(b.Source, true)
+}
+
+// dir says whether it is a directory.
+func (b Bind) dir() (bool, error) {
+	if b.Overlay != nil {
+		return true, nil
+	}
+	st, err := os.Stat(b.Source)
+	return err == nil && st.IsDir(), err
 }
 
 // Exec is the plan of another process.

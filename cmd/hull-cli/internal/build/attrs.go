@@ -38,6 +38,7 @@ func (f *flags) attrs(c command.Cli) (map[string]string, error) {
 	set("target", f.target)
 	set("platform", f.platform)
 	set("cgroup-parent", f.cgroup)
+	set("isolation", f.isolation)
 	if f.network != "default" && f.network != "bridge" {
 		set("force-network-mode", f.network)
 	}

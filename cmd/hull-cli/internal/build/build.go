@@ -23,6 +23,7 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/progress/progressui"
+	"github.com/moby/buildkit/worker/label"
 	"github.com/spf13/cobra"
 
 	"hull/api"
@@ -93,6 +94,9 @@ func (b *builder) build(ctx context.Context, at string) (string, error) {
 		return "", err
 	}
 	defer c.Close() //nolint:errcheck // all is done
+	if err := b.isolates(ctx, c); err != nil {
+		return "", err
+	}
 	if call := b.question(); call != "" {
 		return "", b.ask(ctx, c, opt, call)
 	}
@@ -168,6 +172,24 @@ func (b *builder) connect(ctx context.Context) (*client.Client, error) {
 		return nil, fmt.Errorf("reach the builder: %w", err)
 	}
 	return c, nil
+}
+
+// isolates reports an engine whose builder knows of no isolations: it would not even
+// say so.
+func (b *builder) isolates(ctx context.Context, c *client.Client) error {
+	if b.isolation == "" {
+		return nil
+	}
+	list, err := c.ListWorkers(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the engine's builder what it can: %w", err)
+	}
+	for _, w := range list {
+		if w.Labels[label.Executor] == "hull" {
+			return nil
+		}
+	}
+	return fmt.Errorf("--isolation %s: the builder of this engine has one isolation; use hull's", b.isolation)
 }
 
 // solve builds, and shows how it goes.

@@ -34,7 +34,7 @@ type result struct {
 
 // limits are those of a RUN instruction.
 type limits struct {
-	cgroup                         string
+	cgroup, isolation              string
 	ulimits                        *opts.UlimitOpt
 	shm, memory                    opts.MemBytes
 	swap                           opts.MemSwapBytes
@@ -59,6 +59,7 @@ func (f *flags) add(cmd *cobra.Command) {
 	s.BoolVar(&f.check, "check", false, `Shorthand for "--call=check"`)
 	s.StringVarP(&f.file, "file", "f", "", `Name of the Dockerfile (Default is "PATH/Dockerfile")`)
 	s.StringVar(&f.idFile, "iidfile", "", "Write the image ID to the file")
+	s.StringVar(&f.isolation, "isolation", "", `Boundary of the "RUN" instructions ("container", "sandbox", "vm")`)
 	list(&f.labels, "label", "", "Set metadata for an image")
 	s.BoolVar(&f.load, "load", false, `Shorthand for "--output=type=docker"`)
 	s.StringVar(&f.metadataFile, "metadata-file", "", "Write build result metadata to a file")
