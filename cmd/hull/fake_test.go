@@ -39,7 +39,9 @@ type engine struct {
 	startError     string // 500 with this message
 	containers     []container.Summary
 	warnings       []string
-	own            bool // it is hull's engine, which starts an exec at once
+	own            bool // it is hull's engine, which starts an exec, and runs, at once
+	older          bool // it is an older engine where hull's own is to be
+	dies           bool // after the start; the container ends when its successor was asked to wait
 
 	mu      sync.Mutex
 	log     []request
@@ -108,8 +110,10 @@ func (e *engine) serve(w http.ResponseWriter, r *http.Request) {
 		reply(w, 201, container.CreateResponse{ID: "c0ffee", Warnings: e.warnings})
 	case path == "/containers/json":
 		reply(w, 200, e.containers)
-	case last == "attach":
+	case last == "attach", path == api.RunStreamsPath && e.own:
 		e.stream(w, true)
+	case path == api.RunPath && e.own:
+		e.run(w)
 	case last == "start" && parts[0] == "containers":
 		if e.startError != "" {
 			e.finish()
@@ -120,9 +124,10 @@ func (e *engine) serve(w http.ResponseWriter, r *http.Request) {
 		e.once.Do(func() { close(e.started) })
 	case last == "wait":
 		w.Header().Set("Content-Type", "application/json")
-		w.(http.Flusher).Flush() //nolint:forcetypeassert // net/http's
-		<-e.ended
-		_ = json.NewEncoder(w).Encode(container.WaitResponse{StatusCode: int64(e.exit)})
+		if e.dies {
+			e.finish()
+		}
+		e.wait(w)
 	case parts[0] == "containers" && strings.HasPrefix(parts[1], "no"):
 		fail(w, 404, "No such container: "+parts[1])
 	case last == "exec" && r.Method == "POST" && e.own && r.Header.Get(api.StartHeader) == "1":
@@ -147,6 +152,35 @@ func (e *engine) serve(w http.ResponseWriter, r *http.Request) {
 	default:
 		fail(w, 404, "page not found")
 	}
+}
+
+// run is api.RunPath.
+func (e *engine) run(w http.ResponseWriter) {
+	if e.createStatus != 0 {
+		e.finish()
+		fail(w, e.createStatus, "no such image: x")
+		return
+	}
+	w.Header().Set(api.ContainerHeader, "c0ffee")
+	if e.startError != "" {
+		e.finish()
+		fail(w, 500, e.startError)
+		return
+	}
+	reply(w, 200, api.Running{ID: "c0ffee", Warnings: e.warnings})
+	e.once.Do(func() { close(e.started) })
+	if e.dies {
+		w.(http.Flusher).Flush()    //nolint:forcetypeassert // net/http's
+		panic(http.ErrAbortHandler) // closes the connection
+	}
+	e.wait(w)
+}
+
+// wait answers when the container has ended; what was written before goes at once.
+func (e *engine) wait(w http.ResponseWriter) {
+	w.(http.Flusher).Flush() //nolint:forcetypeassert // net/http's
+	<-e.ended
+	_ = json.NewEncoder(w).Encode(container.WaitResponse{StatusCode: int64(e.exit)})
 }
 
 func (e *engine) finish() {
@@ -174,6 +208,9 @@ func (e *engine) stream(w http.ResponseWriter, afterStart bool) {
 		case <-e.ended:
 			return
 		}
+	}
+	if e.dies {
+		<-e.ended
 	}
 	frame(conn, stdcopy.Stdout, e.stdout)
 	frame(conn, stdcopy.Stderr, e.stderr)
@@ -213,6 +250,9 @@ func quick(t *testing.T, e *engine, stdin string, args ...string) (o outcome, ha
 	t.Helper()
 	in, out, errs := file(t, stdin), file(t, ""), file(t, "")
 	env := map[string]string{"HOME": t.TempDir(), "HULL_HOST": "unix://" + e.socket}
+	if e.own || e.older {
+		env["HULL_RUN"] = filepath.Dir(e.socket)
+	}
 	c := &command{getenv: func(k string) string { return env[k] }, uid: os.Getuid(), in: in, out: out, err: errs}
 	code, err := c.run(args)
 	if errors.Is(err, errHandOver) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,8 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"hull/api"
 )
 
 // Every flag of the quick verbs is docker's flag: same name, letter and kind. (The
@@ -151,7 +154,49 @@ func TestRunAsksWhatDockerAsks(t *testing.T) {
 				t.Fatal("handed over")
 			}
 			compareRun(t, got, want)
+
+			own := mk()
+			own.own = true
+			got, _ = quick(t, own, "hello", args...)
+			compareAtOnce(t, got, want)
 		})
+	}
+}
+
+// compareAtOnce compares what the user sees, and what is asked of hull's engine where
+// it is asked in its own way.
+func compareAtOnce(t *testing.T, got, want outcome) {
+	t.Helper()
+	if got.code != want.code || got.stdout != want.stdout || got.err != want.err {
+		t.Errorf("at once: code %d, stdout %q, stderr %q\ndocker: code %d, stdout %q, stderr %q",
+			got.code, got.stdout, got.err, want.code, want.stdout, want.err)
+	}
+	runs := got.find(t, "POST", api.RunPath)
+	if len(runs) == 0 { // detached: in the way of all engines
+		compareRun(t, got, want)
+		return
+	}
+	if n := len(got.find(t, "POST", "")); n != 2 {
+		t.Errorf("%d requests: %v", n, got.requests)
+	}
+	asked, err := url.ParseQuery(runs[0].Query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if streams := got.find(t, "POST", api.RunStreamsPath); len(streams) != 1 || streams[0].Query != "key="+asked.Get("key") {
+		t.Errorf("streams %v for key %s", streams, asked.Get("key"))
+	}
+	asked.Del("key")
+	create, attach := want.find(t, "POST", "/containers/create")[0], want.find(t, "POST", "/attach")[0]
+	query, err := url.ParseQuery(create.Query + "&" + attach.Query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(query, asked); d != "" {
+		t.Errorf("query (-docker's create and attach +quick):\n%s", d)
+	}
+	if d := cmp.Diff(decode(t, create.Body), decode(t, runs[0].Body), cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, network.Port{})); d != "" {
+		t.Errorf("body (-docker's create +quick):\n%s", d)
 	}
 }
 
@@ -228,6 +273,23 @@ func TestRunHandsOverMissingImage(t *testing.T) {
 	if !absent(cid) {
 		t.Error("left a cidfile")
 	}
+	e = newEngine(t)
+	e.own, e.createStatus = true, 404
+	if o, handed := quick(t, e, "", "run", "x"); !handed {
+		t.Errorf("at once: not handed over: %+v", o)
+	}
+}
+
+// An engine of before api.RunPath, still running where hull was replaced.
+func TestRunOnAnOlderEngine(t *testing.T) {
+	t.Parallel()
+	mk := func() *engine { e := newEngine(t); e.stdout, e.exit, e.older = "out\n", 3, true; return e }
+	args := []string{"run", "--rm", "x"}
+	got, handed := quick(t, mk(), "", args...)
+	if handed || len(got.find(t, "POST", api.RunPath)) != 1 {
+		t.Errorf("handed over %v, requests %v", handed, got.requests)
+	}
+	compareRun(t, got, docker(t, mk(), "", args...))
 }
 
 func TestRunWritesCIDFile(t *testing.T) {
@@ -256,7 +318,27 @@ func TestRunExitCodes(t *testing.T) {
 				t.Fatalf("%v: handed over %v, docker's code %d", flags, handed, want.code)
 			}
 			compareRun(t, got, want)
+
+			own := mk()
+			own.own = true
+			got, _ = quick(t, own, "", flags...)
+			compareAtOnce(t, got, want)
 		}
+	}
+}
+
+// When the engine dies during a run, its successor is asked for the exit before the
+// container ends.
+func TestRunOutlivesItsEngine(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	e.own, e.dies, e.stdout, e.exit = true, true, "out\n", 3
+	o, _ := quick(t, e, "", "run", "--rm", "x")
+	if o.code != 3 || o.stdout != "out\n" || o.err != "" {
+		t.Errorf("code %d, stdout %q, stderr %q", o.code, o.stdout, o.err)
+	}
+	if w := o.find(t, "POST", "/wait"); len(w) != 1 || w[0].Query != "condition=removed" {
+		t.Errorf("asked to wait: %v", w)
 	}
 }
 

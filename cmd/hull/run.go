@@ -7,12 +7,10 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 	"time"
 
-	sig "github.com/moby/sys/signal"
 	"github.com/moby/term"
 
 	"hull/cmd/internal/wire"
@@ -25,8 +23,8 @@ const (
 	codeNoSuchThing = 127
 )
 
-// runContainer is "run": three requests of which two are answered at once, on
-// three connections.
+// runContainer is "run". Hull's own engine does it in two requests (runAtOnce); to
+// any engine it is four, of which two are answered at once, on three connections:
 //
 //	1  create                                    -> id
 //	2  attach (becomes stdio)  ||  3  wait       -> both registered
@@ -54,6 +52,11 @@ func (c *command) runContainer(args []string) (int, error) {
 	main, err := c.dial()
 	if err != nil {
 		return codeEngine, err
+	}
+	if c.to.Own && !r.detach && cidFile == "" {
+		if code, err := c.runAtOnce(main, r, keys); !errors.Is(err, errOlder) {
+			return code, err
+		}
 	}
 	if err := c.create(main, r); err != nil {
 		return codeEngine, err
@@ -97,6 +100,14 @@ func (c *command) create(conn *wire.Conn, r *runRequest) error {
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
+	path := apiVersion + "/containers/create"
+	if q := createQuery(r); len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	return lost(conn.Send("POST", path, body, false))
+}
+
+func createQuery(r *runRequest) url.Values {
 	q := url.Values{}
 	if r.name != "" {
 		q.Set("name", r.name)
@@ -104,14 +115,19 @@ func (c *command) create(conn *wire.Conn, r *runRequest) error {
 	if r.platform != "" {
 		q.Set("platform", r.platform)
 	}
-	path := apiVersion + "/containers/create"
-	if len(q) > 0 {
-		path += "?" + q.Encode()
+	return q
+}
+
+// attachQuery is what of the container becomes our stdio.
+func attachQuery(r *runRequest) string {
+	q := "stderr=1&stdout=1&stream=1"
+	if r.body.AttachStdin {
+		q += "&stdin=1"
 	}
-	if err := conn.Send("POST", path, body, false); err != nil {
-		return lost(err)
+	if r.keys != "" {
+		q += "&detachKeys=" + url.QueryEscape(r.keys)
 	}
-	return nil
+	return q
 }
 
 // created reads the answer to create. Every refusal of the engine is hull-cli's:
@@ -131,10 +147,14 @@ func (c *command) created(conn *wire.Conn) (id string, err error) {
 	if err := json.Unmarshal(answer, &made); err != nil || !plainName(made.ID) {
 		return "", fmt.Errorf("%w: created container %q", wire.ErrProtocol, made.ID)
 	}
-	for _, w := range made.Warnings {
+	c.warn(made.Warnings)
+	return made.ID, nil
+}
+
+func (c *command) warn(warnings []string) {
+	for _, w := range warnings {
 		fmt.Fprintln(c.err, "WARNING:", w)
 	}
-	return made.ID, nil
 }
 
 // attached starts the container with our stdio and returns its exit status.
@@ -144,14 +164,11 @@ func (c *command) attached(l *lines, r *runRequest, id string, keys []byte) (int
 	if err != nil {
 		return codeEngine, err
 	}
-	s := &session{conn: l.stdio, out: c.out, err: c.err, tty: r.body.Tty, detach: keys}
-	if r.body.OpenStdin {
-		s.in = c.in
+	s, err := c.session(l.stdio, r, keys)
+	if err != nil {
+		return codeEngine, err
 	}
-	if err := s.raw(); err != nil {
-		return codeEngine, fmt.Errorf("put the terminal into raw mode: %w", err)
-	}
-	c.proxySignals(path, s)
+	running := c.proxySignals(s)
 	if err := call(l.main, "POST", path+"/start", nil, nil); err != nil {
 		s.restore()
 		if r.body.HostConfig.AutoRemove {
@@ -159,6 +176,24 @@ func (c *command) attached(l *lines, r *runRequest, id string, keys []byte) (int
 		}
 		return startFailure(err)
 	}
+	running(path)
+	return c.follow(s, path, wait)
+}
+
+// session is stdio for the container, on our terminal if it has one.
+func (c *command) session(conn *wire.Conn, r *runRequest, keys []byte) (*session, error) {
+	s := &session{conn: conn, out: c.out, err: c.err, tty: r.body.Tty, detach: keys}
+	if r.body.OpenStdin {
+		s.in = c.in
+	}
+	if err := s.raw(); err != nil {
+		return nil, fmt.Errorf("put the terminal into raw mode: %w", err)
+	}
+	return s, nil
+}
+
+// follow is a running container until its end, or until the user leaves it.
+func (c *command) follow(s *session, path string, wait func() (int, error)) (int, error) {
 	if s.tty && term.IsTerminal(c.out.Fd()) {
 		c.followSize(path + "/resize")
 	}
@@ -179,17 +214,8 @@ func (c *command) attached(l *lines, r *runRequest, id string, keys []byte) (int
 // starts, so that nothing is missed. wait blocks until it has ended (and is
 // removed, with --rm).
 func (c *command) register(l *lines, path string, r *runRequest) (wait func() (int, error), err error) {
-	attach := path + "/attach?stderr=1&stdout=1&stream=1"
-	if r.body.AttachStdin {
-		attach += "&stdin=1"
-	}
-	if r.keys != "" {
-		attach += "&detachKeys=" + url.QueryEscape(r.keys)
-	}
-	until := path + "/wait?condition=next-exit"
-	if r.body.HostConfig.AutoRemove {
-		until = path + "/wait?condition=removed"
-	}
+	attach := path + "/attach?" + attachQuery(r)
+	until := path + waitQuery(r)
 	for _, conn := range []**wire.Conn{&l.stdio, &l.exit} {
 		if *conn == nil {
 			if *conn, err = wire.Dial(c.to.Socket); err != nil {
@@ -211,13 +237,34 @@ func (c *command) register(l *lines, path string, r *runRequest) (wait func() (i
 	if err := resp.Check(until); err != nil {
 		return nil, err
 	}
-	return func() (int, error) {
-		code, err := exitStatus(resp.Body)
-		if !errors.Is(err, errLost) {
-			return code, err
+	return c.waiting(resp.Body, until), nil
+}
+
+// waitQuery is the end that the user waits for.
+func waitQuery(r *runRequest) string {
+	if r.body.HostConfig.AutoRemove {
+		return "/wait?condition=removed"
+	}
+	return "/wait?condition=next-exit"
+}
+
+// waiting begins to read an answer that comes when the container has ended. If this
+// engine dies meanwhile another one is asked, and started, at once: with --rm nobody
+// could tell after the end.
+func (c *command) waiting(answer io.Reader, until string) func() (int, error) {
+	var code int
+	var err error
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		if code, err = exitStatus(answer); errors.Is(err, errLost) {
+			code, err = c.waitAgain(until, err)
 		}
-		return c.waitAgain(until, err)
-	}, nil
+	}()
+	return func() (int, error) {
+		<-told
+		return code, err
+	}
 }
 
 // The engine is given this long to come back before its client gives up.
@@ -293,64 +340,6 @@ func startFailure(err error) (int, error) {
 		code = codeCannotRun
 	}
 	return code, fmt.Errorf("hull: %w\n\nRun 'hull run --help' for more information", err)
-}
-
-// usualSignals are caught before the container starts, the others a moment later:
-// for each one the Go runtime switches threads twice, and all of them together
-// would cost two milliseconds of a processor while the container starts.
-//
-//nolint:gochecknoglobals // constant
-var usualSignals = []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2}
-
-const otherSignalsAfter = 100 * time.Millisecond
-
-// proxySignals sends the signals that this process gets to the container's, from
-// when it returns. The third that asks to end ends this process, in case the
-// container ignores them.
-func (c *command) proxySignals(path string, s *session) {
-	got := make(chan os.Signal, 128)
-	signal.Notify(got, usualSignals...)
-	go func() {
-		others := time.After(otherSignalsAfter)
-		asked := 0
-		for {
-			select {
-			case <-others:
-				signal.Notify(got)
-			case g := <-got:
-				asked = c.proxySignal(path, s, g, asked)
-			}
-		}
-	}()
-}
-
-// proxySignal sends one signal on; asked counts those that asked to end.
-func (c *command) proxySignal(path string, s *session, g os.Signal, asked int) int {
-	n, ok := g.(syscall.Signal)
-	if !ok || n == syscall.SIGCHLD || n == syscall.SIGPIPE || n == syscall.SIGURG || n == syscall.SIGWINCH {
-		return asked // our own, the Go runtime's, followSize's
-	}
-	if n == syscall.SIGINT || n == syscall.SIGTERM {
-		if asked++; asked == 3 {
-			s.restore()
-			fmt.Fprintln(c.err, "\ngot 3 SIGTERM/SIGINTs, forcefully exiting")
-			os.Exit(1)
-		}
-	}
-	if name := signalName(n); name != "" {
-		c.tell("POST", path+"/kill?signal="+name)
-	}
-	return asked
-}
-
-// signalName is "TERM" for SIGTERM; empty for one without a name.
-func signalName(n syscall.Signal) string {
-	for name, s := range sig.SignalMap {
-		if s == n {
-			return url.QueryEscape(name)
-		}
-	}
-	return ""
 }
 
 // writeNew creates path with text; an existing file is an error.

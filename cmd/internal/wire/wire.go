@@ -43,6 +43,8 @@ type Response struct {
 	Reason string // "OK"
 	JSON   bool   // Content-Type is application/json
 	Exec   string // api.ExecHeader
+	// Container is api.ContainerHeader.
+	Container string
 	// Body must be read to its end before the next request on the connection. It
 	// is empty, not nil, when there is none.
 	Body io.Reader
@@ -142,6 +144,8 @@ func (c *Conn) receive() (*Response, error) {
 			r.JSON = value == "application/json" || strings.HasPrefix(value, "application/json;")
 		case strings.EqualFold(name, api.ExecHeader):
 			r.Exec = value
+		case strings.EqualFold(name, api.ContainerHeader):
+			r.Container = value
 		}
 	}
 	switch {

@@ -21,30 +21,36 @@ type containerAPI struct {
 }
 
 func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
-	name, err := checkName(r.FormValue("name"))
+	c, warnings, err := a.made(r)
 	if err != nil {
 		return err
+	}
+	writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: warnings})
+	return nil
+}
+
+// made makes the container that a request describes; warnings is never nil.
+func (a *containerAPI) made(r *http.Request) (_ hull.Container, warnings []string, err error) {
+	name, err := checkName(r.FormValue("name"))
+	if err != nil {
+		return hull.Container{}, nil, err
 	}
 	var body createBody
 	if err := readJSON(r, a.maxBody, false, &body); err != nil {
 		if err.Error() == noJSON { // a create has its own words for it
-			return invalid("invalid JSON: EOF")
+			err = invalid("invalid JSON: EOF")
 		}
-		return err
+		return hull.Container{}, nil, err
 	}
 	if err := checkCreate(versionOf(r), body); err != nil {
-		return err
+		return hull.Container{}, nil, err
 	}
 	spec, warnings, err := toSpec(createFor(versionOf(r), body), r.FormValue("platform"))
 	if err != nil {
-		return err
+		return hull.Container{}, nil, err
 	}
 	c, more, err := a.engine.Create(r.Context(), name, spec)
-	if err != nil {
-		return nameTaken(err)
-	}
-	writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: orEmpty(append(warnings, more...))})
-	return nil
+	return c, orEmpty(append(warnings, more...)), nameTaken(err)
 }
 
 // nameTaken is Docker's text for a name that is in use.
@@ -246,15 +252,7 @@ func (a *containerAPI) wait(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
 	_ = http.NewResponseController(w).Flush()
-	exit, err := wait(r.Context())
-	out := container.WaitResponse{StatusCode: int64(exit.Code)}
-	if err != nil {
-		exit.Error, out.StatusCode = messageOf(err), 125
-	}
-	if exit.Error != "" {
-		out.Error = &container.WaitExitError{Message: exit.Error}
-	}
-	return encode(w, out)
+	return encode(w, waited(wait(r.Context())))
 }
 
 func waitCondition(text string) (hull.WaitCondition, error) {

@@ -1,6 +1,10 @@
 package docker
 
-import "net/http"
+import (
+	"net/http"
+
+	"hull/api"
+)
 
 // routes is the whole API on one screen. What is not here is "page not found",
 // whatever the method, as with moby.
@@ -8,6 +12,7 @@ func (s *Server) routes() {
 	p := s.parts
 	sys := &systemAPI{cfg: s.cfg, parts: p}
 	con := &containerAPI{engine: p.Containers, images: p.Images, maxBody: s.cfg.MaxBody}
+	run := &runAPI{containerAPI: con}
 	exe := &execAPI{engine: p.Containers, maxBody: s.cfg.MaxBody}
 	img := &imageAPI{images: p.Images, engine: p.Containers}
 	vol := &volumeAPI{volumes: p.Volumes, files: p.Files, maxBody: s.cfg.MaxBody}
@@ -26,6 +31,8 @@ func (s *Server) routes() {
 	s.handle("GET /hull/v1/doctor", sys.doctor)
 	s.handle("PUT /hull/v1/vm/kernel", ker.install)
 	s.handle("DELETE /hull/v1/vm/kernel", ker.remove)
+	s.handle("POST "+api.RunPath, run.run)
+	s.handle("POST "+api.RunStreamsPath, run.streams)
 	s.handle("POST /hull/v1/containers/{id}/ports", con.ports)
 	s.handle("POST /hull/v1/containers/{id}/takeover", con.takeOver)
 	s.handle("GET /events", sys.events)
