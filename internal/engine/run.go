@@ -213,7 +213,7 @@ func (e *runner) openPod(ctx context.Context, pod hull.Pod, drv driver.Driver, s
 
 	endpoint, detach, err := e.networks.Attach(ctx, pod, dir)
 	if err != nil {
-		return nil, endpoint, fmt.Errorf("attach %s to network %s: %w", pod.Name, pod.Network.Mode, err)
+		return nil, endpoint, fmt.Errorf("attach %s to its networks: %w", pod.Name, err)
 	}
 	p.detach = detach
 	p.release.Add("detach networks", detach)
