@@ -56,6 +56,7 @@ type kit struct {
 	server     *grpc.Server
 	conns      *connListener
 	exec       *executor
+	rest       rest
 	stop       chan struct{}
 	mnt        string
 	root       string
@@ -140,7 +141,7 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 	if err := linux.WriteFile(filepath.Join(cfg.Root, openIn), []byte(boot+"\n"), 0o600, true); err != nil {
 		return nil, fmt.Errorf("note that the builder is open: %w", err)
 	}
-	k := &kit{root: cfg.Root, ended: p.Ended, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
+	k := &kit{root: cfg.Root, ended: p.Ended, rest: rest{log: p.Log}, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
 	var opened []func() error
 	defer func() {
 		if err != nil {
@@ -327,6 +328,7 @@ func (k *kit) dropLeases(ctx context.Context) error {
 }
 
 func (k *kit) close() error {
+	k.rest.close()
 	close(k.stop)
 	k.server.Stop()
 	k.exec.close()
