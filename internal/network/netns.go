@@ -145,7 +145,11 @@ func unpinDir(dir string) error {
 	for _, e := range entries {
 		err = errors.Join(err, linux.Unpin(filepath.Join(dir, e.Name())))
 	}
-	return errors.Join(err, os.Remove(dir))
+	// Whoever sweeps what an engine left may have renamed it meanwhile, to do the same.
+	if gone := os.Remove(dir); !errors.Is(gone, os.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
 }
 
 // retire takes a directory that nobody claims out of the way and gives its

@@ -25,6 +25,8 @@ const (
 	createLimit = time.Minute
 	// controlLimit bounds kill and delete.
 	controlLimit = 20 * time.Second
+	// endingLimit is for a process's end to be seen whose sandbox takes no commands.
+	endingLimit = time.Second
 	// maxLog is how much of a runtime's log is read for its error.
 	maxLog = 256 << 10
 )

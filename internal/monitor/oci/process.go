@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -239,10 +240,17 @@ func (p *process) tookAlong(err error) bool {
 // signalByRuntime is the container's, for a process that may end of the signal sooner
 // than the command that sends it.
 func (p *process) signalByRuntime(sig syscall.Signal, pid int) error {
-	if err := p.c.signalByRuntime(sig, pid); !p.tookAlong(err) {
+	err := p.c.signalByRuntime(sig, pid)
+	if err == nil || p.tookAlong(err) {
+		return nil
+	}
+	// A sandbox that is going down refuses commands before its end is seen.
+	select {
+	case <-p.child.done:
+		return os.ErrProcessDone
+	case <-time.After(endingLimit):
 		return err
 	}
-	return nil
 }
 
 // signalStarted is Signal for what has no process before its start.
