@@ -260,7 +260,9 @@ func orNotDevice(err error) error {
 }
 
 // hostHasAppArmor says whether the kernel enforces AppArmor profiles.
-func hostHasAppArmor() bool {
+//
+//nolint:gochecknoglobals // constant, read when first used
+var hostHasAppArmor = sync.OnceValue(func() bool {
 	b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	return err == nil && strings.HasPrefix(string(b), "Y")
-}
+})

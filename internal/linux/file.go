@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -73,13 +74,16 @@ func ReadAll(f io.Reader, limit int64) ([]byte, error) {
 
 // BootID names this boot of the kernel: facts written under another one are
 // about processes that are gone.
-func BootID() (string, error) {
+func BootID() (string, error) { return bootID() }
+
+//nolint:gochecknoglobals // constant, read when first used
+var bootID = sync.OnceValues(func() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", err
 	}
 	return strings.TrimSpace(string(b)), nil
-}
+})
 
 // OOMKilled says whether a cgroup's memory.events, or memory.oom_control of version 1,
 // counts a process that the kernel's out-of-memory killer has ended (cgroups(7)).

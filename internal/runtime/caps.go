@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -47,8 +48,10 @@ func capList(mask uint64) string {
 	return strings.Join(out, ", ")
 }
 
-// hostCaps is the bounding set of this process.
-func hostCaps() (uint64, error) {
+// hostCaps is the bounding set of this process, which never drops any of it.
+//
+//nolint:gochecknoglobals // constant, read when first used
+var hostCaps = sync.OnceValues(func() (uint64, error) {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return 0, err
@@ -59,7 +62,7 @@ func hostCaps() (uint64, error) {
 		}
 	}
 	return 0, fmt.Errorf("no CapBnd in /proc/self/status: %w", errdefs.ErrNotFound)
-}
+})
 
 // planCaps compiles the five sets. What this host does not have is left out,
 // with a warning: a privileged container must still run in a confined engine.

@@ -435,25 +435,64 @@ func scBlock(rules map[uint32][]scRule, last, def uint32) []ins {
 	if def != unix.SECCOMP_RET_ALLOW && def != unix.SECCOMP_RET_LOG && last > 0 {
 		add(scRange{start: last + 1, act: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)})
 	}
-	return scSearch(ranges, def)
+	c := scCode{rets: map[uint32]int{}}
+	c.search(ranges, def)
+	slices.Reverse(c.back)
+	return c.back
 }
 
-func scSearch(r []scRange, def uint32) []ins {
-	if len(r) == 1 {
-		if r[0].rules == nil {
-			return []ins{ret(r[0].act)}
-		}
-		return scCheck(r[0].rules, def)
+// scCode is a program that is written from its end to its start: jumps go forward,
+// so their targets are there before them. A place is how many instructions there
+// were once it was written.
+type scCode struct {
+	back []ins          // the last one first
+	rets map[uint32]int // where each action was last returned
+}
+
+// scReach is how far a conditional jump goes.
+const scReach = 255
+
+func (c *scCode) put(i ins) (place int) {
+	c.back = append(c.back, i)
+	return len(c.back)
+}
+
+// distance is the offset of a jump written next to place.
+func (c *scCode) distance(place int) int { return len(c.back) - place }
+
+// near is a place in reach of the next two instructions that goes on at place.
+func (c *scCode) near(place int) int {
+	if c.distance(place) < scReach {
+		return place
 	}
-	mid := len(r) / 2
-	left, right := scSearch(r[:mid], def), scSearch(r[mid:], def)
-	out := make([]ins, 0, 2+len(left)+len(right))
-	if len(left) <= 255 {
-		out = append(out, jump(unix.BPF_JGE, r[mid].start, uint8(len(left)), 0))
-	} else {
-		out = append(out, jump(unix.BPF_JGE, r[mid].start, 0, 1), goTo(len(left)))
+	if i := c.back[place-1]; i.code == unix.BPF_RET|unix.BPF_K {
+		return c.put(i)
 	}
-	return append(append(out, left...), right...)
+	return c.put(goTo(c.distance(place)))
+}
+
+// search writes the decision among ranges, and returns where it begins. Half of a
+// search's leaves return what others do: a filter is checked, translated and tried
+// out for every call each time a process installs it, so they share.
+func (c *scCode) search(r []scRange, def uint32) int {
+	switch {
+	case len(r) > 1:
+		mid := len(r) / 2
+		high := c.search(r[mid:], def)
+		low := c.near(c.search(r[:mid], def))
+		high = c.near(high)
+		return c.put(jump(unix.BPF_JGE, r[mid].start, uint8(c.distance(high)), uint8(c.distance(low)))) //nolint:gosec // near
+	case r[0].rules != nil:
+		check := scCheck(r[0].rules, def)
+		slices.Reverse(check)
+		c.back = append(c.back, check...)
+		return len(c.back)
+	}
+	act := r[0].act
+	if p, ok := c.rets[act]; !ok || c.distance(p) >= scReach {
+		c.rets[act] = c.put(ret(act))
+	}
+	return c.rets[act]
 }
 
 // scCheck tries rules one after the other.

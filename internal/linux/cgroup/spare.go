@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // CreateSpare makes the group's v1 directories, for a thread to wait in until
@@ -53,8 +54,10 @@ func (g *Group) CreateFrom(spare *Group, r *specs.LinuxResources) (warnings []st
 		path := g.dirs[i].Path
 		if h.v2 {
 			err = g.mkdir(h, path)
-		} else if err = os.Rename(spare.dirs[i].Path, path); errors.Is(err, os.ErrExist) {
+		} else if err = unix.Rename(spare.dirs[i].Path, path); errors.Is(err, os.ErrExist) { // not os.Rename: it looks first
 			err = fmt.Errorf("cgroup %s: %w", path, errdefs.ErrAlreadyExists)
+		} else if err != nil {
+			err = fmt.Errorf("rename cgroup %s to %s: %w", spare.dirs[i].Path, path, err)
 		}
 		if err != nil {
 			return nil, err
