@@ -25,12 +25,25 @@ import (
 // CgroupDir is where containers' cgroups are, in the guest.
 const CgroupDir = "/sys/fs/cgroup/hull"
 
-// Main is hull-guest: it never returns while the machine lives.
+// Main is hull-guest: it never returns while the machine lives. Where it is not
+// the first process of a machine it ends at once: what it does there to mounts,
+// network devices and cgroups would take a host apart.
 func Main(port string) {
+	if !inMachine(os.Getpid(), "/proc") {
+		fmt.Fprintln(os.Stderr, "hull-guest: runs as the first process of a virtual machine only")
+		os.Exit(1)
+	}
 	err := serve(port)
 	fmt.Fprintln(os.Stderr, "hull-guest:", err)
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) // with -no-reboot the machine ends
+}
+
+// inMachine says whether process pid is the first one on the initramfs that hulld
+// makes, which has nothing at proc; hosts and containers do.
+func inMachine(pid int, proc string) bool {
+	_, err := os.Lstat(proc)
+	return pid == 1 && errors.Is(err, os.ErrNotExist)
 }
 
 func serve(port string) error {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -149,6 +150,9 @@ func openPort(name string) (*os.File, error) {
 	}
 }
 
+// loopback is the index of "lo", the first device of each network namespace.
+const loopback = 1
+
 // moveLinks gives the machine's interfaces a network namespace of their own, so
 // that a container joins one here as it does on a host. They are called
 // hull0, hull1, ... in the order of the devices until they learn their names.
@@ -161,32 +165,35 @@ func moveLinks() error {
 		return err
 	}
 	defer ns.Close()
-	for i, ifc := range devices() {
+	devs, err := devices()
+	if err != nil {
+		return err
+	}
+	for i, ifc := range devs {
 		if err := rtnl.SetLink(ifc, rtnl.Link{Name: fmt.Sprintf("hull%d", i), NS: ns}); err != nil {
 			return err
 		}
 	}
 	return linux.InNetNS(guest.NetNS, func() error {
-		lo, err := net.InterfaceByName("lo")
-		if err != nil {
-			return err
-		}
-		return rtnl.SetLink(lo.Index, rtnl.Link{Up: true})
+		return rtnl.SetLink(loopback, rtnl.Link{Up: true})
 	})
 }
 
 // devices are the indices of network devices, in the order in which the machine
 // has them: virtio-mmio devices are numbered from the last address down.
-func devices() []int {
-	var out []int
-	for i := range 64 {
-		ifc, err := net.InterfaceByIndex(i + 1)
-		if err != nil || ifc.Flags&net.FlagLoopback != 0 || len(ifc.HardwareAddr) != 6 {
-			continue
-		}
-		out = append(out, ifc.Index)
+func devices() ([]int, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list network devices: %w", err)
 	}
-	return out
+	var out []int
+	for _, ifc := range all {
+		if ifc.Flags&net.FlagLoopback == 0 && len(ifc.HardwareAddr) == 6 {
+			out = append(out, ifc.Index)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 // configure sets the interfaces up.
