@@ -118,7 +118,7 @@ func rehearse(ctx context.Context, m *vmm.Machine, c *guest.Client, ended <-chan
 	for i := range slots {
 		conf.Nets = append(conf.Nets, practiceNet(i))
 	}
-	if err := introduce(ctx, c, conf, Spec{Disk: rehearsed}); err != nil {
+	if err := introduce(ctx, c, conf, Spec{Root: rehearsed, Disk: rehearsed}); err != nil {
 		return err
 	}
 	_, st, err := c.Add(ctx, guest.Start{ID: rehearsed, Plan: r.Plan, Container: r.Container})
