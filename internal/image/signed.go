@@ -25,11 +25,15 @@ import (
 // image), with a layer for each signature: the signed document, and the signature
 // in an annotation.
 //
+// cosign from version 3 on: a manifest for each signature that refers to the image,
+// whose only layer is a bundle.
+//
 // notation: a manifest for each signature that refers to the image, whose only
 // layer is the envelope.
 const (
 	typeCosignReferrer = "application/vnd.dev.cosign.artifact.sig.v1+json"
 	annotationCosign   = "dev.cosignproject.cosign/signature"
+	annotationBundle   = "dev.sigstore.bundle.predicateType" // what a bundle says
 	typeNotation       = "application/vnd.cncf.notary.signature"
 	typeJWS            = "application/jose+json"
 	typeCOSE           = "application/cose"
@@ -52,6 +56,7 @@ type signed struct {
 	desc   ocispec.Descriptor
 	bytes  []byte
 	parts  []document
+	refers bool // it is no manifest of several signatures, but refers to the image
 	sigs   []trust.Signature
 }
 
@@ -123,6 +128,9 @@ func (n *notary) remoteSignatures(ctx context.Context, from remotes.Resolver, na
 		if err != nil {
 			return nil, fmt.Errorf("signature %s: %w", d.Digest, err)
 		}
+		if one.format != format {
+			continue // a bundle that says something else
+		}
 		out = append(out, one)
 		if len(signaturesOf(out)) > maxSignatures {
 			return nil, badDocument(of.String(), fmt.Errorf("it has more than %d signatures", maxSignatures))
@@ -138,25 +146,36 @@ func (n *notary) referrers(ctx context.Context, from remotes.Fetcher, of digest.
 	if !ok {
 		return nil, nil
 	}
-	var only []remotes.FetchReferrersOpt
-	switch format {
-	case trust.Cosign:
-		only = append(only, remotes.WithReferrerArtifactTypes(typeCosignReferrer))
-	case trust.Notation:
-		only = append(only, remotes.WithReferrerArtifactTypes(typeNotation))
-	}
+	kinds := map[string][]string{"": {""}, trust.Cosign: {typeCosignReferrer, trust.MediaTypeBundle}, trust.Notation: {typeNotation}}[format]
 	var list []ocispec.Descriptor
-	err := n.s.patient(ctx, func(ctx context.Context) (err error) {
-		list, err = f.FetchReferrers(ctx, of, only...)
-		return err
-	})
-	if err != nil && !errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("list what refers to %s: %w", of, err)
+	for _, kind := range kinds { // a registry that is asked for two may give one
+		var only []remotes.FetchReferrersOpt
+		if kind != "" {
+			only = append(only, remotes.WithReferrerArtifactTypes(kind))
+		}
+		err := n.s.patient(ctx, func(ctx context.Context) error {
+			some, err := f.FetchReferrers(ctx, of, only...)
+			list = append(list, some...)
+			return err
+		})
+		if err != nil && !errdefs.IsNotFound(err) {
+			return nil, fmt.Errorf("list what refers to %s: %w", of, err)
+		}
+	}
+	if format == trust.Cosign {
+		list = slices.DeleteFunc(list, func(d ocispec.Descriptor) bool { return !signs(d.Annotations) })
 	}
 	if len(list) > maxSignatures {
 		return nil, badDocument(of.String(), fmt.Errorf("it has more than %d signatures", maxSignatures))
 	}
 	return list, nil
+}
+
+// signs says whether a bundle signs an image, by what is noted beside it. One without
+// a note may.
+func signs(annotations map[string]string) bool {
+	says, ok := annotations[annotationBundle]
+	return !ok || says == trust.PredicateCosign
 }
 
 // readSigned reads a manifest of signatures and everything of it. Nothing of what
@@ -184,6 +203,11 @@ func readSigned(ctx context.Context, read reader, d ocispec.Descriptor, of diges
 	if m.Subject != nil && m.Subject.Digest != of {
 		return out, badDocument("it", fmt.Errorf("refers to %s", m.Subject.Digest))
 	}
+	out.refers = m.Subject != nil
+	out.desc.ArtifactType, out.desc.Annotations = m.ArtifactType, m.Annotations // for the list of what refers to the image
+	if !signs(m.Annotations) {
+		return out, nil
+	}
 	for _, l := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
 		if err := checkDescriptor(l); err != nil {
 			return out, badDocument("it", err)
@@ -201,6 +225,9 @@ func readSigned(ctx context.Context, read reader, d ocispec.Descriptor, of diges
 		case trust.MediaTypeCosign:
 			out.format = trust.Cosign
 			out.sigs = append(out.sigs, trust.Signature{Format: trust.Cosign, MediaType: trust.MediaTypeCosign, Payload: b, Value: l.Annotations[annotationCosign]})
+		case trust.MediaTypeBundle:
+			out.format = trust.Cosign
+			out.sigs = append(out.sigs, trust.Signature{Format: trust.Cosign, MediaType: l.MediaType, Payload: b})
 		case typeJWS, typeCOSE:
 			out.format = trust.Notation
 			out.sigs = append(out.sigs, trust.Signature{Format: trust.Notation, MediaType: l.MediaType, Payload: b, Annotations: m.Annotations})
@@ -257,9 +284,9 @@ func (n *notary) keepSigned(ctx context.Context, of digest.Digest, list []signed
 }
 
 // slot is a name for a manifest of signatures among those of one image: cosign has
-// one, which grows.
+// one, which grows, beside its bundles.
 func (o signed) slot() string {
-	if o.format == trust.Cosign {
+	if o.format == trust.Cosign && !o.refers {
 		return trust.Cosign
 	}
 	return o.format + "-" + short(o.desc.Digest.Encoded())
@@ -271,7 +298,7 @@ func cosignManifest(earlier []signed, add trust.Signature) (signed, error) {
 	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest}
 	m.SchemaVersion = 2
 	out := signed{format: trust.Cosign}
-	sigs := append(signaturesOf(earlier), add)
+	sigs := slices.DeleteFunc(append(signaturesOf(earlier), add), func(g trust.Signature) bool { return g.MediaType == trust.MediaTypeBundle })
 	var diffs []string
 	for i, g := range sigs {
 		if slices.ContainsFunc(sigs[:i], func(o trust.Signature) bool { return o.Value == g.Value && string(o.Payload) == string(g.Payload) }) {
@@ -324,7 +351,7 @@ func (o *signed) finish(m ocispec.Manifest) error {
 func (n *notary) pushSigned(ctx context.Context, reg registry, named reference.Named, of digest.Digest, list []signed) error {
 	repo := reference.TrimNamed(named)
 	for _, one := range list {
-		if one.format == trust.Cosign {
+		if one.format == trust.Cosign && !one.refers {
 			// Somebody else may have signed it as well.
 			there, err := n.remoteSignatures(ctx, reg, named, of, trust.Cosign)
 			if err != nil {

@@ -17,13 +17,21 @@ import (
 type Signature struct {
 	Format      string            // Cosign or Notation
 	MediaType   string            // of Payload
-	Payload     []byte            // cosign: the signed document; notation: the envelope, which holds it
+	Payload     []byte            // cosign: the signed document; its bundle and notation: the envelope, which holds it
 	Value       string            `json:",omitempty"` // cosign: the signature itself, base64
 	Annotations map[string]string `json:",omitempty"` // notation: what the manifest beside it says
 }
 
 // MediaTypeCosign is the media type of what cosign signs.
 const MediaTypeCosign = "application/vnd.dev.cosign.simplesigning.v1+json"
+
+// MediaTypeBundle is that of sigstore's bundle, which is what cosign makes from version
+// 3 on, and PredicateCosign what a bundle says that signs an image: there are others,
+// with statements about it.
+const (
+	MediaTypeBundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	PredicateCosign = "https://sigstore.dev/cosign/sign/v1"
+)
 
 // Artifact is the document that is signed: a manifest or an index.
 type Artifact struct {

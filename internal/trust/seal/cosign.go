@@ -42,6 +42,9 @@ func cosignChecker(r trust.Rule, artifacts []trust.Artifact) (func(trust.Signatu
 		keys = append(keys, key{f.Name, v})
 	}
 	return func(s trust.Signature) (string, error) {
+		if s.MediaType == trust.MediaTypeBundle {
+			return checkBundle(s, r, keys, artifacts)
+		}
 		raw, err := base64.StdEncoding.DecodeString(s.Value)
 		if err != nil || len(raw) == 0 {
 			return "", errors.New("a signature is not base64")

@@ -113,6 +113,9 @@ func freeze(opt *client.SolveOpt, epoch string) error {
 	for _, e := range opt.Exports {
 		if e.Attrs["rewrite-timestamp"] == "" && e.Type != client.ExporterLocal && e.Type != client.ExporterTar {
 			e.Attrs["rewrite-timestamp"] = "true"
+			if e.Type == "moby" {
+				e.Attrs["unpack"] = "false" // Docker's own builder refuses both; it unpacks for the first container
+			}
 		}
 	}
 	return nil
