@@ -117,6 +117,9 @@ func (t *Table) sets() []*nftables.Set {
 //	output       from the host itself -> publish
 //	postrouting  masquerading
 //	forward      isolation
+//
+// In a rule comes first what is cheapest to see and seldom holds: an address of
+// loopback or a translation before a look into a set.
 func (t *Table) chains() []chain {
 	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority, rules ...[]expr.Any) chain {
 		accept := nftables.ChainPolicyAccept
@@ -135,8 +138,8 @@ func (t *Table) chains() []chain {
 		// published port through 127.0.0.1. It must not let a container reach what
 		// listens on the host's loopback.
 		base("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw,
-			rule(in(expr.MetaKeyIIFNAME, setBridges), addr(loopback4, false), verdict(expr.VerdictDrop)),
-			rule(in(expr.MetaKeyIIFNAME, setBridges), addr(loopback6, false), verdict(expr.VerdictDrop)),
+			rule(addr(loopback4, false), in(expr.MetaKeyIIFNAME, setBridges), verdict(expr.VerdictDrop)),
+			rule(addr(loopback6, false), in(expr.MetaKeyIIFNAME, setBridges), verdict(expr.VerdictDrop)),
 		),
 		// A port published on 127.0.0.1 is for the host alone: a neighbour can send
 		// packets to that address, and a translated one is no longer a martian
@@ -155,13 +158,13 @@ func (t *Table) chains() []chain {
 			rule(family(true), in(expr.MetaKeyIIFNAME, setHidden4), notIn(expr.MetaKeyOIFNAME, setBridges), masquerade()),
 			rule(family(false), in(expr.MetaKeyIIFNAME, setHidden6), notIn(expr.MetaKeyOIFNAME, setBridges), masquerade()),
 			// The answer to 127.0.0.1 would not find its way back.
-			rule(in(expr.MetaKeyOIFNAME, setBridges), addr(loopback4, true), masquerade()),
-			rule(in(expr.MetaKeyOIFNAME, setBridges), addr(loopback6, true), masquerade()),
+			rule(addr(loopback4, true), in(expr.MetaKeyOIFNAME, setBridges), masquerade()),
+			rule(addr(loopback6, true), in(expr.MetaKeyOIFNAME, setBridges), masquerade()),
 			// A container that reaches itself or one of its own network through the
 			// host: the answer would go the short way, past the translation. (By source
 			// address and not by input interface, which a bridged packet has not here.)
-			rule(sourceIn(setHairpin4, true), translated(), masquerade()),
-			rule(sourceIn(setHairpin6, false), translated(), masquerade()),
+			rule(translated(), sourceIn(setHairpin4, true), masquerade()),
+			rule(translated(), sourceIn(setHairpin6, false), masquerade()),
 		),
 		base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter,
 			rule(pairIn(setMembers), verdict(expr.VerdictAccept)),
@@ -170,7 +173,7 @@ func (t *Table) chains() []chain {
 			rule(in(expr.MetaKeyOIFNAME, setInternal), verdict(expr.VerdictDrop)),
 			// Into a network only through a published port: neither from another network
 			// nor by a route to the containers' addresses that a neighbour has set.
-			rule(in(expr.MetaKeyOIFNAME, setBridges), translated(), verdict(expr.VerdictAccept)),
+			rule(translated(), in(expr.MetaKeyOIFNAME, setBridges), verdict(expr.VerdictAccept)),
 			// Or by the container's own address, where the user has said that it is known
 			// outside: what is published, and ICMP.
 			rule(in(expr.MetaKeyOIFNAME, setOpen), verdict(expr.VerdictAccept)),
