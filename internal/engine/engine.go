@@ -38,8 +38,8 @@ type Images interface {
 	OpenImage(ctx context.Context, id, subpath string, ids hull.IDRange) (*os.File, error)
 	// Changes lists what the writable layer changed, sorted by path.
 	Changes(ctx context.Context, id string) ([]hull.Change, error)
-	// Export writes the whole root file system below root as a tar.
-	Export(ctx context.Context, root *os.File, w io.Writer) error
+	// Export writes the whole root file system of a container, which may run, as a tar.
+	Export(ctx context.Context, id string, w io.Writer) error
 	// Commit makes an image of the writable layer of id. conf is the new configuration.
 	Commit(ctx context.Context, id string, c hull.CommitRequest, conf hull.ImageConfig) (imageID string, err error)
 	// Refill makes the writable layer what layer holds, the tar of an image's layer:

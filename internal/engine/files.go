@@ -247,12 +247,7 @@ func (e *copies) Export(ctx context.Context, ref string, w io.Writer) error {
 		return err
 	}
 	defer done()
-	root, err := e.images.Open(ctx, c.ID)
-	if err != nil {
-		return fmt.Errorf("open root of %s: %w", c.Name, err)
-	}
-	defer root.Close()
-	if err := e.images.Export(ctx, root, w); err != nil {
+	if err := e.images.Export(ctx, c.ID, w); err != nil {
 		return fmt.Errorf("export %s: %w", c.Name, err)
 	}
 	e.publish("export", c, nil)

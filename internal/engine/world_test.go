@@ -133,7 +133,7 @@ func (f fimages) OpenImage(context.Context, string, string, hull.IDRange) (*os.F
 func (f fimages) Changes(context.Context, string) ([]hull.Change, error) { return nil, nil }
 func (fimages) Refill(context.Context, string, io.Reader) error          { return nil }
 
-func (f fimages) Export(context.Context, *os.File, io.Writer) error  { return nil }
+func (f fimages) Export(context.Context, string, io.Writer) error    { return nil }
 func (f fimages) Size(context.Context, string) (int64, int64, error) { return 0, 0, nil }
 func (f fimages) Sweep(context.Context, func(string) bool) error     { return nil }
 func (f fimages) Commit(context.Context, string, hull.CommitRequest, hull.ImageConfig) (string, error) {

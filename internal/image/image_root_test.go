@@ -77,7 +77,7 @@ func TestContainerRoot(t *testing.T) {
 	s := service(t)
 	img := build(t, nil,
 		layerTar(t, file{name: "./", mode: 0o751}, file{name: "etc/", mode: 0o711}, file{name: "etc/hosts", body: "mine"}, file{name: "run", typ: tar.TypeSymlink, link: "var/run"}),
-		layerTar(t, file{name: "bin/", mode: 0o755}, file{name: "bin/x", body: "x", mode: 0o4755}))
+		layerTar(t, file{name: "bin/", mode: 0o755}, file{name: "bin/x", body: "x", mode: 0o4755}, file{name: "bin/y", body: "y"}))
 	load(t, s, img, "docker.io/library/r:1")
 	if err := s.Prepare(t.Context(), "c1", resolve(t, s, "r:1"), nil); err != nil {
 		t.Fatal(err)
@@ -110,11 +110,15 @@ func TestContainerRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := s.Export(t.Context(), root, &out); err != nil {
+	if err := s.Export(t.Context(), "c1", &out); err != nil {
 		t.Fatal(err)
 	}
+	// Whoever has it mounted can go on.
+	if err := os.Remove(filepath.Join(dir, "bin/y")); err != nil {
+		t.Errorf("after the export: %v", err)
+	}
 	root.Close()
-	want := []hull.Change{{Path: "/bin", Kind: 0}, {Path: "/bin/x", Kind: 2}, {Path: "/etc", Kind: 0}, {Path: "/etc/new", Kind: 1}}
+	want := []hull.Change{{Path: "/bin", Kind: 0}, {Path: "/bin/x", Kind: 2}, {Path: "/bin/y", Kind: 2}, {Path: "/etc", Kind: 0}, {Path: "/etc/new", Kind: 1}}
 	if list, err := s.Changes(t.Context(), "c1"); err != nil || cmp.Diff(want, list) != "" {
 		t.Errorf("%v, %v", list, err)
 	}

@@ -147,8 +147,23 @@ func (s *boxStore) openBox(id string, b box) (upper *os.File, lower []*os.File, 
 	return open[0], open[1:], done, nil
 }
 
-// Export writes the whole root file system below root as a tar.
-func (s *Service) Export(ctx context.Context, root *os.File, w io.Writer) error {
+// Export writes the whole root file system of a container, which may run, as a tar. The
+// writable layer is shown as one that is not written to: a mount of it with its work
+// directory would empty that, and the one that a container runs on is of no use then.
+func (s *Service) Export(ctx context.Context, id string, w io.Writer) error {
+	b, err := s.mounted(ctx, id)
+	if err != nil {
+		return err
+	}
+	lower, err := s.lower(b)
+	if err != nil {
+		return err
+	}
+	root, err := linux.MountOverlay(linux.Overlay{Lower: append([]string{filepath.Join(s.boxDir(id), "upper")}, lower...), ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("open root file system of container %s: %w", id, err)
+	}
+	defer root.Close()
 	return archive.Pack(ctx, w, root)
 }
 

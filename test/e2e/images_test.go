@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -310,4 +313,23 @@ func tunnel(t *testing.T, w http.ResponseWriter, to string) {
 	_, _ = io.Copy(near, far)
 	_ = near.Close()
 	<-done
+}
+
+// TestReadersLeaveTheContainerWhole: what reads the files of a running container does
+// not take from it what it writes with.
+func TestReadersLeaveTheContainerWhole(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Docker()
+	c.Run("run", "-d", "--name", "busy", "busybox", "sleep", "1000")
+	readers := [][]string{{"export", "-o", filepath.Join(t.TempDir(), "tar"), "busy"}, {"diff", "busy"}, {"commit", "busy", "kept"}, {"cp", "busy:/etc/passwd", "-"}, {"ps", "-s"}}
+	for i, args := range readers {
+		c.Run(args...)
+		// A file of the image's that is written to, one that is removed, a new directory.
+		write := fmt.Sprintf("echo %d >> /etc/passwd && mkdir /usr/%d && rm /bin/%s && tail -n 1 /etc/passwd", i, i, []string{"yes", "xxd", "wc", "who", "watch"}[i])
+		if got := c.Run("exec", "busy", "sh", "-c", write); got != strconv.Itoa(i) {
+			t.Errorf("after %v: %q", args, got)
+		}
+	}
+	c.Run("rm", "-f", "busy")
 }
