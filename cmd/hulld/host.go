@@ -61,6 +61,7 @@ func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, ids
 		RunDir: o.run, Instance: inst.id, Bridge: o.bridge, Store: st, Events: ev.Publish, Log: log, IDs: ids,
 		Update: updatePod(st),
 		Serve:  serveNames,
+		Relink: relink,
 		Change: func(id string, fn func(*hull.NetworkSpec) error) error {
 			return st.UpdateSpec(id, func(s *hull.Spec) error { return fn(&s.Network) })
 		},
@@ -80,9 +81,21 @@ func networkConfig(o options, inst instance, st *store.Store, ev *event.Log, ids
 	return c
 }
 
-// serveNames has a running pod's monitor begin with names. It does nothing for a
-// pod without a monitor.
+// serveNames has a running pod's monitor begin with names.
 func serveNames(ctx context.Context, runDir string) error {
+	return withMonitor(runDir, func(c *monitor.Client) error { return c.Names(ctx) })
+}
+
+// relink has the monitor of a machine look at the pod's networks again.
+func relink(ctx context.Context, runDir string) error {
+	return withMonitor(runDir, func(c *monitor.Client) error {
+		_, _, err := c.Call(ctx, monitor.CallRelink, nil)
+		return err
+	})
+}
+
+// withMonitor speaks with a pod's monitor. It does nothing for a pod without one.
+func withMonitor(runDir string, speak func(*monitor.Client) error) error {
 	c, err := monitor.Dial(runDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -92,7 +105,7 @@ func serveNames(ctx context.Context, runDir string) error {
 	}
 	defer c.Close()
 	c.Listen(monitor.Events{})
-	return c.Names(ctx)
+	return speak(c)
 }
 
 // updatePod changes a pod's status; the container of the same name, where the pod

@@ -26,7 +26,7 @@ func (e *base) podOf(ctx context.Context, c hull.Container, drv driver.Driver) (
 		ID:    c.PodID, Name: c.Name, Created: c.Created, Isolation: s.Isolation, Runtime: s.Runtime, Implicit: true,
 		Hostname: hostnameOf(c), Domainname: s.Domainname, Labels: c.Resolved.Labels,
 		Network: networkOf(c), Namespaces: s.Namespaces, Resources: s.Resources, Sysctls: s.Security.Sysctls,
-		FixedLinks: drv.Info().OnDisk(), OwnStack: slices.Contains(drv.Info().Abilities, driver.AbilityOwnStack),
+		Machine: drv.Info().OnDisk(), OwnStack: slices.Contains(drv.Info().Abilities, driver.AbilityOwnStack),
 	}, err
 }
 

@@ -398,6 +398,12 @@ func (c *Client) push(ctx context.Context, r Request, in io.Reader) error {
 	return err
 }
 
+// Relink has the machine's networks be nets, and changes copies of files.
+func (c *Client) Relink(ctx context.Context, nets []Interface, files []FileChange) error {
+	_, err := c.call(ctx, Request{Op: OpRelink, Nets: &Networks{nets, files}})
+	return err
+}
+
 // Off ends the containers, writes the disk back and ends the machine.
 func (c *Client) Off(ctx context.Context) error {
 	_, err := c.call(ctx, Request{Op: OpOff})

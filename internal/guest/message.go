@@ -18,7 +18,7 @@ import (
 
 // Version of the protocol: guest and monitor are of one build, mostly, but a
 // kernel's initramfs may lie in a cache.
-const Version = 5
+const Version = 6
 
 // Where things are in a guest. The container's file system is mounted in its own
 // mount namespace, as on a host.
@@ -36,6 +36,11 @@ const (
 	ShareDir = "/run/hull/share"
 	// FilesDir is where Container.Files are.
 	FilesDir = "/run/hull/files"
+
+	// BootModules and VLANModules are files in /modules of the initramfs that list
+	// kernel modules: those that are loaded first, and with a second network.
+	BootModules = "order"
+	VLANModules = "vlan"
 
 	// ShareTag, RootSerial and DiskSerial are what the devices are called.
 	ShareTag   = "hull"
@@ -63,6 +68,7 @@ type Request struct {
 	Boot *Boot      `json:",omitempty"`
 	Add  *Container `json:",omitempty"`
 	Lim  *Limits    `json:",omitempty"`
+	Nets *Networks  `json:",omitempty"`
 }
 
 // Operations.
@@ -85,6 +91,7 @@ const (
 	OpCopy   = "copy"   // a path as a tar, on stream Out
 	OpUnpack = "unpack" // a tar into a path, from stream In
 	OpStat   = "stat"
+	OpRelink = "relink"
 	OpReset  = "reset" // back to where no OpBoot has been yet
 	OpOff    = "off"
 )
@@ -103,11 +110,26 @@ type Boot struct {
 	Share    bool // there are directories of the host, by virtio-fs
 }
 
-// Interface is one network interface, in the order of the machine's devices.
+// Networks are what the machine's are now, instead of those before, and files that
+// have changed with them.
+type Networks struct {
+	Nets  []Interface
+	Files []FileChange
+}
+
+// FileChange is a new content of one of Container.Files.
+type FileChange struct {
+	Name   string
+	Data   []byte
+	Append bool // to what the file has, instead
+}
+
+// Interface is one network interface. They share the machine's one device.
 type Interface struct {
 	Name  string
 	Mac   string
 	MTU   int
+	Tag   uint16   // of VLAN, by which its frames are known; 0 = they have none
 	Addrs []string // with prefix length
 	// Routes, those of addresses aside; Dst "" = default.
 	Routes []Route

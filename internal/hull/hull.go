@@ -66,8 +66,8 @@ type Pod struct {
 	Network    NetworkSpec
 	Namespaces Namespaces
 	Users      PodUsers `json:"-"` // decided anew at each start
-	FixedLinks bool     // while it runs it keeps the network interfaces it started with
-	OwnStack   bool     // so does its network stack, unless it has a name server when it starts
+	Machine    bool     // another kernel has a copy of its network interfaces
+	OwnStack   bool     // it has a network stack that keeps the interfaces it started with, unless it has a name server then
 	Resources  Resources
 	Sysctls    map[string]string
 	Status     PodStatus

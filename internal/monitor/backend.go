@@ -34,6 +34,10 @@ type Backend interface {
 	Close() error
 }
 
+// CallRelink is the operation of Backend.Call by which a backend with a copy of the
+// pod's network interfaces learns that they have changed.
+const CallRelink = "relink"
+
 // CreateRequest is a container to make.
 type CreateRequest struct {
 	ID   string

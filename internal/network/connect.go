@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -56,6 +57,8 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 		return s.nameHolder(n, spec, err)
 	}
 	back.Add("give addresses back", func(context.Context) error { e.release(); return nil })
+	// Machines are told last, and after a failure when all is as it was.
+	back.Add("take it from the machine", func(ctx context.Context) error { return s.relink(ctx, a, p) })
 	first := !a.hasNames()
 	leads := !a.hasRoute() || spec.GwPriority > a.priority()
 	if err := e.connect(&slot{dir: a.dir, id: filepath.Base(p.Status.Endpoint.NetNS)}, leads); err != nil {
@@ -80,6 +83,12 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	if err := s.nameLate(ctx, a, p, e, first); err != nil {
 		return err
 	}
+	if err := appendHosts(p, e); err != nil {
+		s.log.Warn("hosts file is not updated", "pod", p.ID, "error", err)
+	}
+	if err := s.relink(ctx, a, p); err != nil {
+		return err
+	}
 	err = s.cfg.Update(p.ID, func(st *hull.PodStatus) error {
 		st.Endpoint.Networks = cloneEndpoints(st.Endpoint.Networks)
 		st.Endpoint.Networks[n.rec.Name] = record
@@ -88,14 +97,22 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	if err != nil {
 		return fmt.Errorf("record connection to network %s: %w", n.rec.Name, err)
 	}
-	if err := appendHosts(p, e); err != nil {
-		s.log.Warn("hosts file is not updated", "pod", p.ID, "error", err)
-	}
 	s.publish(n, "connect", "container", p.ID)
 	return s.wishes().change(p.ID, func(w *hull.NetworkSpec) error {
 		w.Endpoints[n.rec.Name] = spec
 		return nil
 	})
+}
+
+// relink has a pod's machine, where it has one, learn what its networks are now.
+func (s *Service) relink(ctx context.Context, a *attachment, p hull.Pod) error {
+	if !p.Machine || s.cfg.Relink == nil {
+		return nil
+	}
+	if err := s.cfg.Relink(ctx, a.runDir); err != nil {
+		return fmt.Errorf("change the networks of the machine of container %s: %w", a.name, err)
+	}
+	return nil
 }
 
 // setEnds changes a pod's ends for those who look at them.
@@ -227,7 +244,7 @@ func (s *Service) wishes() wishes { return s.cfg.Change }
 
 // Disconnect takes a container off a network. With force, a container that does
 // not exist is no error.
-func (s *Service) Disconnect(_ context.Context, ref, containerID string, force bool) error {
+func (s *Service) Disconnect(ctx context.Context, ref, containerID string, force bool) error {
 	a, p, n, err := s.live(ref, containerID)
 	if err != nil {
 		if force && errdefs.IsNotFound(err) {
@@ -277,6 +294,8 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 			return err
 		}
 	}
+	// One that does not answer is off the network all the same.
+	told := s.relink(ctx, a, p)
 	err = s.cfg.Update(p.ID, func(st *hull.PodStatus) error {
 		st.Endpoint.Networks = maps.Clone(st.Endpoint.Networks)
 		delete(st.Endpoint.Networks, n.rec.Name)
@@ -286,10 +305,10 @@ func (s *Service) Disconnect(_ context.Context, ref, containerID string, force b
 		return fmt.Errorf("record disconnection from network %s: %w", n.rec.Name, err)
 	}
 	s.publish(n, "disconnect", "container", p.ID)
-	return s.wishes().change(p.ID, func(w *hull.NetworkSpec) error {
+	return errors.Join(told, s.wishes().change(p.ID, func(w *hull.NetworkSpec) error {
 		delete(w.Endpoints, n.rec.Name)
 		return nil
-	})
+	}))
 }
 
 // byPriority orders ends as they lead: those that lead anywhere first.
@@ -367,9 +386,6 @@ func (s *Service) live(ref, containerID string) (*attachment, hull.Pod, *network
 	s.mu.Lock()
 	a := s.pods[p.ID]
 	s.mu.Unlock()
-	if a != nil && p.Status.Running && p.FixedLinks {
-		return nil, hull.Pod{}, nil, fmt.Errorf("container %s runs in a machine, whose network interfaces cannot change; stop it first, for its next start: %w", p.Name, errdefs.ErrNotImplemented)
-	}
 	if a != nil && p.Status.Running && p.OwnStack && !a.hasNames() {
 		return nil, hull.Pod{}, nil, fmt.Errorf("container %s runs in a sandbox with a network stack of its own, which keeps the interfaces it started with; stop it first, for its next start: %w", p.Name, errdefs.ErrNotImplemented)
 	}

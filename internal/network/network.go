@@ -93,6 +93,9 @@ type Config struct {
 	// Serve has the monitor of a pod, by its run directory, serve names: a pod that
 	// has come to its first network with names while it ran. nil = nobody does.
 	Serve func(ctx context.Context, runDir string) error
+	// Relink has the machine of a pod, by its run directory, learn what network
+	// interfaces the pod has now. nil = there are no machines.
+	Relink func(ctx context.Context, runDir string) error
 	// Change changes the networks a container asks for, running or not.
 	// errdefs.ErrNotFound. nil = only running containers change networks, until
 	// they stop.

@@ -137,14 +137,14 @@ func (d *Driver) OpenDisk(ctx context.Context, root hull.Rootfs) (_ driver.Files
 	if err != nil {
 		return nil, err
 	}
-	state, memory, err := d.template(ctx, c, 1, nil)
+	state, memory, err := d.template(ctx, c, nil)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootSeconds*time.Second)
 	defer cancel()
 	c.Disks = monitorvm.Disks(root.Block, root.Disk)
-	c.Nets = []vmm.Net{{Mac: monitorvm.SpareMac(0)}}
+	c.Nets = monitorvm.Nets(nil)
 	c.UID = vmm.User(root.Disk)
 	var x *disk
 	err = monitorvm.Boot(ctx, state, func(s string) { d.cfg.Log.Warn(s) }, func(ctx context.Context, restore bool) error {

@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"strings"
 )
 
 // initramfs writes what the guest's kernel starts from: hull-guest as /init, and
-// the modules it loads, in order. It is not compressed: to unpack it would take
+// the modules it loads. It is not compressed: to unpack it would take
 // the guest longer than to copy it takes the host.
-func initramfs(w io.Writer, guest []byte, modules []module) error {
+func initramfs(w io.Writer, guest []byte, lists []moduleList) error {
 	c := &cpio{w: w}
 	for _, d := range []string{"dev", "root", "modules"} {
 		c.entry(d, cpioDir|0o755, nil)
@@ -18,16 +17,24 @@ func initramfs(w io.Writer, guest []byte, modules []module) error {
 	// The kernel opens it for process 1 before anything is mounted.
 	c.node("dev/console", cpioChar|0o600, 5, 1)
 	c.entry("init", cpioFile|0o755, guest)
-	var order strings.Builder
-	for _, m := range modules {
-		c.entry("modules/"+m.name, cpioFile|0o644, m.data)
-		fmt.Fprintln(&order, m.name)
-	}
-	if len(modules) > 0 {
-		c.entry("modules/order", cpioFile|0o644, []byte(order.String()))
+	for _, l := range lists {
+		var names []byte
+		for _, m := range l.modules {
+			c.entry("modules/"+m.name, cpioFile|0o644, m.data)
+			names = fmt.Appendln(names, m.name)
+		}
+		if len(names) > 0 {
+			c.entry("modules/"+l.name, cpioFile|0o644, names)
+		}
 	}
 	c.entry("TRAILER!!!", 0, nil)
 	return c.err
+}
+
+// moduleList is modules that are loaded together, in order.
+type moduleList struct {
+	name    string // guest.BootModules, guest.VLANModules
+	modules []module
 }
 
 // module is a kernel module, uncompressed.

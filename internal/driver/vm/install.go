@@ -158,7 +158,7 @@ func wholeKernel(path string) (Kernel, error) {
 	if err := checkKernel(path); err != nil {
 		return k, fmt.Errorf("install guest kernel: %w", err)
 	}
-	for _, m := range k.Modules {
+	for _, m := range slices.Concat(k.Modules, k.VLAN) {
 		if !filepath.IsLocal(m) || filepath.Base(m) != m {
 			return k, fmt.Errorf("module %q of guest kernel %s is no file name: %w", m, k.Name, errdefs.ErrInvalidArgument)
 		}

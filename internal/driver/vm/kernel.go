@@ -19,6 +19,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"hull/internal/guest"
 	"hull/internal/linux"
 	"hull/internal/vmm"
 )
@@ -34,6 +35,7 @@ type Kernel struct {
 	ACPI    bool     // finds its devices in ACPI tables only
 	Args    []string // of its command line, beside ours
 	Modules []string // file names below modules/, in the order to load
+	VLAN    []string // those that a second network needs beside, loaded with it
 	// VirtioFS: it has the file system by which host directories are shown to it. A
 	// machine with such a device cannot be saved: there are no templates with it.
 	VirtioFS bool
@@ -163,16 +165,19 @@ func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
 	if err := static(g); err != nil {
 		return "", err
 	}
-	var mods []module
+	lists := []moduleList{{name: guest.BootModules}, {name: guest.VLANModules}}
 	h := sha256.New()
 	h.Write(g)
-	for _, name := range k.Modules {
-		b, err := os.ReadFile(filepath.Join(filepath.Dir(k.Path), "modules", filepath.Base(name)))
-		if err != nil {
-			return "", fmt.Errorf("read module of guest kernel; install it again: %w", err)
+	for i, names := range [][]string{k.Modules, k.VLAN} {
+		for _, name := range names {
+			b, err := os.ReadFile(filepath.Join(filepath.Dir(k.Path), "modules", filepath.Base(name)))
+			if err != nil {
+				return "", fmt.Errorf("read module of guest kernel; install it again: %w", err)
+			}
+			h.Write(b)
+			lists[i].modules = append(lists[i].modules, module{filepath.Base(name), b})
 		}
-		h.Write(b)
-		mods = append(mods, module{filepath.Base(name), b})
+		h.Write([]byte(lists[i].name))
 	}
 	path := filepath.Join(d.cfg.Dir, initrdPrefix+hex.EncodeToString(h.Sum(nil)[:12]))
 	if _, err := os.Stat(path); err == nil {
@@ -181,7 +186,7 @@ func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	return path, writeFile(path, func(w io.Writer) error { return initramfs(w, g, mods) })
+	return path, writeFile(path, func(w io.Writer) error { return initramfs(w, g, lists) })
 }
 
 // static refuses a hull-guest that wants a dynamic linker: there is none in the

@@ -36,7 +36,6 @@ type sandbox struct {
 	// Of a sandbox made by this engine: what its template depends on, and the
 	// host's limits.
 	machine vmm.Config
-	slots   int
 	limits  hull.Resources
 
 	mu   sync.Mutex
@@ -79,7 +78,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if len(x.Binds) > 0 {
 		x.VirtioFSD, err = b.d.virtiofsd()
 	} else if practice, err = rehearse(spec); err == nil {
-		x.State, x.Memory, err = b.d.template(ctx, b.machine, b.slots, &practice)
+		x.State, x.Memory, err = b.d.template(ctx, b.machine, &practice)
 	}
 	if err != nil {
 		return nil, err
@@ -104,7 +103,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 		return nil, fmt.Errorf("limit the machine: %w", err)
 	}
 	if x.State != "" {
-		b.d.another(b.machine, b.slots, x.State, x.Memory, practice)
+		b.d.another(b.machine, x.State, x.Memory, practice)
 	}
 	return p, nil
 }

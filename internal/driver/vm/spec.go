@@ -88,6 +88,7 @@ func (b *sandbox) share(m specs.Mount, x *monitorvm.Spec) (specs.Mount, error) {
 			uid, gid = int(sys.Uid), int(sys.Gid)
 		}
 		x.Container.Files = append(x.Container.Files, guest.File{Name: name, Data: data, Mode: uint32(st.Mode().Perm()), UID: uid, GID: gid})
+		x.Copied = append(x.Copied, m.Source)
 		m.Source = filepath.Join(guest.FilesDir, name)
 		return m, nil
 	}

@@ -71,13 +71,13 @@ func (t *templates) close() {
 }
 
 // key names the template of a machine.
-func key(c vmm.Config, slots int) (string, error) {
+func key(c vmm.Config) (string, error) {
 	h := sha256.New()
 	ids, err := identify(c.QEMU, c.Kernel, c.Initrd)
 	if err != nil {
 		return "", err
 	}
-	err = json.NewEncoder(h).Encode([]any{vmm.Layout, guest.Version, ids, c.Accel, c.CPUs, c.Memory, c.Cmdline, c.ACPI, slots})
+	err = json.NewEncoder(h).Encode([]any{vmm.Layout, guest.Version, ids, c.Accel, c.CPUs, c.Memory, c.Cmdline, c.ACPI})
 	return hex.EncodeToString(h.Sum(nil)[:16]), err
 }
 
@@ -206,7 +206,7 @@ func (t *templates) find(key string) (state, memory string) {
 // meanwhile waits: to boot beside the machine that is being made would take
 // longer than to be restored from it. What could not be made is not tried again
 // by this engine. Its machine rehearses r, if that is not nil.
-func (t *templates) get(ctx context.Context, key string, c vmm.Config, slots int, r *monitorvm.Rehearsal) (state, memory string, err error) {
+func (t *templates) get(ctx context.Context, key string, c vmm.Config, r *monitorvm.Rehearsal) (state, memory string, err error) {
 	if state, memory = t.find(key); state != "" {
 		return state, memory, nil
 	}
@@ -220,7 +220,7 @@ func (t *templates) get(ctx context.Context, key string, c vmm.Config, slots int
 		m = &making{done: make(chan struct{})}
 		t.making[key] = m
 		t.wg.Go(func() {
-			m.err = t.make(key, c, slots, r)
+			m.err = t.make(key, c, r)
 			if m.err == nil {
 				t.mu.Lock()
 				delete(t.making, key)
@@ -245,7 +245,7 @@ func (t *templates) get(ctx context.Context, key string, c vmm.Config, slots int
 // make boots a machine with empty disks and saves it in the moment in which it
 // waits to be told who it is. What it has done before, in its rehearsal, it has to
 // do and to keep in memory of its own no more.
-func (t *templates) make(key string, c vmm.Config, slots int, r *monitorvm.Rehearsal) (err error) {
+func (t *templates) make(key string, c vmm.Config, r *monitorvm.Rehearsal) (err error) {
 	ctx, cancel := context.WithTimeout(t.ctx, templateLimit)
 	defer cancel()
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
@@ -262,9 +262,7 @@ func (t *templates) make(key string, c vmm.Config, slots int, r *monitorvm.Rehea
 	}()
 	c.MemoryFile, c.MemoryShared = filepath.Join(tmp, memoryName), true
 	c.Disks = monitorvm.Disks("", "")
-	for i := range slots {
-		c.Nets = append(c.Nets, vmm.Net{Mac: monitorvm.SpareMac(i)})
-	}
+	c.Nets = monitorvm.Nets(nil)
 	c.Name = "hull-template"
 	// Machines open it for writing, though none writes to it (see keepTemplate of vmm).
 	mem, err := os.OpenFile(c.MemoryFile, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -299,7 +297,7 @@ func (t *templates) make(key string, c vmm.Config, slots int, r *monitorvm.Rehea
 		}
 		defer root.Close()
 		defer disk.Close()
-		if err := monitorvm.Rehearse(ctx, m, g, ended, *r, slots, root, disk); err != nil {
+		if err := monitorvm.Rehearse(ctx, m, g, ended, *r, root, disk); err != nil {
 			return err
 		}
 	}

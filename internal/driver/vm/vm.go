@@ -49,7 +49,6 @@ const (
 	guestOverhead = 64 * mib
 	minMemory     = 16 * mib // of a container
 	memoryStep    = 64 * mib // so that limits that are near to each other share a template
-	maxNets       = 2        // what the machine has room for
 	maxCPUs       = 32
 )
 
@@ -176,16 +175,7 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 	if err != nil {
 		return nil, err
 	}
-	conf := monitorvm.Config{Machine: c, Slots: 1, NetNS: s.NetNS, BootSeconds: bootSeconds}
-	nets, taps, err := wire(s.NetNS)
-	if err != nil {
-		return nil, err
-	}
-	defer taps.close()
-	if len(nets) > maxNets {
-		return nil, fmt.Errorf("a virtual machine has room for %d networks, not %d; use --isolation container: %w", maxNets, len(nets), errdefs.ErrInvalidArgument)
-	}
-	conf.Nets, conf.Slots = nets, max(1, len(nets))
+	conf := monitorvm.Config{Machine: c, NetNS: s.NetNS, BootSeconds: bootSeconds}
 	g := d.cg.Group(filepath.Join(d.cfg.CgroupParent, s.ID))
 	if _, err := g.Create(&specs.LinuxResources{}); err != nil { // limited when it has booted, see Add
 		return nil, fmt.Errorf("create cgroup: %w", err)
@@ -198,23 +188,17 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 	if err != nil {
 		return nil, err
 	}
-	p, err := d.start(ctx, s, raw, c, conf.Slots)
+	p, err := d.start(ctx, s, raw, c)
 	if err != nil {
 		return nil, err
 	}
-	back.Add("end monitor", p.Destroy)
-	if len(taps) > 0 {
-		if _, _, err := p.Call(ctx, monitorvm.OpTaps, nil, taps...); err != nil {
-			return nil, fmt.Errorf("connect the machine: %w", err)
-		}
-	}
-	return &sandbox{Pod: p, d: d, kernel: k, group: g, machine: c, slots: conf.Slots, limits: s.Resources}, nil
+	return &sandbox{Pod: p, d: d, kernel: k, group: g, machine: c, limits: s.Resources}, nil
 }
 
 // start starts the pod's monitor, which has its machine already where one was made
 // ahead.
-func (d *Driver) start(ctx context.Context, s driver.SandboxSpec, conf []byte, c vmm.Config, slots int) (*pod.Pod, error) {
-	if k, err := key(c, slots); err == nil && !s.Shares {
+func (d *Driver) start(ctx context.Context, s driver.SandboxSpec, conf []byte, c vmm.Config) (*pod.Pod, error) {
+	if k, err := key(c); err == nil && !s.Shares {
 		if m := d.spares.take(ctx, k); m != nil {
 			return pod.StartIn(d.pods, s, conf, m)
 		}
@@ -326,15 +310,15 @@ func checkKernel(path string) error {
 // template gives the files of a machine's template, which the first machine of a
 // kind waits for. Without one it boots. A template that is made rehearses r, if
 // that is not nil.
-func (d *Driver) template(ctx context.Context, c vmm.Config, slots int, r *monitorvm.Rehearsal) (state, memory string, err error) {
+func (d *Driver) template(ctx context.Context, c vmm.Config, r *monitorvm.Rehearsal) (state, memory string, err error) {
 	if c.QEMU == "" { // a machine that a former engine made
 		return "", "", nil
 	}
-	k, err := key(c, slots)
+	k, err := key(c)
 	if err != nil {
 		return "", "", fmt.Errorf("find template: %w", err)
 	}
-	state, memory, err = d.templates.get(ctx, k, c, slots, r)
+	state, memory, err = d.templates.get(ctx, k, c, r)
 	if ctx.Err() != nil {
 		return "", "", fmt.Errorf("wait for the machine's template: %w", context.Cause(ctx))
 	}
@@ -345,13 +329,13 @@ func (d *Driver) template(ctx context.Context, c vmm.Config, slots int, r *monit
 }
 
 // another has a machine made ahead for the next start of a kind.
-func (d *Driver) another(c vmm.Config, slots int, state, memory string, r monitorvm.Rehearsal) {
-	k, err := key(c, slots)
+func (d *Driver) another(c vmm.Config, state, memory string, r monitorvm.Rehearsal) {
+	k, err := key(c)
 	if err != nil {
 		return // the next start says why
 	}
 	c.Name = "hull-spare"
-	d.spares.want(k, monitorvm.AheadConfig{Machine: c, Slots: slots, State: state, Memory: memory, Rehearsal: r})
+	d.spares.want(k, monitorvm.AheadConfig{Machine: c, State: state, Memory: memory, Rehearsal: r})
 }
 
 // virtiofsd finds the program that shows host directories to machines.

@@ -52,13 +52,13 @@ func serve(port string) error {
 		return fmt.Errorf("set up: %w", err)
 	}
 	_ = linux.CalmSysmon() // where that is refused it wakes as it did
-	if err := loadModules(); err != nil {
+	if err := loadModules(guest.BootModules); err != nil {
 		return err
 	}
 	if err := delegate(); err != nil {
 		return fmt.Errorf("set up cgroups: %w", err)
 	}
-	if err := moveLinks(); err != nil {
+	if err := moveDevice(); err != nil {
 		return fmt.Errorf("set up network: %w", err)
 	}
 	f, err := openPort(port)
@@ -77,12 +77,14 @@ type server struct {
 
 	mu       sync.Mutex
 	booted   bool
-	nets     []guest.Interface // configured
-	dns      []io.Closer       // what serves it
+	dns      []io.Closer // what serves it
 	boxes    map[string]*box
 	procs    map[string]*proc
 	dnsNext  uint32
 	shutdown sync.Once
+
+	linking sync.Mutex
+	nets    []guest.Interface // as they are
 }
 
 // box is a container.
@@ -185,6 +187,8 @@ func (s *server) do(r *guest.Request, st [3]*guest.Stream) (body any, pid int, e
 		return nil, 0, s.freeze(r.ID, r.Op == guest.OpPause)
 	case guest.OpOff:
 		return nil, 0, s.stopAll()
+	case guest.OpRelink:
+		return nil, 0, s.change(r.Nets)
 	case guest.OpReset:
 		return nil, 0, s.reset()
 	}
@@ -222,8 +226,7 @@ func (s *server) boot(b *guest.Boot) (any, int, error) {
 	if err := mountDisks(b); err != nil {
 		return nil, 0, err
 	}
-	s.nets = b.Nets
-	if err := configure(b.Nets); err != nil {
+	if err := s.relink(b.Nets); err != nil {
 		return nil, 0, err
 	}
 	if b.DNS {
@@ -232,6 +235,44 @@ func (s *server) boot(b *guest.Boot) (any, int, error) {
 		}
 	}
 	return describeGuest(), 0, nil
+}
+
+// relink makes the machine's networks nets.
+func (s *server) relink(nets []guest.Interface) error {
+	s.linking.Lock()
+	defer s.linking.Unlock()
+	var err error
+	s.nets, err = relink(s.nets, nets)
+	return err
+}
+
+// change takes other networks, and what comes with them.
+func (s *server) change(n *guest.Networks) error {
+	if n == nil {
+		return fmt.Errorf("no networks: %w", errdefs.ErrInvalidArgument)
+	}
+	if err := s.relink(n.Nets); err != nil {
+		return err
+	}
+	for _, f := range n.Files {
+		flags := os.O_WRONLY | os.O_TRUNC // the file itself is mounted in the container
+		if f.Append {
+			flags = os.O_WRONLY | os.O_APPEND
+		}
+		if err := rewrite(filepath.Join(guest.FilesDir, filepath.Base(f.Name)), flags, f.Data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func rewrite(path string, flags int, data []byte) error {
+	f, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
 }
 
 func (s *server) box(id string) (*box, error) {
@@ -581,14 +622,14 @@ func (s *server) stopAll() error {
 // reset undoes boot: the machine has been somebody for practice only.
 func (s *server) reset() error {
 	s.mu.Lock()
-	dns, nets := s.dns, s.nets
-	s.dns, s.nets = nil, nil
+	dns := s.dns
+	s.dns = nil
 	s.mu.Unlock()
 	var errs []error
 	for _, c := range dns {
 		errs = append(errs, c.Close())
 	}
-	errs = append(errs, s.stopAll(), unconfigure(nets))
+	errs = append(errs, s.stopAll(), s.relink(nil))
 	if err := unix.Unmount(guest.RootDir, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 		errs = append(errs, fmt.Errorf("unmount root file system: %w", err))
 	}

@@ -5,11 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -18,7 +15,6 @@ import (
 
 	"hull/internal/guest"
 	"hull/internal/linux"
-	"hull/internal/linux/rtnl"
 )
 
 // portWait bounds the wait for the agent's port to appear.
@@ -76,17 +72,17 @@ func mount(source, dir, fs string, flags uintptr, data string) error {
 	return nil
 }
 
-// loadModules loads what the kernel does not have built in, in the order of
-// /modules/order. A module that is not there is in the kernel, or will be missed.
-func loadModules() error {
-	list, err := os.ReadFile("/modules/order")
+// loadModules loads what the kernel does not have built in, in the order of the list
+// /modules/list. A module that is not there is in the kernel, or will be missed.
+func loadModules(list string) error {
+	b, err := os.ReadFile(filepath.Join("/modules", list))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	for name := range strings.FieldsSeq(string(list)) {
+	for name := range strings.FieldsSeq(string(b)) {
 		f, err := os.Open(filepath.Join("/modules", filepath.Base(name)))
 		if err != nil {
 			return err
@@ -148,144 +144,6 @@ func openPort(name string) (*os.File, error) {
 			return nil, fmt.Errorf("no virtio-serial port %s: the kernel has no virtio_console, or the machine no such device", name)
 		}
 	}
-}
-
-// loopback is the index of "lo", the first device of each network namespace.
-const loopback = 1
-
-// moveLinks gives the machine's interfaces a network namespace of their own, so
-// that a container joins one here as it does on a host. They are called
-// hull0, hull1, ... in the order of the devices until they learn their names.
-func moveLinks() error {
-	if err := linux.NewNetNS(guest.NetNS); err != nil {
-		return fmt.Errorf("make network namespace: %w", err)
-	}
-	ns, err := os.Open(guest.NetNS)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	devs, err := devices()
-	if err != nil {
-		return err
-	}
-	for i, ifc := range devs {
-		if err := rtnl.SetLink(ifc, rtnl.Link{Name: fmt.Sprintf("hull%d", i), NS: ns}); err != nil {
-			return err
-		}
-	}
-	return linux.InNetNS(guest.NetNS, func() error {
-		return rtnl.SetLink(loopback, rtnl.Link{Up: true})
-	})
-}
-
-// devices are the indices of network devices, in the order in which the machine
-// has them: virtio-mmio devices are numbered from the last address down.
-func devices() ([]int, error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("list network devices: %w", err)
-	}
-	var out []int
-	for _, ifc := range all {
-		if ifc.Flags&net.FlagLoopback == 0 && len(ifc.HardwareAddr) == 6 {
-			out = append(out, ifc.Index)
-		}
-	}
-	slices.Sort(out)
-	return out, nil
-}
-
-// configure sets the interfaces up.
-func configure(nets []guest.Interface) error {
-	if len(nets) == 0 {
-		return nil
-	}
-	return linux.InNetNS(guest.NetNS, func() error {
-		for i, n := range nets {
-			if err := configureOne(fmt.Sprintf("hull%d", i), n); err != nil {
-				return fmt.Errorf("interface %s: %w", n.Name, err)
-			}
-		}
-		return nil
-	})
-}
-
-// unconfigure is the reverse of configure.
-func unconfigure(nets []guest.Interface) error {
-	if len(nets) == 0 {
-		return nil
-	}
-	return linux.InNetNS(guest.NetNS, func() error {
-		for i, n := range nets {
-			ifc, err := net.InterfaceByName(n.Name)
-			if err != nil {
-				return err
-			}
-			for _, a := range n.Addrs {
-				p, err := netip.ParsePrefix(a)
-				if err == nil {
-					err = rtnl.DelAddr(ifc.Index, p)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			// Its routes go with the link.
-			if err := rtnl.SetLink(ifc.Index, rtnl.Link{Down: true}); err != nil {
-				return err
-			}
-			if err := rtnl.SetLink(ifc.Index, rtnl.Link{Name: fmt.Sprintf("hull%d", i)}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-func configureOne(device string, n guest.Interface) error {
-	ifc, err := net.InterfaceByName(device)
-	if err != nil {
-		return fmt.Errorf("no such device in the machine (does the kernel have virtio_net?): %w", err)
-	}
-	mac, err := net.ParseMAC(n.Mac)
-	if err != nil {
-		return err
-	}
-	// Without it an IPv6 address could not be used for a second.
-	_ = writeFile("/proc/sys/net/ipv6/conf/"+device+"/accept_dad", "0")
-	if err := rtnl.SetLink(ifc.Index, rtnl.Link{Name: n.Name, Mac: mac, MTU: n.MTU}); err != nil {
-		return err
-	}
-	if err := rtnl.SetLink(ifc.Index, rtnl.Link{Up: true}); err != nil {
-		return err
-	}
-	for _, a := range n.Addrs {
-		p, err := netip.ParsePrefix(a)
-		if err != nil {
-			return err
-		}
-		if err := rtnl.AddAddr(ifc.Index, p); err != nil {
-			return err
-		}
-	}
-	for _, r := range n.Routes {
-		t := rtnl.Route{Index: ifc.Index, OnLink: r.OnLink}
-		if r.Dst != "" {
-			if t.Dst, err = netip.ParsePrefix(r.Dst); err != nil {
-				return err
-			}
-		}
-		if r.Gateway != "" {
-			if t.Gateway, err = netip.ParseAddr(r.Gateway); err != nil {
-				return err
-			}
-		}
-		if err := rtnl.AddRoute(t); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // uniquify makes this machine differ from every other one of its template, before

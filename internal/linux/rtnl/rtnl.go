@@ -124,6 +124,32 @@ func SetLink(index int, l Link) error {
 	return nil
 }
 
+// AddVLAN makes an interface of the frames with a tag that come in at another one. It
+// gets the name, the address and the MTU of l.
+func AddVLAN(parent int, tag uint16, l Link) error {
+	r := newRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, link(0, 0, 0)...)
+	r.str(unix.IFLA_IFNAME, l.Name)
+	r.attr(unix.IFLA_ADDRESS, l.Mac)
+	r.u32(unix.IFLA_MTU, uint32(l.MTU))
+	r.u32(unix.IFLA_LINK, uint32(parent))
+	r.nest(unix.IFLA_LINKINFO, func() {
+		r.str(unix.IFLA_INFO_KIND, "vlan")
+		r.nest(unix.IFLA_INFO_DATA, func() { r.attr(unix.IFLA_VLAN_ID, binary.NativeEndian.AppendUint16(nil, tag)) })
+	})
+	if err := r.do(); err != nil {
+		return fmt.Errorf("add interface %s: %w", l.Name, err)
+	}
+	return nil
+}
+
+// DelLink removes an interface.
+func DelLink(index int) error {
+	if err := newRequest(unix.RTM_DELLINK, 0, link(index, 0, 0)...).do(); err != nil {
+		return fmt.Errorf("remove interface %d: %w", index, err)
+	}
+	return nil
+}
+
 // AddAddr gives an interface an address. IPv6 ones are used at once, without
 // looking for a duplicate.
 func AddAddr(index int, p netip.Prefix) error {
@@ -169,6 +195,21 @@ type Route struct {
 
 // AddRoute adds a route to the main table.
 func AddRoute(t Route) error {
+	if err := changeRoute(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, t); err != nil {
+		return fmt.Errorf("add route to %s through %s: %w", t.Dst, t.Gateway, err)
+	}
+	return nil
+}
+
+// DelRoute removes a route from the main table.
+func DelRoute(t Route) error {
+	if err := changeRoute(unix.RTM_DELROUTE, 0, t); err != nil {
+		return fmt.Errorf("remove route to %s through %s: %w", t.Dst, t.Gateway, err)
+	}
+	return nil
+}
+
+func changeRoute(kind, flags uint16, t Route) error {
 	b := make([]byte, unix.SizeofRtMsg)
 	b[0] = family(t.Gateway)
 	if !t.Gateway.IsValid() {
@@ -182,7 +223,7 @@ func AddRoute(t Route) error {
 	if t.Dst.IsValid() {
 		b[1] = byte(t.Dst.Bits())
 	}
-	r := newRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b...)
+	r := newRequest(kind, flags, b...)
 	if t.Dst.IsValid() && t.Dst.Bits() > 0 {
 		r.attr(unix.RTA_DST, t.Dst.Addr().AsSlice())
 	}
@@ -190,10 +231,7 @@ func AddRoute(t Route) error {
 		r.attr(unix.RTA_GATEWAY, t.Gateway.AsSlice())
 	}
 	r.u32(unix.RTA_OIF, uint32(t.Index))
-	if err := r.do(); err != nil {
-		return fmt.Errorf("add route to %s through %s: %w", t.Dst, t.Gateway, err)
-	}
-	return nil
+	return r.do()
 }
 
 func family(a netip.Addr) byte {
@@ -202,66 +240,3 @@ func family(a netip.Addr) byte {
 	}
 	return unix.AF_INET6
 }
-
-func tc(index int, handle, parent, info uint32) []byte {
-	b := make([]byte, 20)
-	b[0] = unix.AF_UNSPEC
-	binary.NativeEndian.PutUint32(b[4:], uint32(index))
-	binary.NativeEndian.PutUint32(b[8:], handle)
-	binary.NativeEndian.PutUint32(b[12:], parent)
-	binary.NativeEndian.PutUint32(b[16:], info)
-	return b
-}
-
-const (
-	tcIngress       = 0xfffffff1 // TC_H_INGRESS
-	ingressHandle   = 0xffff0000
-	mirredRedir     = 1 // TCA_EGRESS_REDIR
-	actStolen       = 4 // TC_ACT_STOLEN
-	tcaKind         = 1
-	tcaOptions      = 2
-	u32Sel          = 5
-	u32Act          = 7
-	actKind         = 1
-	actOptions      = 2
-	mirredParms     = 2
-	selTerminal     = 1 // TC_U32_TERMINAL
-	redirectPrio    = 1
-	mirredParmsSize = 28
-)
-
-// Redirect hands every packet that comes in at interface from to interface to,
-// as if it were sent there: with one in each direction, the two are one wire.
-func Redirect(from, to int) error {
-	q := newRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, tc(from, ingressHandle, tcIngress, 0)...)
-	q.str(tcaKind, "ingress")
-	if err := q.do(); err != nil {
-		return fmt.Errorf("add ingress queue to interface %d: %w", from, err)
-	}
-	info := uint32(redirectPrio)<<16 | uint32(htons(unix.ETH_P_ALL))
-	f := newRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, tc(from, 0, ingressHandle, info)...)
-	f.str(tcaKind, "u32")
-	f.nest(tcaOptions, func() {
-		sel := make([]byte, 16+16) // struct tc_u32_sel with one key that matches all
-		sel[0], sel[2] = selTerminal, 1
-		f.attr(u32Sel, sel)
-		f.nest(u32Act, func() {
-			f.nest(1, func() {
-				f.str(actKind, "mirred")
-				f.nest(actOptions, func() {
-					p := make([]byte, mirredParmsSize) // struct tc_mirred
-					binary.NativeEndian.PutUint32(p[8:], actStolen)
-					binary.NativeEndian.PutUint32(p[20:], mirredRedir)
-					binary.NativeEndian.PutUint32(p[24:], uint32(to))
-					f.attr(mirredParms, p)
-				})
-			})
-		})
-	})
-	if err := f.do(); err != nil {
-		return fmt.Errorf("redirect interface %d to %d: %w", from, to, err)
-	}
-	return nil
-}
-
-func htons(v uint16) uint16 { return v<<8 | v>>8 }

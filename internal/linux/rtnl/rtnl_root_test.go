@@ -66,9 +66,6 @@ func TestLinkRoot(t *testing.T) {
 				return err
 			}
 		}
-		if err := Redirect(a.Index, b.Index); err != nil {
-			return err
-		}
 		got, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err

@@ -18,7 +18,6 @@ import (
 // AheadConfig is a machine that is made before there is a pod for it.
 type AheadConfig struct {
 	Machine       vmm.Config // without disks, nets, share and template
-	Slots         int        // network devices
 	State, Memory string     // of its template
 	Rehearsal     Rehearsal
 }
@@ -62,9 +61,7 @@ func Ahead(ctx context.Context, conf []byte, files []*os.File) (_ any, err error
 	defer st.Close()
 	c := a.Machine
 	c.Incoming, c.MemoryFile, c.Disks = true, a.Memory, Disks("", "")
-	for i := range a.Slots {
-		c.Nets = append(c.Nets, vmm.Net{Mac: SpareMac(i)})
-	}
+	c.Nets = Nets(nil)
 	c.UID = vmm.User(fmt.Sprintf("ahead %d", os.Getpid()))
 	m, err := vmm.Start(ctx, c, vmm.Files{State: st})
 	if err != nil {
@@ -91,7 +88,7 @@ func Ahead(ctx context.Context, conf []byte, files []*os.File) (_ any, err error
 	}); err != nil {
 		return nil, err
 	}
-	if err := Rehearse(ctx, m, b.c, ended, a.Rehearsal, a.Slots, files[aheadRoot], files[aheadDisk]); err != nil {
+	if err := Rehearse(ctx, m, b.c, ended, a.Rehearsal, files[aheadRoot], files[aheadDisk]); err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -99,10 +96,10 @@ func Ahead(ctx context.Context, conf []byte, files []*os.File) (_ any, err error
 
 // Rehearse runs r in a machine that is nobody's, with the disks root and disk, and
 // leaves the guest as if there had been none. ended tells of the end of its program.
-func Rehearse(ctx context.Context, m *vmm.Machine, c *guest.Client, ended <-chan guest.Exited, r Rehearsal, slots int, root, disk *os.File) error {
+func Rehearse(ctx context.Context, m *vmm.Machine, c *guest.Client, ended <-chan guest.Exited, r Rehearsal, root, disk *os.File) error {
 	err := plug(ctx, m, root, disk)
 	if err == nil {
-		err = rehearse(ctx, m, c, ended, r, slots)
+		err = rehearse(ctx, m, c, ended, r)
 	}
 	if err == nil {
 		err = plug(ctx, m, nil, nil)
@@ -113,12 +110,8 @@ func Rehearse(ctx context.Context, m *vmm.Machine, c *guest.Client, ended <-chan
 	return nil
 }
 
-func rehearse(ctx context.Context, m *vmm.Machine, c *guest.Client, ended <-chan guest.Exited, r Rehearsal, slots int) error {
-	conf := Config{Hostname: rehearsed, NetNS: rehearsed} // whose resolver nobody asks
-	for i := range slots {
-		conf.Nets = append(conf.Nets, practiceNet(i))
-	}
-	if err := introduce(ctx, c, conf, Spec{Root: rehearsed, Disk: rehearsed}); err != nil {
+func rehearse(ctx context.Context, m *vmm.Machine, c *guest.Client, ended <-chan guest.Exited, r Rehearsal) error {
+	if err := introduce(ctx, c, rehearsed, []Net{practiceNet()}, Spec{Root: rehearsed, Disk: rehearsed}); err != nil {
 		return err
 	}
 	_, st, err := c.Add(ctx, guest.Start{ID: rehearsed, Plan: r.Plan, Container: r.Container})
@@ -173,10 +166,8 @@ func (b *backend) adopt(ctx context.Context, s Spec) error {
 	if err := plug(ctx, b.m, files[aheadRoot], files[aheadDisk]); err != nil {
 		return err
 	}
-	for i, t := range b.taps {
-		if err := b.m.PlugNet(ctx, i, t); err != nil {
-			return fmt.Errorf("connect the network: %w", err)
-		}
+	if err := b.plugNet(ctx); err != nil {
+		return err
 	}
 	return b.introduce(ctx, s)
 }
@@ -193,10 +184,10 @@ func plug(ctx context.Context, m *vmm.Machine, disks ...*os.File) error {
 
 // practiceNet is a network that leads nowhere, with addresses of both kinds that are for
 // documentation (RFC 5737, RFC 3849).
-func practiceNet(i int) Net {
+func practiceNet() Net {
 	return Net{
-		Name: fmt.Sprintf("eth%d", i), Mac: SpareMac(i), MTU: 1500,
-		Addrs:  []string{fmt.Sprintf("192.0.2.%d/28", 16*i+2), fmt.Sprintf("2001:db8:%d::2/64", i)},
-		Routes: []guest.Route{{Gateway: fmt.Sprintf("192.0.2.%d", 16*i+1)}},
+		Name: "eth0", Mac: deviceMac, MTU: 1500,
+		Addrs:  []string{"192.0.2.2/24", "2001:db8::2/64"},
+		Routes: []guest.Route{{Gateway: "192.0.2.1"}},
 	}
 }

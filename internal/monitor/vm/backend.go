@@ -39,8 +39,12 @@ type backend struct {
 	pod  monitor.BackendPod
 	conf Config
 
+	linking sync.Mutex // held while the machine boots, too
+	links   links
+	plugged bool // the machine's network device is the tap's other end
+	copied  []copied
+
 	mu      sync.Mutex
-	taps    []*os.File
 	m       *vmm.Machine
 	c       *guest.Client
 	made    bool
@@ -60,6 +64,7 @@ func New(p monitor.BackendPod) (monitor.Backend, error) {
 	if err := json.Unmarshal(p.Config, &b.conf); err != nil {
 		return nil, fmt.Errorf("decode configuration: %w", err)
 	}
+	b.links.netns = b.conf.NetNS
 	return b, nil
 }
 
@@ -106,6 +111,12 @@ func (b *backend) Create(ctx context.Context, r monitor.CreateRequest) (_ monito
 // its network: the one that waits for it, else one restored where there is a
 // template.
 func (b *backend) boot(ctx context.Context, s Spec) error {
+	b.linking.Lock()
+	defer b.linking.Unlock()
+	if err := b.links.update(); err != nil {
+		return fmt.Errorf("connect the machine: %w", err)
+	}
+	b.copied = copies(s)
 	if b.ahead {
 		b.ahead = false
 		err := b.adopt(ctx, s)
@@ -170,7 +181,7 @@ func (b *backend) introduce(ctx context.Context, s Spec) error {
 	if err := b.limit(b.m.Pid); err != nil {
 		return err
 	}
-	if err := introduce(ctx, b.c, b.conf, s); err != nil {
+	if err := introduce(ctx, b.c, b.conf.Hostname, b.links.nets, s); err != nil {
 		return b.m.Explain(fmt.Errorf("boot the guest with kernel %s (hulld --vm-kernel FILE takes another): %w", b.conf.Machine.Kernel, err))
 	}
 	go keepTime(b.m, b.c)
@@ -194,13 +205,13 @@ func keepTime(m *vmm.Machine, c *guest.Client) {
 	}
 }
 
-func introduce(ctx context.Context, c *guest.Client, conf Config, s Spec) error {
+func introduce(ctx context.Context, c *guest.Client, hostname string, nets []Net, s Spec) error {
 	seed := make([]byte, 64)
 	if _, err := unix.Getrandom(seed, 0); err != nil {
 		return fmt.Errorf("seed for the guest: %w", err)
 	}
 	_, err := c.Boot(ctx, guest.Boot{
-		Now: time.Now().UnixNano(), Seed: seed, Hostname: conf.Hostname, Nets: conf.Nets, DNS: conf.NetNS != "",
+		Now: time.Now().UnixNano(), Seed: seed, Hostname: hostname, Nets: nets, DNS: true,
 		Root: s.Root != "", Disk: s.Disk != "", Share: len(s.Binds) > 0,
 	})
 	return err
@@ -209,7 +220,10 @@ func introduce(ctx context.Context, c *guest.Client, conf Config, s Spec) error 
 // start runs QEMU.
 func (b *backend) start(ctx context.Context, s Spec) (*vmm.Machine, error) {
 	c := b.conf.Machine
-	f := vmm.Files{Taps: b.taps}
+	var f vmm.Files
+	if b.plugged = b.links.tap != nil; b.plugged {
+		f.Taps = []*os.File{b.links.tap}
+	}
 	if s.State != "" {
 		st, err := os.Open(s.State)
 		if err != nil {
@@ -220,12 +234,7 @@ func (b *backend) start(ctx context.Context, s Spec) (*vmm.Machine, error) {
 	}
 	// The same devices in the same order as in the template.
 	c.Disks = Disks(s.Root, s.Disk)
-	for i, n := range b.conf.Nets {
-		c.Nets = append(c.Nets, vmm.Net{Mac: n.Mac, Tap: i < len(b.taps)})
-	}
-	for i := len(c.Nets); i < b.conf.Slots; i++ {
-		c.Nets = append(c.Nets, vmm.Net{Mac: SpareMac(i)})
-	}
+	c.Nets = Nets(b.links.tap)
 	c.UID = vmm.User(b.pod.Dir)
 	if len(s.Binds) > 0 {
 		share := filepath.Join(b.pod.Dir, shareName)
@@ -257,8 +266,11 @@ func Disks(root, disk string) []vmm.Disk {
 	}
 }
 
-// SpareMac is the address of network device i as long as it is connected to nothing.
-func SpareMac(i int) string { return fmt.Sprintf("02:68:75:6c:6c:%02x", i) }
+// deviceMac is the network device's address as long as it is nobody's.
+const deviceMac = "02:68:75:6c:6c:00"
+
+// Nets is a machine's network device, connected to tap, nil = to nothing yet.
+func Nets(tap *os.File) []vmm.Net { return []vmm.Net{{Mac: deviceMac, Tap: tap != nil}} }
 
 // makeShare makes what is mounted over: a directory or a file for each bind.
 func (b *backend) makeShare(dir string, binds []Bind) error {
@@ -334,8 +346,8 @@ func (b *backend) limit(pid int) error {
 
 // Call implements monitor.Backend.
 func (b *backend) Call(ctx context.Context, op string, body []byte, files []*os.File) ([]byte, []*os.File, error) {
-	if op == OpTaps {
-		return nil, nil, b.takeTaps(files)
+	if op == monitor.CallRelink {
+		return nil, nil, b.relink(ctx)
 	}
 	b.mu.Lock()
 	c, m := b.c, b.m
@@ -404,17 +416,45 @@ func archive(ctx context.Context, c *guest.Client, op string, body []byte, f *os
 	return c.Unpack(ctx, p.ID, p.Path, p.Owner, p.KeepKinds, f)
 }
 
-// takeTaps keeps duplicates: the monitor closes what it was given.
-func (b *backend) takeTaps(files []*os.File) error {
+// relink has the machine's networks be what the pod's are now, and its copies of
+// files what they are on the host: names and their servers change with networks.
+func (b *backend) relink(ctx context.Context) error {
+	b.linking.Lock()
+	defer b.linking.Unlock()
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, f := range files {
-		fd, err := unix.FcntlInt(uintptr(linux.FD(f)), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return os.NewSyscallError("fcntl", err)
-		}
-		b.taps = append(b.taps, os.NewFile(uintptr(fd), "tap"))
+	c := b.c
+	b.mu.Unlock()
+	if c == nil {
+		return nil // a machine sees them when it boots
 	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	if err := b.links.update(); err != nil {
+		return fmt.Errorf("connect the machine: %w", err)
+	}
+	if err := b.plugNet(ctx); err != nil {
+		return err
+	}
+	changed, err := renewed(b.copied)
+	if err != nil {
+		return err
+	}
+	if err := c.Relink(ctx, b.links.nets, changed); err != nil {
+		return fmt.Errorf("tell the machine of its networks: %w", err)
+	}
+	return nil
+}
+
+// plugNet connects the network device of a running machine, which was connected to
+// nothing.
+func (b *backend) plugNet(ctx context.Context) error {
+	if b.plugged || b.links.tap == nil {
+		return nil
+	}
+	if err := b.m.PlugNet(ctx, 0, b.links.tap); err != nil {
+		return fmt.Errorf("connect the network: %w", err)
+	}
+	b.plugged = true
 	return nil
 }
 
@@ -449,14 +489,15 @@ func (b *backend) Close() error {
 // kill ends the machine at once and gives back what it had.
 func (b *backend) kill() {
 	b.mu.Lock()
-	m, taps := b.m, b.taps
-	b.taps = nil
+	m := b.m
 	b.mu.Unlock()
 	if m != nil {
 		m.Kill()
 		<-m.Done()
 	}
-	linux.CloseAll(taps)
+	b.linking.Lock()
+	defer b.linking.Unlock()
+	b.links.close()
 }
 
 // lost tells every process that the machine has gone.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 const (
@@ -19,7 +21,8 @@ const (
 // Boot starts a machine with try: restored where there is a template, whose device
 // state is the file state, booted else. A template that QEMU refuses is removed, so
 // that another is made; so is one whose guest does not answer in time, but that may
-// be the host's doing, and it gets another chance before.
+// be the host's doing, and it gets another chance before. What the guest's kernel
+// cannot do (errdefs.ErrNotImplemented) is not the template's fault.
 func Boot(ctx context.Context, state string, warn func(string), try func(ctx context.Context, restore bool) error) error {
 	late := true
 	for i := 0; state != "" && late && i < restores; i++ {
@@ -27,7 +30,7 @@ func Boot(ctx context.Context, state string, warn func(string), try func(ctx con
 		err := try(limited, true)
 		late = limited.Err() != nil
 		cancel()
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errdefs.IsNotImplemented(err) {
 			return err
 		}
 		warn(fmt.Sprintf("a machine cannot be restored from its template (try %d): %v", i+1, err))

@@ -18,9 +18,7 @@ const Name = "vm"
 type Config struct {
 	Machine     vmm.Config // without disks, nets, share and template
 	Hostname    string
-	NetNS       string   // where the pod's name server is, "" = none
-	Nets        []Net    // in order; their taps come with Call(OpTaps)
-	Slots       int      // network devices that the template has
+	NetNS       string   // the pod's network namespace
 	Cgroups     []string // directories whose cgroup.procs QEMU is written to
 	BootSeconds int      // how long a guest may take until it answers
 }
@@ -35,6 +33,9 @@ type Spec struct {
 	Root      string // the image's file system, a block image
 	Disk      string // the writable one
 	Binds     []Bind
+	// Copied says where the content of Container.Files comes from, in their order: a
+	// file that is another one later is copied again.
+	Copied []string
 	// VirtioFSD is the program that shows Binds to the guest.
 	VirtioFSD string
 	// State is a template's device state, and Memory its memory; "" = boot.
@@ -78,7 +79,6 @@ type Exec struct {
 
 // Operations of Call. The body is JSON where there is one.
 const (
-	OpTaps   = "taps"   // files: one tap for each of Config.Nets
 	OpPause  = "pause"  // body: container id
 	OpResume = "resume" // body: container id
 	OpStats  = "stats"  // body: container id; reply: Sample
