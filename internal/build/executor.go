@@ -137,7 +137,7 @@ func (e *executor) Run(ctx context.Context, id string, root bk.Mount, mounts []b
 
 	pod := hull.Pod{
 		ID: st.id, Name: "build step", Isolation: info.Name, Implicit: true, Hostname: c.Spec.Hostname, Network: c.Spec.Network, Resources: c.Spec.Resources,
-		FixedLinks: info.OnDisk(), OwnStack: slices.Contains(info.Abilities, driver.AbilityOwnStack),
+		Machine: info.OnDisk(), OwnStack: slices.Contains(info.Abilities, driver.AbilityOwnStack),
 	}
 	if pod.Users, err = e.parts.Users(ctx, c); err != nil {
 		return nil, fmt.Errorf("user namespace of the step: %w", err)

@@ -58,7 +58,7 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	}
 	back.Add("give addresses back", func(context.Context) error { e.release(); return nil })
 	// Machines are told last, and after a failure when all is as it was.
-	back.Add("take it from the machine", func(ctx context.Context) error { return s.relink(ctx, a, p) })
+	back.Add("take it from the machine", func(ctx context.Context) error { return s.cfg.relink(ctx, a, p) })
 	first := !a.hasNames()
 	leads := !a.hasRoute() || spec.GwPriority > a.priority()
 	if err := e.connect(&slot{dir: a.dir, id: filepath.Base(p.Status.Endpoint.NetNS)}, leads); err != nil {
@@ -86,7 +86,7 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	if err := appendHosts(p, e); err != nil {
 		s.log.Warn("hosts file is not updated", "pod", p.ID, "error", err)
 	}
-	if err := s.relink(ctx, a, p); err != nil {
+	if err := s.cfg.relink(ctx, a, p); err != nil {
 		return err
 	}
 	err = s.cfg.Update(p.ID, func(st *hull.PodStatus) error {
@@ -105,11 +105,11 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 }
 
 // relink has a pod's machine, where it has one, learn what its networks are now.
-func (s *Service) relink(ctx context.Context, a *attachment, p hull.Pod) error {
-	if !p.Machine || s.cfg.Relink == nil {
+func (c Config) relink(ctx context.Context, a *attachment, p hull.Pod) error {
+	if !p.Machine || c.Relink == nil {
 		return nil
 	}
-	if err := s.cfg.Relink(ctx, a.runDir); err != nil {
+	if err := c.Relink(ctx, a.runDir); err != nil {
 		return fmt.Errorf("change the networks of the machine of container %s: %w", a.name, err)
 	}
 	return nil
@@ -295,7 +295,7 @@ func (s *Service) Disconnect(ctx context.Context, ref, containerID string, force
 		}
 	}
 	// One that does not answer is off the network all the same.
-	told := s.relink(ctx, a, p)
+	told := s.cfg.relink(ctx, a, p)
 	err = s.cfg.Update(p.ID, func(st *hull.PodStatus) error {
 		st.Endpoint.Networks = maps.Clone(st.Endpoint.Networks)
 		delete(st.Endpoint.Networks, n.rec.Name)
