@@ -640,6 +640,39 @@ func TestConnectCutShort(t *testing.T) {
 	w.detach(a)
 }
 
+// TestLeadAfterRestart: which network leads outside, and has the ports, is what it was
+// before a restart, whatever the order of connections.
+func TestLeadAfterRestart(t *testing.T) {
+	require.Root(t)
+	w := newWorld(t)
+	ctx := context.Background()
+	colours := []string{"red", "blue", "green", "black"}
+	for _, name := range colours {
+		_, _, err := w.s.Create(ctx, hull.Network{Name: name, EnableIPv4: true})
+		must(t, err)
+	}
+	a := w.attach("a", publishing(port("8080", 80, "")))
+	serve(t, a.ns(), "tcp", ":80")
+	serve(t, w.lan, "tcp", ":7")
+	for _, name := range colours {
+		must(t, w.s.Connect(ctx, name, a.pod.ID, hull.EndpointSpec{}))
+	}
+	for _, name := range append([]string{"bridge"}, colours[:3]...) {
+		// The kernel says which one leads; it must not be left without.
+		must(t, w.s.Disconnect(ctx, name, a.pod.ID, false))
+		wantSeen(t, a.ns(), "tcp", lanIP4+":7", hostIP4)
+		wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
+		p, err := w.pod(a.pod.ID)
+		must(t, err)
+		w.crash()
+		a.release, err = w.s.Reattach(ctx, p, a.dir)
+		must(t, err)
+		must(t, w.s.Sweep(ctx, func(id string) bool { return id == a.pod.ID }))
+		wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
+	}
+	w.detach(a)
+}
+
 // What a container is connected to outlives its run, and one that does not run
 // can be connected too.
 func TestConnectStopped(t *testing.T) {

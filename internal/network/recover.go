@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
 
 	"hull/internal/hull"
 	"hull/internal/network/firewall"
@@ -58,11 +59,13 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, runDir string) (hull.R
 		}
 	}
 	s.mu.Unlock()
-	// The ports' end first: the one whose interface is eth0 has the slot's name.
-	for i, e := range a.ends {
-		if filepath.Base(ep.NetNS) == e.id[:min(slotLen, len(e.id))] {
-			a.ends[0], a.ends[i] = a.ends[i], a.ends[0]
+	if len(a.ends) > 1 {
+		byPriority(a.ends)
+		lead, err := leading(ep.NetNS, a.ends)
+		if err != nil {
+			s.log.Warn("which of a pod's networks leads outside is not known", "pod", p.ID, "error", err)
 		}
+		a.ends[0], a.ends[lead] = a.ends[lead], a.ends[0]
 	}
 	if len(networks) > 0 {
 		s.watching.Do(s.watch)
@@ -72,6 +75,33 @@ func (s *Service) Reattach(_ context.Context, p hull.Pod, runDir string) (hull.R
 	}
 	s.host.fw.Adopt(networks, a.forwards)
 	return func(context.Context) error { return s.release(a) }, nil
+}
+
+// leading is the number of the end with the default route, which is the ports' end,
+// too; the first one where none has it.
+func leading(path string, ends []*end) (int, error) {
+	h, err := handleAt(path)
+	if err != nil {
+		return 0, err
+	}
+	defer h.Close()
+	routes, err := list(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return 0, fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		link, err := h.LinkByIndex(r.LinkIndex)
+		if err != nil {
+			continue // unreachable by design, as IPv6's own is
+		}
+		if i := slices.IndexFunc(ends, func(e *end) bool { return e.mac == link.Attrs().HardwareAddr.String() }); i >= 0 {
+			return i, nil
+		}
+	}
+	return 0, nil
 }
 
 func (n *network) revivedEnd(r hull.NetworkEndpoint) *end {
