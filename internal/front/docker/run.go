@@ -95,8 +95,8 @@ func waited(exit hull.Exit, err error) container.WaitResponse {
 }
 
 // lobbyPatience is how long one of two requests waits for the other. A client sends
-// them together.
-const lobbyPatience = 10 * time.Second
+// them together, but a machine may be busy.
+const lobbyPatience = time.Minute
 
 // lobby is where two requests with one key meet.
 type lobby struct {
