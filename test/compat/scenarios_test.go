@@ -508,6 +508,7 @@ func lifecycles() []scenario {
 		}},
 		{name: "restart command", steps: []step{
 			{run: "run -d --name $T-a busybox sh -c 'echo up; exec sleep 60'"},
+			{run: "logs $T-a", out: "up", wait: true}, // else it may be killed before it has said so
 			{run: "restart -t 0 $T-a", out: "$T-a"},
 			{run: "logs $T-a", out: "up\nup", wait: true},
 			{run: "inspect -f {{.State.Status}} $T-a", out: "running"},
