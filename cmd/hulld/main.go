@@ -223,6 +223,9 @@ func serve(ctx context.Context, o options) (err error) {
 	if err := temporary(o.root); err != nil {
 		return err
 	}
+	idle := &rest{give: func() { giveBack(log) }}
+	closers.add(idle.close)
+	started := idle.begin()
 	events := event.New(4096)
 	keeper := space.New(space.Config{Cap: o.limits.storage, Log: log})
 	st, err := store.Open(store.Config{Root: o.root, RunDir: o.run, Log: log})
@@ -233,7 +236,7 @@ func serve(ctx context.Context, o options) (err error) {
 
 	images, err := image.New(ctx, image.Config{
 		Root: filepath.Join(o.root, "images"), HostsDir: o.hostsDir, DockerConfig: dockerConfig(), Insecure: o.insecure, Mirrors: o.mirrors,
-		Unpack: unpacker(o), Trust: o.trust, TrustMust: o.trustMust, Ask: asker(o), Log: log,
+		Unpack: unpacker(o), Trust: o.trust, TrustMust: o.trustMust, Ask: asker(o), Busy: idle.begin, Log: log,
 		Events: func(e hull.Event) {
 			events.Publish(e)
 			keeper.Poke()
@@ -302,7 +305,7 @@ func serve(ctx context.Context, o options) (err error) {
 
 	builder, err := build.New(build.Config{Root: filepath.Join(o.root, "build"), RunDir: o.run, Version: version}, build.Parts{
 		Images: images, Networks: networks, Drivers: drivers, Spec: eng.Spec, Users: eng.Users, Log: log,
-		Ended: keeper.Now,
+		Ended: keeper.Now, Busy: idle.begin,
 	})
 	if err != nil {
 		return err
@@ -327,6 +330,7 @@ func serve(ctx context.Context, o options) (err error) {
 	if err := ready(o.readyFD); err != nil {
 		return err
 	}
+	started()
 	return g.Wait()
 }
 

@@ -56,7 +56,9 @@ type Parts struct {
 	Users func(ctx context.Context, c hull.Container) (hull.PodUsers, error)
 	// Ended is called when a build has ended, well or not; nil = nobody wants to know.
 	Ended func(ctx context.Context)
-	Log   *slog.Logger
+	// Busy is called when a build begins, and what it returns when that has ended.
+	Busy func() (end func())
+	Log  *slog.Logger
 }
 
 // Service is the builder.

@@ -56,11 +56,11 @@ type kit struct {
 	server     *grpc.Server
 	conns      *connListener
 	exec       *executor
-	rest       rest
 	stop       chan struct{}
 	mnt        string
 	root       string
 	ended      func(context.Context)
+	busy       func() (end func())
 
 	mu     sync.Mutex
 	builds map[string]context.CancelCauseFunc // by the id the client gave
@@ -141,7 +141,7 @@ func tryKit(ctx context.Context, cfg Config, p Parts) (_ *kit, err error) {
 	if err := linux.WriteFile(filepath.Join(cfg.Root, openIn), []byte(boot+"\n"), 0o600, true); err != nil {
 		return nil, fmt.Errorf("note that the builder is open: %w", err)
 	}
-	k := &kit{root: cfg.Root, ended: p.Ended, rest: rest{log: p.Log}, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
+	k := &kit{root: cfg.Root, ended: p.Ended, busy: p.Busy, mnt: filepath.Join(cfg.Root, "mnt"), stop: make(chan struct{}), builds: map[string]context.CancelCauseFunc{}, conns: newConnListener()}
 	var opened []func() error
 	defer func() {
 		if err != nil {
@@ -328,7 +328,6 @@ func (k *kit) dropLeases(ctx context.Context) error {
 }
 
 func (k *kit) close() error {
-	k.rest.close()
 	close(k.stop)
 	k.server.Stop()
 	k.exec.close()

@@ -35,7 +35,7 @@ func (k *kit) serve() {
 // works says to the image service that a build is under way.
 func (k *kit) works(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
 	if info.FullMethod == controlapi.Control_Solve_FullMethodName {
-		done, idle := k.shop.Work(), k.rest.begin()
+		done, idle := k.shop.Work(), k.busy()
 		defer func() {
 			idle()
 			err = errors.Join(err, done())

@@ -60,7 +60,10 @@ type Config struct {
 	// default: in this process. Its input is hostile.
 	Unpack func(ctx context.Context, r io.Reader, root *os.File, o archive.Options) (archive.Result, digest.Digest, error)
 	Events func(hull.Event)
-	Log    *slog.Logger
+	// Busy is called when a pull or a load begins, and what it returns when that has
+	// ended; nil = nobody wants to know.
+	Busy func() (end func())
+	Log  *slog.Logger
 
 	Trust     string // policy file; "" = every image may be used
 	TrustMust bool   // the policy file has to be there
@@ -100,6 +103,9 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	}
 	if cfg.Retries == 0 {
 		cfg.Retries = 5
+	}
+	if cfg.Busy == nil {
+		cfg.Busy = func() func() { return func() {} }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

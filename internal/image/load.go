@@ -48,6 +48,7 @@ type dockerManifest struct {
 // a tar that may be packed. It returns what was loaded: names in their familiar
 // form, and the ids of images without a name.
 func (s *Service) Load(ctx context.Context, r io.Reader, wanted []string, progress func(hull.Progress)) ([]string, error) {
+	defer s.cfg.Busy()()
 	ctx = s.ns(ctx)
 	leave := s.gate.enter()
 	defer leave()

@@ -25,6 +25,7 @@ import (
 
 // Pull fetches an image, unpacks it, and names it.
 func (s *Service) Pull(ctx context.Context, r hull.PullRequest) (hull.Image, error) {
+	defer s.cfg.Busy()()
 	named, err := reference.ParseNormalizedNamed(r.Ref)
 	if err != nil {
 		return hull.Image{}, badReference(err)

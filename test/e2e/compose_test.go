@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"hull/internal/require"
 	"hull/test/harness"
@@ -196,10 +197,14 @@ func watch(t *testing.T, e *harness.Engine, c *harness.Client) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	n := 0
+	var written time.Time
 	e.Eventually("a changed file is in the container", func() error {
-		n++ // until compose watches
-		e.WriteFile("src/changed", fmt.Sprint("version ", n))
+		// Again, until compose watches; but it waits until nothing has changed for half a
+		// second.
+		if time.Since(written) > 3*time.Second {
+			written = time.Now()
+			e.WriteFile("src/changed", fmt.Sprint("version ", written))
+		}
 		if got := c.Try("exec", "-T", "app", "cat", "/src/changed"); !strings.HasPrefix(got.Stdout, "version ") {
 			return fmt.Errorf("%+v", got)
 		}
