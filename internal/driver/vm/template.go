@@ -25,8 +25,12 @@ import (
 )
 
 const (
-	// templateLimit bounds the making of a template.
-	templateLimit = 5 * time.Minute
+	// templateLimit bounds one try to make a template, for which the first start of a
+	// size waits: on a host under heavy load it takes most of a minute. One in some dozen
+	// emulated machines hangs at such times, and the next does not.
+	templateLimit = 75 * time.Second
+	// templateTries is how often it is tried.
+	templateTries = 2
 	stateName     = "state"
 	memoryName    = "memory"
 	originName    = "origin"
@@ -221,6 +225,10 @@ func (t *templates) get(ctx context.Context, key string, c vmm.Config, r *monito
 		t.making[key] = m
 		t.wg.Go(func() {
 			m.err = t.make(key, c, r)
+			for try := 1; try < templateTries && errors.Is(m.err, context.DeadlineExceeded); try++ {
+				t.log.Warn("a template is made once more", "error", m.err)
+				m.err = t.make(key, c, r)
+			}
 			if m.err == nil {
 				t.mu.Lock()
 				delete(t.making, key)
