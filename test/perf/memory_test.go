@@ -29,6 +29,10 @@ func memory(b *bench) {
 		}
 	}
 	steps := []int{1, 10, 100}
+	// What only a start executes of the program was given back, and is no container's.
+	b.output(hull, "run", "--rm", "busybox", "true")
+	time.Sleep(settle)
+	idle = engineMemory(e)
 	names := numbered("idle", steps[len(steps)-1])
 	defer removeAll(hull, names...)
 	n := 0
