@@ -100,11 +100,10 @@ func (e *executor) Run(ctx context.Context, id string, root bk.Mount, mounts []b
 		return nil, err
 	}
 	p.Meta.CgroupParent = cgroup
-	drv, err := e.driver(by)
+	drv, info, err := e.driver(by)
 	if err != nil {
 		return nil, err
 	}
-	info := drv.Info()
 
 	fs, release, err := e.rootfs(ctx, root)
 	if err != nil {

@@ -40,7 +40,7 @@ func (e *executor) frontend(ctx context.Context, c gateway.Client) (*gateway.Res
 	if i == "" || i == hull.IsolationContainer {
 		return dockerfile.Build(ctx, c)
 	}
-	if _, err := e.driver(i); err != nil {
+	if _, _, err := e.driver(i); err != nil {
 		return nil, err // before anything is fetched
 	}
 	return dockerfile.Build(ctx, isolated{c, i})
@@ -73,14 +73,15 @@ func isolationOf(cgroupParent string) (i hull.Isolation, parent string, err erro
 	return cmp.Or(i, hull.IsolationContainer), parent, nil
 }
 
-// driver finds what isolates a step.
-func (e *executor) driver(i hull.Isolation) (driver.Driver, error) {
+// driver finds what isolates a step, and what it can do.
+func (e *executor) driver(i hull.Isolation) (driver.Driver, driver.Info, error) {
 	d := e.parts.Drivers[i]
 	if d == nil {
-		return nil, fmt.Errorf("isolation %q is not available on this host (see hull info): %w", i, errdefs.ErrInvalidArgument)
+		return nil, driver.Info{}, fmt.Errorf("isolation %q is not available on this host (see hull info): %w", i, errdefs.ErrInvalidArgument)
 	}
-	if why := d.Info().Unavailable; why != "" {
-		return nil, fmt.Errorf("isolation %s is not available on this host: %s: %w", i, why, errdefs.ErrFailedPrecondition)
+	info := d.Info()
+	if info.Unavailable != "" {
+		return nil, info, fmt.Errorf("isolation %s is not available on this host: %s: %w", i, info.Unavailable, errdefs.ErrFailedPrecondition)
 	}
-	return d, nil
+	return d, info, nil
 }

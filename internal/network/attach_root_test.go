@@ -627,9 +627,7 @@ func TestConnectCutShort(t *testing.T) {
 
 	w.crash()
 	must(t, w.update(a.pod.ID, func(st *hull.PodStatus) error { *st = before.Status; return nil }))
-	a.release, err = w.s.Reattach(ctx, before, a.dir)
-	must(t, err)
-	must(t, w.s.Sweep(ctx, func(id string) bool { return id == a.pod.ID }))
+	w.findAgain(&a, before)
 	if got := interfaces(); !slices.Equal(got, []string{"eth0"}) {
 		t.Errorf("after the next engine's start: %q", got)
 	}
@@ -665,9 +663,7 @@ func TestLeadAfterRestart(t *testing.T) {
 		p, err := w.pod(a.pod.ID)
 		must(t, err)
 		w.crash()
-		a.release, err = w.s.Reattach(ctx, p, a.dir)
-		must(t, err)
-		must(t, w.s.Sweep(ctx, func(id string) bool { return id == a.pod.ID }))
+		w.findAgain(&a, p)
 		wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 	}
 	w.detach(a)

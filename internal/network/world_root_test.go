@@ -183,6 +183,15 @@ func (w *world) crash() {
 	w.start()
 }
 
+// findAgain is what the next engine does with the one pod that there is, recorded as p.
+func (w *world) findAgain(a *box, p hull.Pod) {
+	w.t.Helper()
+	var err error
+	a.release, err = w.s.Reattach(context.Background(), p, a.dir)
+	must(w.t, err)
+	must(w.t, w.s.Sweep(context.Background(), func(id string) bool { return id == p.ID }))
+}
+
 func (w *world) start() {
 	w.t.Helper()
 	s, err := New(w.cfg)

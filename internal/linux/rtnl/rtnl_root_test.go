@@ -10,19 +10,26 @@ import (
 	"hull/internal/require"
 )
 
+// newNS is a network namespace of the test's own.
+func newNS(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "ns")
+	if err := linux.NewNetNS(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := linux.Unpin(path); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
 // TestLinkRoot moves an interface into a namespace, names it, and gives it an
 // address and a route, as a microVM's process 1 does.
 func TestLinkRoot(t *testing.T) {
 	require.Root(t)
-	ns := filepath.Join(t.TempDir(), "ns")
-	if err := linux.NewNetNS(ns); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := linux.Unpin(ns); err != nil {
-			t.Error(err)
-		}
-	})
+	ns := newNS(t)
 	err := linux.InNetNS(ns, func() error {
 		tap, err := OpenTap("tap0")
 		if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -79,16 +78,7 @@ func (p port) wants(t *testing.T, what string, f []byte) {
 // with a tag that is not a network's goes nowhere.
 func TestSteerRoot(t *testing.T) {
 	require.Root(t)
-	ns := filepath.Join(t.TempDir(), "ns")
-	if err := linux.NewNetNS(ns); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := linux.Unpin(ns); err != nil {
-			t.Error(err)
-		}
-	})
-	err := linux.InNetNS(ns, func() error {
+	err := linux.InNetNS(newNS(t), func() error {
 		trunk, a, b, c := openPort(t, "trunk"), openPort(t, "a"), openPort(t, "b"), openPort(t, "c")
 		// In place of what was there.
 		for _, ways := range []map[uint16]int{{}, {0: c.index, 5: a.index}, {0: a.index, 5: b.index, MaxTag: c.index}} {
