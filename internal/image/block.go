@@ -222,7 +222,7 @@ func makeErofs(ctx context.Context, path string, lower []string) error {
 		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("make mounts private: %w", err)
 		}
-		if err := unix.MoveMount(linux.FD(root), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		if err := linux.Attach(root, dir); err != nil {
 			return fmt.Errorf("mount image: %w", err)
 		}
 		return tool(ctx, "erofs-utils", "mkfs.erofs", []string{"--quiet", "-Eforce-inode-extended", path, dir})

@@ -29,6 +29,14 @@ func CloneAt(f *os.File, recursive bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
+// Attach mounts the detached mount m at path.
+func Attach(m *os.File, path string) error {
+	if err := unix.MoveMount(FD(m), "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "move_mount", Path: path, Err: err}
+	}
+	return nil
+}
+
 // CloneBelow is CloneAt of sub below the root of the detached mount m, on every
 // kernel: before 6.15 m is attached for the purpose in a mount namespace that ends
 // with the call. at is any directory. No component of sub may lead out of m (EXDEV).
@@ -48,16 +56,7 @@ func CloneBelow(m *os.File, at, sub string) (*os.File, error) {
 }
 
 func cloneAttached(m *os.File, at, sub string) (clone *os.File, err error) {
-	err = InThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return os.NewSyscallError("unshare", err)
-		}
-		if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
-			return fmt.Errorf("make mounts private: %w", err)
-		}
-		if err := unix.MoveMount(FD(m), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-			return os.NewSyscallError("move_mount", err)
-		}
+	err = MoveInto(m, at, func() error {
 		root, err := os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return err
@@ -225,8 +224,8 @@ func MoveInto(m *os.File, path string, start func() error) error {
 		if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("make mounts private: %w", err)
 		}
-		if err := unix.MoveMount(FD(m), "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-			return os.NewSyscallError("move_mount", err)
+		if err := Attach(m, path); err != nil {
+			return err
 		}
 		return start()
 	})

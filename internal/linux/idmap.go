@@ -187,8 +187,8 @@ func probeOverlay(dir string, ns *os.File, id uint32) error {
 		return err
 	}
 	defer m.Close()
-	if err := unix.MoveMount(FD(m), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return os.NewSyscallError("move_mount", err)
+	if err := Attach(m, dir); err != nil {
+		return err
 	}
 	if err := ActAs(id, id); err != nil {
 		return err

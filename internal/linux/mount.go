@@ -192,14 +192,6 @@ func (fs *FsContext) Set(key, value string) error {
 	return nil
 }
 
-// SetFd sets key to an open file.
-func (fs *FsContext) SetFd(key string, fd int) error {
-	if err := unix.FsconfigSetFd(fs.fd, key, fd); err != nil {
-		return fs.explain(fmt.Sprintf("%s: set %s", fs.name, key), err)
-	}
-	return nil
-}
-
 // Mount makes the file system and returns its detached mount; attrs are
 // MOUNT_ATTR_*.
 func (fs *FsContext) Mount(attrs int) (*os.File, error) { return fs.mount(attrs) }

@@ -160,7 +160,7 @@ func (m *mounter) mountRoot() error {
 			}
 		}
 		for _, l := range m.from.layers {
-			if err := unix.MoveMount(linux.FD(l.tree), "", unix.AT_FDCWD, l.dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			if err := linux.Attach(l.tree, l.dir); err != nil {
 				return fmt.Errorf("attach idmapped layers: %w", err)
 			}
 		}
@@ -174,7 +174,7 @@ func (m *mounter) mountRoot() error {
 	if err != nil {
 		return fmt.Errorf("root file system: %w", err)
 	}
-	if err := unix.MoveMount(linux.FD(m.root), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := linux.Attach(m.root, at); err != nil {
 		return fmt.Errorf("attach the root file system: %w", err)
 	}
 	return nil
@@ -529,16 +529,8 @@ func openSource(source string, rec bool) (*os.File, error) {
 			return err
 		}
 		defer at.Close()
-		flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
-		if rec {
-			flags |= unix.AT_RECURSIVE
-		}
-		fd, err := unix.OpenTree(linux.FD(at), "", flags)
-		if err != nil {
-			return os.NewSyscallError("open_tree", err)
-		}
-		f = os.NewFile(uintptr(fd), source)
-		return nil
+		f, err = linux.CloneAt(at, rec)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("clone %s from its mount namespace: %w", source, err)

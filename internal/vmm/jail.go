@@ -169,7 +169,7 @@ func attach(f *os.File, at string) error {
 	if err != nil {
 		return err
 	}
-	return unix.MoveMount(linux.FD(f), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return linux.Attach(f, at)
 }
 
 func changeRoot(dir string) error {

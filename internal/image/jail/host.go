@@ -128,7 +128,7 @@ func (s *sink) Write(p []byte) (n int, err error) {
 // serve gives the child its order and what it asks for, until it has an answer.
 func (c *child) serve(ctx context.Context, root *os.File, o archive.Options) (answer, error) {
 	// As a mount of its own: nothing above it can be reached through the descriptor.
-	dir, err := linux.OpenTree(linux.ProcPath(root), false)
+	dir, err := linux.CloneAt(root, false)
 	if err != nil {
 		return answer{}, err
 	}

@@ -98,7 +98,7 @@ func (s *seat) mountRoot(c *Container, dir string) error {
 		return fmt.Errorf("mount root file system: %w", err)
 	}
 	defer f.Close()
-	if err := unix.MoveMount(linux.FD(f), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := linux.Attach(f, dir); err != nil {
 		return fmt.Errorf("attach root file system: %w", err)
 	}
 	return nil
@@ -143,7 +143,7 @@ func attachOne(b Bind, at string) error {
 	if err != nil {
 		return err
 	}
-	return os.NewSyscallError("move_mount", unix.MoveMount(linux.FD(src), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	return linux.Attach(src, at)
 }
 
 // mountTmp attaches the /tmp of a root file system at dir, an empty directory where it
@@ -166,12 +166,12 @@ func (s *seat) mountTmp(root, dir string) error {
 		return fmt.Errorf("find /tmp: %w", err)
 	}
 	defer tmp.Close()
-	f, err := linux.OpenTree(fmt.Sprintf("/proc/self/fd/%d", linux.FD(tmp)), false)
+	f, err := linux.CloneAt(tmp, false)
 	if err != nil {
 		return fmt.Errorf("find /tmp: %w", err)
 	}
 	defer f.Close()
-	if err := unix.MoveMount(linux.FD(f), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := linux.Attach(f, dir); err != nil {
 		return fmt.Errorf("attach /tmp: %w", err)
 	}
 	return nil

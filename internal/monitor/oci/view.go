@@ -76,7 +76,7 @@ func (c *container) makeView() (err error) {
 		if err := v.leave(); err != nil {
 			return err
 		}
-		if err := unix.MoveMount(linux.FD(tree), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		if err := linux.Attach(tree, at); err != nil {
 			return fmt.Errorf("attach root file system: %w", err)
 		}
 		if top, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {

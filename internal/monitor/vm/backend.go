@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -308,9 +309,10 @@ func mountShare(dir string, binds []Bind) error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	for _, x := range binds {
+		what := cmp.Or(x.Source, x.Name) // an overlay has no source
 		f, err := x.mount()
 		if err != nil {
-			return fmt.Errorf("bind %s: %w", x.Source, err)
+			return fmt.Errorf("bind %s: %w", what, err)
 		}
 		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 		if x.ReadOnly {
@@ -318,11 +320,11 @@ func mountShare(dir string, binds []Bind) error {
 		}
 		err = unix.MountSetattr(linux.FD(f), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr)
 		if err == nil {
-			err = unix.MoveMount(linux.FD(f), "", unix.AT_FDCWD, filepath.Join(dir, x.Name), unix.MOVE_MOUNT_F_EMPTY_PATH)
+			err = linux.Attach(f, filepath.Join(dir, x.Name))
 		}
 		f.Close()
 		if err != nil {
-			return fmt.Errorf("bind %s: %w", x.Source, err)
+			return fmt.Errorf("bind %s: %w", what, err)
 		}
 	}
 	return nil
