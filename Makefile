@@ -32,6 +32,8 @@ export GOFLAGS     ?= -trimpath -buildvcs=false
 GO      := go
 GOBUILD := $(GO) build -trimpath -buildvcs=false
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+# Where a program begins that has something to do before Go starts: cmd/hull-runc/entry_amd64.s.
+ENTRY_hull-runc_amd64 := -E entry
 BINS    := $(notdir $(wildcard cmd/hull*))
 UNIT    := ./api/... ./cmd/... ./internal/...
 
@@ -65,7 +67,7 @@ $(RUNSC):
 
 .PHONY: $(addprefix bin/,$(BINS))
 $(addprefix bin/,$(BINS)): bin/%:
-	@$(GOBUILD) -ldflags "$(LDFLAGS)" -o $@ ./cmd/$*
+	@$(GOBUILD) -ldflags "$(LDFLAGS) $(ENTRY_$*_$(shell $(GO) env GOARCH))" -o $@ ./cmd/$*
 
 .PHONY: test
 test: setup build runsc testbin $(KERNEL) ## Everything of tiers 0 to 2: installs what is missing, builds, runs

@@ -69,7 +69,7 @@ func (a *app) make(ctx context.Context, id string, f *createFlags, then func(*co
 	var back undo.Stack
 	defer back.OnError(ctx, 10*time.Second, &err)
 
-	bundle, spec, err := readBundle(f.bundle)
+	bundle, config, spec, err := readBundle(f.bundle)
 	if err != nil {
 		return err
 	}
@@ -92,9 +92,9 @@ func (a *app) make(ctx context.Context, id string, f *createFlags, then func(*co
 	}
 	a.tell(plan)
 
-	c := &container{dir: filepath.Join(a.root, id), record: record{
+	c := &container{dir: filepath.Join(a.root, id), Spec: spec, record: record{
 		OCIVersion: spec.Version, ID: id, Bundle: bundle, Rootfs: rootfs, Created: time.Now().UTC(),
-		Namespaces: plan.Namespaces(), OwnPids: plan.Unshare&unix.CLONE_NEWPID != 0, Args0: spec.Process.Args[0], Spec: spec, Annot: spec.Annotations,
+		Namespaces: plan.Namespaces(), OwnPids: plan.Unshare&unix.CLONE_NEWPID != 0, Args0: spec.Process.Args[0], Config: config, Annot: spec.Annotations,
 	}}
 	if err := a.mkdir(c.dir); err != nil {
 		return err
@@ -306,32 +306,32 @@ func checkConsole(p *specs.Process, f *createFlags) error {
 }
 
 // readBundle reads the specification of the bundle at dir, "" = the current
-// directory.
-func readBundle(dir string) (bundle string, s *specs.Spec, err error) {
+// directory. config is its text.
+func readBundle(dir string) (bundle string, config []byte, s *specs.Spec, err error) {
 	if bundle, err = filepath.Abs(dir); err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	if bundle, err = filepath.EvalSymlinks(bundle); err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
-	b, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	config, err = os.ReadFile(filepath.Join(bundle, "config.json"))
 	if errors.Is(err, os.ErrNotExist) {
-		return "", nil, errors.New("JSON specification file config.json not found")
+		return "", nil, nil, errors.New("JSON specification file config.json not found")
 	}
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	s = &specs.Spec{}
-	if err := json.Unmarshal(b, s); err != nil {
-		return "", nil, fmt.Errorf("config.json: %w", err)
+	if err := json.Unmarshal(config, s); err != nil {
+		return "", nil, nil, fmt.Errorf("config.json: %w", err)
 	}
 	if s.Root == nil || s.Root.Path == "" {
-		return "", nil, errors.New("config.json: root must be specified")
+		return "", nil, nil, errors.New("config.json: root must be specified")
 	}
 	if err := checkProcess(s.Process); err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
-	return bundle, s, supported(s)
+	return bundle, config, s, supported(s)
 }
 
 // checkProcess is runc's.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	goruntime "runtime"
 	"syscall"
 	"time"
 
@@ -65,6 +66,10 @@ func runHooks(ctx context.Context, s *specs.Spec, kind, dir string, st *specs.St
 	if err != nil {
 		return err
 	}
+	// What is started here does not inherit what entry has set for this program alone.
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
+	linux.ResetSlack()
 	for i := range hooks {
 		h := &hooks[i]
 		hctx, cancel := hookContext(ctx, h)

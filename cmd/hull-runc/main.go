@@ -133,13 +133,22 @@ func (a *app) main(args []string) error {
 		if err := linux.ReexecReadOnly(); err != nil {
 			return err
 		}
-		// One thing happens after the other here, on two threads. With more processors
-		// Go's scheduler wakes others for each step: a tenth of the processor time.
-		goruntime.GOMAXPROCS(1)
+		useOneProcessor()
 		a.log.debugf("runc exeseal: using /proc/self/exe clone: a read-only mount of the program, in the place of " +
 			"runc exeseal: using overlayfs for sealed /proc/self/exe")
 	}
 	return c.run(a, context.Background(), c, fs.Args()[1:])
+}
+
+// useOneProcessor keeps Go's scheduler from waking others for each step, a tenth of the
+// processor time: one thing happens after the other here, on two threads. Whoever came
+// by entry has it from the environment, which is the caller's again after this.
+func useOneProcessor() {
+	const name = "GOMAXPROCS"
+	if os.Getenv(name) == "1" {
+		_ = os.Unsetenv(name) // cannot fail for a proper name
+	}
+	goruntime.GOMAXPROCS(1)
 }
 
 // defaultRoot is where state lives unless --root says otherwise.

@@ -33,15 +33,16 @@ type record struct {
 	OwnPids    bool              `json:"own_pids"`   // a pid namespace that is nobody else's
 	Result     int               `json:"result"`     // the descriptor at which the waiting process says how it went on
 	Args0      string            `json:"args0"`
-	Spec       *specs.Spec       `json:"config"`
+	Config     json.RawMessage   `json:"config"` // as it was in the bundle
 	Annot      map[string]string `json:"annotations,omitempty"`
 }
 
 // container is a record and where it lives.
 type container struct {
 	record
-	dir string
-	cg  *cgroup.Group
+	Spec *specs.Spec // Config
+	dir  string
+	cg   *cgroup.Group
 }
 
 const startFifo = "exec.fifo"
@@ -58,7 +59,10 @@ func (a *app) load(id string) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(b, &c.record); err != nil {
+	if err = json.Unmarshal(b, &c.record); err == nil {
+		err = json.Unmarshal(c.Config, &c.Spec)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read state of container %s: %w", id, err)
 	}
 	sys, err := cgroup.DetectNamed()

@@ -28,7 +28,7 @@ func InThread(fn func() error) error {
 // is never the main thread: that one cannot end, and is what /proc/self shows. What
 // fn forks has the kernel's default timer slack, see CalmSysmon.
 func GoOnThread(fn func()) {
-	run := func() { resetSlack(); fn() }
+	run := func() { ResetSlack(); fn() }
 	go func() {
 		// Never unlocked below: the runtime ends the thread with the goroutine.
 		runtime.LockOSThread()

@@ -13,7 +13,7 @@ const (
 	// usualSlack is the kernel's default: how late a timer may be in a process that
 	// has set nothing.
 	usualSlack = 50 * time.Microsecond
-	// sysmonSlack is what CalmSysmon sets. Few set just this, see resetSlack.
+	// sysmonSlack is what CalmSysmon sets. Few set just this, see ResetSlack.
 	sysmonSlack = 503 * time.Microsecond
 )
 
@@ -35,9 +35,9 @@ func CalmSysmon() error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", tid), strconv.AppendInt(nil, sysmonSlack.Nanoseconds(), 10), 0)
 }
 
-// resetSlack gives the calling thread, and what it forks, the kernel's default
+// ResetSlack gives the calling thread, and what it forks, the kernel's default
 // back if it has inherited what CalmSysmon set.
-func resetSlack() {
+func ResetSlack() {
 	if v, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil || v != int(sysmonSlack) {
 		return
 	}

@@ -57,7 +57,7 @@ func TestResetSlack(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			resetSlack()
+			ResetSlack()
 			v, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
 			if err != nil || time.Duration(v) != want {
 				t.Errorf("%v has become %v (%v), want %v", set, time.Duration(v), err, want)

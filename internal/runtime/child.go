@@ -18,7 +18,8 @@ package runtime
 //	----------------------                          -------
 //	unshare, setns
 //	clone (descriptor table shared) --------------> die with the parent
-//	join cgroups, write id maps                     fsopen proc of its pid namespace
+//	write id maps                                   fsopen proc of its pid namespace,
+//	                                                join cgroups
 //	        <------------------------ hello(proc fd)
 //	mount everything, pivot_root
 //	        go(root fd, terminal fd, ...) --------> own descriptor table, cgroup

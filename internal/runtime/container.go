@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,6 +118,7 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	if c.timeNS != nil && (c.ids == nil || p.Unshare&unix.CLONE_NEWUSER != 0) {
 		prog.do("join the time namespace", unix.SYS_SETNS, linux.FD(c.timeNS), unix.CLONE_NEWTIME)
 	}
+	prog.joinCgroups(groups)
 	prog.hello()
 	prog.enterRoot(p.Unshare&unix.CLONE_NEWCGROUP != 0)
 	io, err := openStdio(s, &p.Process, c.ids)
@@ -151,23 +153,21 @@ func (c *Container) build(s Stdio, cg Cgroup) error {
 	child.args0 = p.Process.Args[0]
 	c.init = child
 	child.setGate(s)
-	if err := groups.join(child.pid); err != nil {
-		if errors.Is(err, unix.ESRCH) {
-			// It has ended already, and said why.
-			_, err = conn.expect(prog, stepHello)
-		}
-		return err
-	}
-	if err := writeOOMScore(child.pid, p.Process.OOMScore); err != nil {
-		return err
-	}
 	if c.ids != nil {
 		if err := c.follow(child); err != nil {
+			if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+				// It may have ended already, and said why.
+				_, said := conn.expect(prog, stepHello)
+				err = cmp.Or(said, err)
+			}
 			return err
 		}
 	}
 	procMount, err := conn.expect(prog, stepHello)
 	if err != nil {
+		return err
+	}
+	if err := writeOOMScore(child.pid, p.Process.OOMScore); err != nil {
 		return err
 	}
 	slave, err := c.mountAll(int(procMount), cg, s)
@@ -323,10 +323,10 @@ func (c *Container) fork(prog *program, conn *control, flags uintptr, g *cgroupF
 }
 
 // cgroupFiles are a Cgroup's open files: the v2 directory, to be born in, and
-// the v1 cgroup.procs.
+// the v1 tasks.
 type cgroupFiles struct {
 	v2    *os.File
-	procs []*os.File
+	tasks []*os.File
 }
 
 // openCgroup opens them; seated = the forking thread is in the v1 ones already.
@@ -338,8 +338,8 @@ func openCgroup(cg Cgroup, seated bool) (*cgroupFiles, error) {
 			g.v2, err = os.OpenFile(d.Path, unix.O_PATH|unix.O_DIRECTORY, 0)
 		} else if !seated {
 			var f *os.File
-			if f, err = os.OpenFile(d.Path+"/cgroup.procs", os.O_WRONLY, 0); err == nil {
-				g.procs = append(g.procs, f)
+			if f, err = os.OpenFile(d.Path+"/tasks", os.O_WRONLY, 0); err == nil {
+				g.tasks = append(g.tasks, f)
 			}
 		}
 		if err != nil {
@@ -350,18 +350,7 @@ func openCgroup(cg Cgroup, seated bool) (*cgroupFiles, error) {
 	return g, nil
 }
 
-func (g *cgroupFiles) close() { linux.CloseAll(append(g.procs, g.v2)) }
-
-// join puts pid into the v1 cgroups.
-func (g *cgroupFiles) join(pid int) error {
-	b := strconv.AppendInt(nil, int64(pid), 10)
-	for _, f := range g.procs {
-		if _, err := f.Write(b); err != nil {
-			return fmt.Errorf("join cgroup: %w", err)
-		}
-	}
-	return nil
-}
+func (g *cgroupFiles) close() { linux.CloseAll(append(g.tasks, g.v2)) }
 
 // writeOOMScore sets oom_score_adj. Without CAP_SYS_RESOURCE the kernel refuses
 // to go below the value we have: then that one stays.
@@ -575,7 +564,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 		caps, err := effectiveCaps()
 		if err == nil {
 			limits = clampRlimits(x.Rlimits, caps)
-			prog = c.execProgram(x, conn, io, proc, caps, env, s.Outlive || s.Gate != nil)
+			prog = c.execProgram(x, conn, io, proc, caps, env, groups, s.Outlive || s.Gate != nil)
 			prog.leave = s.Leave
 			p, err = c.forkOn(x.FirstCPUs, prog, conn, groups)
 		}
@@ -597,13 +586,10 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 			err = errors.Join(err, p.end(), p.Close())
 		}
 	}()
-	if err := groups.join(p.pid); err != nil {
+	if _, err := conn.expect(prog, stepHello); err != nil {
 		return nil, err
 	}
 	if err := writeOOMScore(p.pid, x.OOMScore); err != nil {
-		return nil, err
-	}
-	if _, err := conn.expect(prog, stepHello); err != nil {
 		return nil, err
 	}
 	if err := conn.sendGo(msg); err != nil {
@@ -618,7 +604,7 @@ func (c *Container) startExec(x *ProcPlan, s Stdio, cg Cgroup) (_ *Process, err 
 	return p, nil
 }
 
-func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, hostProc *os.File, caps uint64, env []string, outlive bool) *program {
+func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, hostProc *os.File, caps uint64, env []string, g *cgroupFiles, outlive bool) *program {
 	prog := newProgram(conn.child)
 	prog.do("hide from other containers", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	prog.labels(x, hostProc)
@@ -633,6 +619,7 @@ func (c *Container) execProgram(x *ProcPlan, conn *control, io *stdio, hostProc 
 		// (cgroups(7)), and the monitor's thread is outside.
 		prog.do("join the cgroup namespace", unix.SYS_SETNS, c.init.pidfd, unix.CLONE_NEWCGROUP)
 	}
+	prog.joinCgroups(g)
 	prog.hello()
 	y := x.clamped(caps)
 	cfg := childConfig{rlimits: clampRlimits(x.Rlimits, caps), chown: io.chown, tty: x.Terminal, dieWithParent: bound}

@@ -124,6 +124,15 @@ func hostProc(x *ProcPlan) (*os.File, error) {
 	return os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
+// joinCgroups moves the child into the v1 cgroups. It does so itself, as a thread:
+// for a whole process, or by another, the kernel waits for an RCU grace period, 5 to
+// 15 ms, because it must know that nothing of the process is about to end.
+func (p *program) joinCgroups(g *cgroupFiles) {
+	for _, f := range g.tasks {
+		p.do("join cgroup", unix.SYS_WRITE, linux.FD(f), []byte("0"), 1)
+	}
+}
+
 // mountProc makes a procfs of the child's own pid namespace, attached nowhere.
 func (p *program) mountProc(source string, opts []string, attrs int) {
 	const what = "mount proc"

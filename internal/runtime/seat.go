@@ -11,10 +11,8 @@ import (
 )
 
 // Seat is a thread that sits in a container's v1 cgroups before the container
-// exists. What it forks is born there. To move a process into a v1 cgroup
-// instead makes the kernel wait for an RCU grace period, 5 to 15 ms: most of a
-// start, and all of an exec. The thread stays while the container lives, so
-// that execs are born there, too.
+// exists. What it forks is born there: no child has to join them one by one (see
+// joinCgroups), no exec either, because the thread stays while the container lives.
 //
 // It counts as one more task of the container (pids.current, pids.max). It is
 // not in the v2 hierarchy, where only whole processes can be: children enter

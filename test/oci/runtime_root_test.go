@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"hull/internal/linux"
 	"hull/internal/require"
@@ -325,6 +327,56 @@ func TestRootHooks(t *testing.T) {
 	}
 	if !slices.Equal(got, want) || main < 4 {
 		t.Errorf("hooks: %q (main process after %d), want %q", got, main, want)
+	}
+}
+
+// TestRootBegin: the program executes itself again from where nobody can write it, and
+// what it sets for its own sake then is seen by nothing that it starts.
+func TestRootBegin(t *testing.T) {
+	require.Root(t)
+	for procs, args := range map[string][]string{"": nil, "3": {"GOMAXPROCS=3"}} {
+		b := newBundle(t, "sh", "-c", "read slack < /proc/self/timerslack_ns; echo $slack; cat")
+		own := filepath.Join(b.dir, "own")
+		b.spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{
+			Path: "/bin/sh", Args: []string{"sh", "-c", `read slack < /proc/self/timerslack_ns; echo "$slack $GOMAXPROCS" > ` + own},
+		}}}
+		b.save()
+		cmd := b.command("run", b.id)
+		cmd.Env = append(os.Environ(), args...)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the container", func() bool { _, err := os.Stat(own); return err == nil })
+		exe := fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid)
+		var st unix.Statfs_t
+		if err := unix.Statfs(exe, &st); err != nil || st.Flags&unix.ST_RDONLY == 0 {
+			t.Errorf("%s can be written: %v", exe, err)
+		}
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid))
+		if err != nil {
+			t.Error(err)
+		}
+		if runtime.GOARCH == "amd64" && !strings.Contains(string(env), "GOMAXPROCS=1\x00") {
+			t.Error("it was built without -E entry")
+		}
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v: %s", err, out.String())
+		}
+		const usual = "50000"
+		if got := strings.TrimSpace(out.String()); got != usual {
+			t.Errorf("timer slack of the container's process: %s", got)
+		}
+		hook, err := os.ReadFile(own)
+		if got := strings.TrimSpace(string(hook)); err != nil || got != strings.TrimSpace(usual+" "+procs) {
+			t.Errorf("timer slack and GOMAXPROCS of a hook: %q, %v", got, err)
+		}
 	}
 }
 
