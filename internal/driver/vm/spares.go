@@ -38,50 +38,57 @@ const (
 // cleaned up.
 type Blank func(ctx context.Context, name string, program []byte) (root, disk *os.File, err error)
 
+// standby is a machine that waits for its pod: the monitor that has it.
+type standby interface {
+	comparable
+	Pid() int
+	Close()
+}
+
 // spares keeps one machine ready, of the kind that was started last: restored,
 // rehearsed and nobody's, in a monitor that has no pod yet (ADR 0026). Nothing of it
 // has a name: it ends with its monitor, and that with this process.
-type spares struct {
-	program string // of the monitor
-	blank   Blank  // nil = there are no spares
-	log     *slog.Logger
+type spares[M standby] struct {
+	build func(context.Context, monitorvm.AheadConfig) (M, error) // nil = there are no spares
+	room  func(bytes int64) bool                                  // whether the host has memory to spare
+	log   *slog.Logger
 
 	mu   sync.Mutex
-	have *spare
+	have *spare[M]
 	ctx  context.Context //nolint:containedctx // the engine's life: longer than the start that asked
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 }
 
 // spare is one that is being made or waits.
-type spare struct {
-	key    string
-	drop   context.CancelFunc
-	made   chan struct{}
-	client *monitor.Client // valid after made, nil = it could not be made
+type spare[M standby] struct {
+	key     string
+	drop    context.CancelFunc
+	made    chan struct{}
+	machine M // valid after made, zero = it could not be made
 	// Of spares.mu:
 	claimed bool          // somebody waits for it
 	taken   chan struct{} // closed when somebody has it
 }
 
-func newSpares(program string, blank Blank, log *slog.Logger) *spares {
+func newSpares[M standby](build func(context.Context, monitorvm.AheadConfig) (M, error), room func(int64) bool, log *slog.Logger) *spares[M] {
 	ctx, stop := context.WithCancel(context.Background())
-	return &spares{program: program, blank: blank, log: log, ctx: ctx, stop: stop}
+	return &spares[M]{build: build, room: room, log: log, ctx: ctx, stop: stop}
 }
 
-func (s *spares) close() {
+func (s *spares[M]) close() {
 	s.stop()
 	s.wg.Wait()
 }
 
-// take gives a monitor with a machine of a kind, nil = there is none. One that is
-// being made is waited for: to restore another beside it would take longer.
-func (s *spares) take(ctx context.Context, key string) *monitor.Client {
+// take gives a machine of a kind, if there is one. One that is being made is waited
+// for: to restore another beside it would take longer.
+func (s *spares[M]) take(ctx context.Context, key string) (m M, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.have
 	if x == nil || x.key != key || x.claimed {
-		return nil
+		return m, false
 	}
 	x.claimed = true
 	s.mu.Unlock()
@@ -91,26 +98,27 @@ func (s *spares) take(ctx context.Context, key string) *monitor.Client {
 	}
 	s.mu.Lock()
 	x.claimed = false
-	if s.have != x || ctx.Err() != nil || x.client == nil {
-		return nil
+	if s.have != x || ctx.Err() != nil || x.machine == m {
+		return m, false
 	}
 	s.have = nil
 	close(x.taken)
-	return x.client
+	return x.machine, true
 }
 
 // says is for hull info.
-func (s *spares) says() string {
+func (s *spares[M]) says() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.blank == nil {
+	if s.build == nil {
 		return "never (hulld --vm-spare=false)"
 	}
 	if s.have != nil {
 		select {
 		case <-s.have.made:
-			if c := s.have.client; c != nil {
-				return fmt.Sprintf("a machine waits for the next start (hull-monitor %d)", c.Pid())
+			var none M
+			if m := s.have.machine; m != none {
+				return fmt.Sprintf("a machine waits for the next start (hull-monitor %d)", m.Pid())
 			}
 		default:
 			return "a machine for the next start is being made"
@@ -120,25 +128,25 @@ func (s *spares) says() string {
 }
 
 // want has one made unless there is one of this kind.
-func (s *spares) want(key string, a monitorvm.AheadConfig) {
+func (s *spares[M]) want(key string, a monitorvm.AheadConfig) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.have; old != nil && (old.key == key || old.claimed) {
 		return
 	}
-	if s.blank == nil || s.ctx.Err() != nil {
+	if s.build == nil || s.ctx.Err() != nil {
 		return
 	}
 	if s.have != nil {
 		s.have.drop()
 	}
 	ctx, drop := context.WithCancel(s.ctx)
-	x := &spare{key: key, drop: drop, made: make(chan struct{}), taken: make(chan struct{})}
+	x := &spare[M]{key: key, drop: drop, made: make(chan struct{}), taken: make(chan struct{})}
 	s.have = x
 	s.wg.Go(func() {
 		defer drop()
-		client, err := s.make(ctx, a)
-		x.client = client
+		m, err := s.make(ctx, a)
+		x.machine = m
 		close(x.made)
 		switch {
 		case err == nil:
@@ -154,8 +162,8 @@ func (s *spares) want(key string, a monitorvm.AheadConfig) {
 		select {
 		case <-x.taken:
 		default:
-			if client != nil {
-				client.Close()
+			if err == nil {
+				m.Close()
 			}
 		}
 	})
@@ -163,7 +171,7 @@ func (s *spares) want(key string, a monitorvm.AheadConfig) {
 
 // keep waits as long as a spare is of use: until somebody has it, or its time is
 // over, or the host could use its memory.
-func (s *spares) keep(ctx context.Context, x *spare, need int64) {
+func (s *spares[M]) keep(ctx context.Context, x *spare[M], need int64) {
 	idle := time.NewTimer(spareIdle)
 	defer idle.Stop()
 	check := time.NewTicker(spareCheck)
@@ -177,24 +185,29 @@ func (s *spares) keep(ctx context.Context, x *spare, need int64) {
 		case <-idle.C:
 			return
 		case <-check.C:
-			if !roomFor(need) {
+			if !s.room(need) {
 				return
 			}
 		}
 	}
 }
 
-// make starts a monitor and has it make a machine.
-func (s *spares) make(ctx context.Context, a monitorvm.AheadConfig) (_ *monitor.Client, err error) {
+// make waits until the container before it is out of the way, and makes one.
+func (s *spares[M]) make(ctx context.Context, a monitorvm.AheadConfig) (m M, err error) {
 	select {
 	case <-time.After(spareDelay):
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return m, context.Cause(ctx)
 	}
-	if !roomFor(a.Machine.Memory) {
-		return nil, fmt.Errorf("the host has less than %d MiB of memory available", a.Machine.Memory/mib)
+	if !s.room(a.Machine.Memory) {
+		return m, fmt.Errorf("the host has less than %d MiB of memory available", a.Machine.Memory/mib)
 	}
-	root, disk, err := s.blank(ctx, rehearsalName, rehearsal())
+	return s.build(ctx, a)
+}
+
+// ahead starts a monitor of a program and has it make a machine.
+func ahead(ctx context.Context, program string, blank Blank, a monitorvm.AheadConfig) (_ *monitor.Client, err error) {
+	root, disk, err := blank(ctx, rehearsalName, rehearsal())
 	if err != nil {
 		return nil, fmt.Errorf("make what it rehearses with: %w", err)
 	}
@@ -204,7 +217,7 @@ func (s *spares) make(ctx context.Context, a monitorvm.AheadConfig) (_ *monitor.
 	if err != nil {
 		return nil, err
 	}
-	c, err := monitor.Spawn(s.program)
+	c, err := monitor.Spawn(program)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ import (
 	"hull/internal/driver/pod"
 	"hull/internal/hull"
 	"hull/internal/linux/cgroup"
+	"hull/internal/monitor"
 	monitorvm "hull/internal/monitor/vm"
 	"hull/internal/undo"
 	"hull/internal/vmm"
@@ -72,7 +73,7 @@ type Driver struct {
 	cg        *cgroup.System
 	pods      pod.Config
 	templates *templates
-	spares    *spares
+	spares    *spares[*monitor.Client]
 	kvm       *kvm
 	clock     sync.Mutex // of clockFile
 }
@@ -93,7 +94,13 @@ func New(cfg Config) (*Driver, error) {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
 	d := &Driver{cfg: cfg, cg: sys, templates: newTemplates(filepath.Join(cfg.Dir, "templates"), cfg.Blank, cfg.Log), kvm: newKVM(cfg.Dir)}
-	d.spares = newSpares(cfg.MonitorPath, cfg.Blank, cfg.Log)
+	var build func(context.Context, monitorvm.AheadConfig) (*monitor.Client, error)
+	if cfg.Blank != nil {
+		build = func(ctx context.Context, a monitorvm.AheadConfig) (*monitor.Client, error) {
+			return ahead(ctx, cfg.MonitorPath, cfg.Blank, a)
+		}
+	}
+	d.spares = newSpares(build, roomFor, cfg.Log)
 	d.pods = pod.Config{Backend: monitorvm.Name, MonitorPath: cfg.MonitorPath, RunDir: cfg.RunDir, Log: cfg.Log, Release: d.release}
 	if err := errors.Join(d.templates.sweep(nil), sweepInitrds(cfg.Dir, d.templates.initrds())); err != nil {
 		cfg.Log.Warn("templates of no use stay", "error", err)
@@ -199,8 +206,12 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 // ahead.
 func (d *Driver) start(ctx context.Context, s driver.SandboxSpec, conf []byte, c vmm.Config) (*pod.Pod, error) {
 	if k, err := key(c); err == nil && !s.Shares {
-		if m := d.spares.take(ctx, k); m != nil {
-			return pod.StartIn(d.pods, s, conf, m)
+		if m, ok := d.spares.take(ctx, k); ok {
+			p, err := pod.StartIn(d.pods, s, conf, m)
+			if err == nil {
+				return p, nil
+			}
+			d.cfg.Log.Warn("a machine that was made ahead is of no use", "error", err)
 		}
 	}
 	return pod.Start(d.pods, s, conf)

@@ -185,25 +185,32 @@ func (b *backend) introduce(ctx context.Context, s Spec) error {
 	if err := introduce(ctx, b.c, b.conf.Hostname, b.links.nets, s); err != nil {
 		return b.m.Explain(fmt.Errorf("boot the guest with kernel %s (hulld --vm-kernel FILE takes another): %w", b.conf.Machine.Kernel, err))
 	}
-	go keepTime(b.m, b.c)
+	c := b.c
+	go keepTime(b.m.Done(), func(ctx context.Context) error { return tellTime(ctx, c) })
 	return nil
 }
 
-// keepTime tells the guest the time, of which it knows nothing when the host was
+// keepTime has a guest told the time, of which it knows nothing when the host was
 // suspended, or it was, as long as its machine lives.
-func keepTime(m *vmm.Machine, c *guest.Client) {
+func keepTime(done <-chan struct{}, tell func(context.Context) error) {
 	t := time.NewTicker(clockEvery)
 	defer t.Stop()
 	for {
 		select {
-		case <-m.Done():
+		case <-done:
 			return
 		case <-t.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), callLimit)
-		_, _ = c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano()}) // a guest that does not answer is told again
+		_ = tell(ctx) // a guest that does not answer is told again
 		cancel()
 	}
+}
+
+// tellTime tells a guest the time.
+func tellTime(ctx context.Context, c *guest.Client) error {
+	_, err := c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano()})
+	return err
 }
 
 func introduce(ctx context.Context, c *guest.Client, hostname string, nets []Net, s Spec) error {
@@ -368,6 +375,11 @@ func (b *backend) Call(ctx context.Context, op string, body []byte, files []*os.
 	defer cancel()
 	switch op {
 	case OpPause, OpResume:
+		if op == OpResume { // the host may have been suspended meanwhile
+			if err := tellTime(ctx, c); err != nil {
+				return nil, nil, fmt.Errorf("tell the guest the time: %w", err)
+			}
+		}
 		return nil, nil, c.Freeze(ctx, string(body), op == OpPause)
 	case OpStats:
 		st, err := c.Stats(ctx, string(body))
