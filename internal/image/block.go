@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -163,15 +165,28 @@ func (s *boxStore) mountBlock(ctx context.Context, id string, b box) (hull.Rootf
 	}, nil
 }
 
-// Blank gives a root file system as a disk that holds nothing but program, which is
-// kept, and an empty writable disk that is gone with its descriptor.
-func (s *boxStore) Blank(ctx context.Context, name string, program []byte) (root, disk *os.File, err error) {
-	img, err := s.blocks.once(ctx, fmt.Sprintf("blank.%s.%x.erofs", name, sha256.Sum256(program)), func(tmp string) error {
+// Blank gives a root file system as a disk that holds nothing but files, which is
+// kept, and an empty writable disk that is gone with its descriptor. All files are
+// executable.
+func (s *boxStore) Blank(ctx context.Context, files map[string][]byte) (root, disk *os.File, err error) {
+	sum := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(sum, "%q %q ", name, files[name])
+	}
+	img, err := s.blocks.once(ctx, fmt.Sprintf("blank.%x.erofs", sum.Sum(nil)), func(tmp string) error {
 		dir, err := os.MkdirTemp(filepath.Dir(tmp), "blank-*")
 		if err != nil {
 			return err
 		}
-		err = os.WriteFile(filepath.Join(dir, name), program, 0o755)
+		for name, data := range files {
+			path := filepath.Join(dir, name)
+			if err == nil {
+				err = os.MkdirAll(filepath.Dir(path), 0o755)
+			}
+			if err == nil {
+				err = os.WriteFile(path, data, 0o755)
+			}
+		}
 		if err == nil {
 			err = makeErofs(ctx, tmp, []string{dir})
 		}

@@ -1,25 +1,17 @@
 package vm
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
-	"hull/internal/guest"
 	"hull/internal/linux"
 	"hull/internal/monitor"
 	monitorvm "hull/internal/monitor/vm"
-	"hull/internal/runtime"
 )
 
 const (
@@ -33,10 +25,10 @@ const (
 	spareCheck = 10 * time.Second
 )
 
-// Blank gives what a machine rehearses with: a root file system that has one
-// program, read-only, and a disk that is nobody else's. The files have no names to be
-// cleaned up.
-type Blank func(ctx context.Context, name string, program []byte) (root, disk *os.File, err error)
+// Blank gives what a machine rehearses with: a root file system that has these files,
+// all of them executable, and is read-only, and a disk that is nobody else's. What it
+// gives has no names to be cleaned up.
+type Blank func(ctx context.Context, files map[string][]byte) (root, disk *os.File, err error)
 
 // standby is a machine that waits for its pod: the monitor that has it.
 type standby interface {
@@ -207,7 +199,7 @@ func (s *spares[M]) make(ctx context.Context, a monitorvm.AheadConfig) (m M, err
 
 // ahead starts a monitor of a program and has it make a machine.
 func ahead(ctx context.Context, program string, blank Blank, a monitorvm.AheadConfig) (_ *monitor.Client, err error) {
-	root, disk, err := blank(ctx, rehearsalName, rehearsal())
+	root, disk, err := blank(ctx, stage())
 	if err != nil {
 		return nil, fmt.Errorf("make what it rehearses with: %w", err)
 	}
@@ -237,62 +229,4 @@ func ahead(ctx context.Context, program string, blank Blank, a monitorvm.AheadCo
 func roomFor(need int64) bool {
 	n, err := linux.MemAvailable()
 	return err == nil && n >= need
-}
-
-// rehearsalName is the program in the root of Blank's file system.
-const rehearsalName = "rehearsal"
-
-// rehearse is what a machine of a kind runs before it is anybody's: a container like
-// the one that was started last, so that it takes the same ways, but with nothing of
-// it: no arguments, environment, names, files or volumes.
-func rehearse(like *specs.Spec) (monitorvm.Rehearsal, error) {
-	var r monitorvm.Rehearsal
-	l := *like.Linux
-	s := specs.Spec{
-		Version: like.Version, Hostname: rehearsalName, Linux: &l,
-		Process: &specs.Process{
-			Args: []string{"/" + rehearsalName}, Cwd: "/", NoNewPrivileges: like.Process.NoNewPrivileges,
-			Capabilities: like.Process.Capabilities, Rlimits: like.Process.Rlimits,
-		},
-	}
-	l.Sysctl = nil
-	for _, m := range like.Mounts {
-		if name, ok := strings.CutPrefix(m.Source, guest.FilesDir+"/"); ok {
-			r.Container.Files = append(r.Container.Files, guest.File{Name: name, Mode: 0o644})
-		} else if strings.HasPrefix(m.Source, guest.ShareDir) {
-			continue
-		}
-		m.Options = slices.Clone(m.Options)
-		s.Mounts = append(s.Mounts, m)
-	}
-	plan, err := runtime.Prepare(&s, runtime.Options{Rootfs: runtime.Rootfs{Lower: []string{guest.RootDir}, Upper: guest.UpperDir, Work: guest.WorkDir}})
-	if err != nil {
-		return r, fmt.Errorf("compile rehearsal: %w", err)
-	}
-	r.Container.Lookup, r.Container.Limits = true, limits(l.Resources)
-	r.Plan, err = plan.MarshalBinary()
-	return r, err
-}
-
-// rehearsal is a program that ends: an ELF file for x86-64 with one segment.
-func rehearsal() []byte {
-	const (
-		base   = 0x400000
-		header = 64 + 56 // of the file and of the segment
-	)
-	code := []byte{
-		0x31, 0xff, // xor edi, edi
-		0xb8, 231, 0, 0, 0, // mov eax, exit_group
-		0x0f, 0x05, // syscall
-	}
-	b := bytes.NewBuffer([]byte("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
-	size := uint64(header + len(code))
-	for _, v := range []any{
-		uint16(2), uint16(62), uint32(1), uint64(base + header), uint64(64), uint64(0), // executable, x86-64, entry, segments, sections
-		uint32(0), uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0),
-		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(4096), // load all, read and execute
-	} {
-		_ = binary.Write(b, binary.LittleEndian, v) // a buffer takes all
-	}
-	return append(b.Bytes(), code...)
 }

@@ -299,7 +299,7 @@ func (t *templates) make(key string, c vmm.Config, r *monitorvm.Rehearsal) (err 
 		return err
 	}
 	if r != nil && t.blank != nil {
-		root, disk, err := t.blank(ctx, rehearsalName, rehearsal())
+		root, disk, err := t.blank(ctx, stage())
 		if err != nil {
 			return err
 		}

@@ -177,13 +177,18 @@ func (b *backend) keep(m *vmm.Machine, exited func(guest.Exited)) error {
 	return nil
 }
 
-// introduce tells the guest who it is, and limits its machine.
+// introduce tells the guest who it is, and limits its machine. To join a cgroup waits
+// for all processors of the host, for which the guest need not wait: nothing of the
+// container's runs before both are done.
 func (b *backend) introduce(ctx context.Context, s Spec) error {
-	if err := b.limit(b.m.Pid); err != nil {
-		return err
+	limited := make(chan error, 1)
+	go func() { limited <- b.limit(b.m.Pid) }()
+	err := introduce(ctx, b.c, b.conf.Hostname, b.links.nets, s)
+	if err != nil {
+		err = b.m.Explain(fmt.Errorf("boot the guest with kernel %s (hulld --vm-kernel FILE takes another): %w", b.conf.Machine.Kernel, err))
 	}
-	if err := introduce(ctx, b.c, b.conf.Hostname, b.links.nets, s); err != nil {
-		return b.m.Explain(fmt.Errorf("boot the guest with kernel %s (hulld --vm-kernel FILE takes another): %w", b.conf.Machine.Kernel, err))
+	if err := errors.Join(err, <-limited); err != nil {
+		return err
 	}
 	c := b.c
 	go keepTime(b.m.Done(), func(ctx context.Context) error { return tellTime(ctx, c) })
