@@ -5,6 +5,7 @@ package vmm
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -23,7 +24,7 @@ const (
 const CodeBuffer = 40
 
 // Layout changes when Args does: a template fits only machines of the same one.
-const Layout = 4
+const Layout = 5
 
 // DiskSize is the size of every disk, whatever it holds: a template's device
 // state holds its disks' sizes, and a machine restored from it has others.
@@ -42,16 +43,17 @@ type Config struct {
 	UID     uint32 // whom QEMU runs as, see User
 	Disks   []Disk
 	Nets    []Net
-	// VirtioFS is the tag of a directory that the program at the other end of
-	// Descriptors.FS serves, "" = none. Such a machine shares its memory with that
-	// program, and cannot be saved.
+	// VirtioFS is the tag of a directory that another program serves, "" = none. Such a
+	// machine shares its memory with that program, and can be neither saved nor, as it
+	// is, restored: its device is plugged in afterwards, see PlugFS.
 	VirtioFS string
 	// ACPI is for kernels that find virtio devices in its tables only. Ours find
 	// them on the command line, which QEMU completes, and start faster without.
 	ACPI bool
 	// MemoryFile backs the guest's memory; "" = anonymous memory. MemoryShared
 	// writes through to it (a template being made), else pages are copied on
-	// write (a machine made from one).
+	// write (a machine made from one), or all of them at once, if they are shared
+	// with the program of VirtioFS.
 	MemoryFile   string
 	MemoryShared bool
 	// Incoming waits for a template's device state (QMP migrate-incoming).
@@ -78,7 +80,7 @@ type Descriptors struct {
 	QMP   int   // connected socket
 	Agent int   // connected socket: the guest's port AgentPort
 	Log   int   // connected socket: what the guest's kernel prints
-	FS    int   // connected socket: virtiofsd, with Config.VirtioFS
+	FS    int   // connected socket: virtiofsd, with Config.VirtioFS and without Incoming
 	Taps  []int // one per Net with Tap
 }
 
@@ -93,7 +95,8 @@ func Args(c Config, fd Descriptors) []string {
 		"-machine", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=" + onOff(c.ACPI),
 		"-accel", accel(c), "-cpu", cpu(c.Accel), "-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>20, 10) + "M",
 		"-object", memory(c),
-		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.Cmdline,
+		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", cmdline(c),
+		"-global", "virtio-mmio.force-legacy=false", // virtio-fs needs it, and a template's devices are all machines'
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fd.QMP), "-mon", "chardev=qmp,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=log,fd=%d", fd.Log), "-serial", "chardev:log",
 		"-device", "virtio-serial-device,max_ports=2",
@@ -129,10 +132,14 @@ func Args(c Config, fd Descriptors) []string {
 		}
 		a = append(a, "-netdev", back, "-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, n.Mac))
 	}
-	if c.VirtioFS != "" {
+	switch {
+	case c.VirtioFS == "":
+	case c.Incoming:
+		a = append(a, "-device", fmt.Sprintf("virtio-scsi-device,id=%s,bus=%s", plugger, pluggerBus))
+	default:
 		a = append(
-			a, "-global", "virtio-mmio.force-legacy=false", "-chardev", fmt.Sprintf("socket,id=fs,fd=%d", fd.FS),
-			"-device", "vhost-user-fs-device,chardev=fs,queue-size=512,tag="+comma(c.VirtioFS),
+			a, "-chardev", fmt.Sprintf("socket,id=fs,fd=%d", fd.FS),
+			"-device", fmt.Sprintf("%s,chardev=fs,queue-size=%d,tag=%s", fsDevice, fsQueue, comma(c.VirtioFS)),
 		)
 	}
 	if c.Incoming {
@@ -163,10 +170,22 @@ func cpu(a Accel) string {
 	return "max,la57=off,erms=off"
 }
 
+// cmdline tells the kernel of the virtio-fs device's place, too, where there is no
+// device yet: QEMU tells it only of those that are there.
+func cmdline(c Config) string {
+	if c.ACPI || c.VirtioFS != "" {
+		return c.Cmdline
+	}
+	return c.Cmdline + " virtio_mmio.device=512@0xfeb00200:6" // of QEMU's microvm: where fsBus is
+}
+
 func memory(c Config) string {
 	size := strconv.FormatInt(c.Memory>>20, 10) + "M"
-	if c.MemoryFile == "" {
+	switch {
+	case c.MemoryFile == "":
 		return "memory-backend-memfd,id=mem,share=on,size=" + size
+	case c.copiesMemory():
+		return fmt.Sprintf("memory-backend-file,id=mem,size=%s,mem-path=%s,share=on", size, filepath.Join(memoryDir, memoryName))
 	}
 	return fmt.Sprintf("memory-backend-file,id=mem,size=%s,mem-path=%s,share=%s", size, comma(c.MemoryFile), onOff(c.MemoryShared))
 }

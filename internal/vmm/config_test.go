@@ -16,9 +16,9 @@ func TestArgs(t *testing.T) {
 	got := strings.Join(Args(c, Descriptors{QMP: 3, Agent: 4, Log: 5, Taps: []int{6}}), " ")
 	for _, want := range []string{
 		"-name a,,b ", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=off", "-accel tcg,thread=single,tb-size=40",
-		"-m 256M", "memory-backend-file,id=mem,size=256M,mem-path=/m,share=off",
+		"-m 256M", "memory-backend-file,id=mem,size=256M,mem-path=/memory/memory,share=on", "-append quiet -",
 		"filename=/root,,1.erofs", "read-only=on", "driver=null-co,node-name=disk1-0", "serial=r,discard=off,write-zeroes=off",
-		"tap,id=net0,fd=6,vhost=off", "hubport,id=net1", "vhost-user-fs-device,chardev=fs,queue-size=512,tag=hull", "elevateprivileges=deny", "-incoming defer",
+		"tap,id=net0,fd=6,vhost=off", "hubport,id=net1", "virtio-scsi-device,id=plugger,bus=virtio-mmio-bus.0", "elevateprivileges=deny", "-incoming defer",
 		"socket,id=agent,fd=4", "name=" + AgentPort,
 	} {
 		if !strings.Contains(got, want) {
@@ -36,6 +36,12 @@ func TestArgs(t *testing.T) {
 		return out
 	}
 	c.VirtioFS = ""
+	got = strings.Join(Args(c, Descriptors{Taps: []int{6}}), " ")
+	for _, want := range []string{"mem-path=/m,share=off", "-append quiet virtio_mmio.device=512@0xfeb00200:6 -"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in %s", want, got)
+		}
+	}
 	tmpl := c
 	tmpl.Incoming, tmpl.MemoryShared = false, true
 	tmpl.Disks = []Disk{{Serial: "r", ReadOnly: true, Absent: true}, {Serial: "d", Absent: true}}

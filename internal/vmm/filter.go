@@ -8,6 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// filter takes from this thread, and so from QEMU, the way to more rights, and to the
+// template's memory where that is mapped.
+func filter(c Config) error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	if c.MemoryFile == "" || c.copiesMemory() || c.MemoryShared {
+		return nil // the memory is the machine's own
+	}
+	return keepTemplate()
+}
+
 // keepTemplate filters this thread's, and so QEMU's, system calls: punching a
 // hole into a file does nothing, successfully. To give a page back that the guest
 // has freed, QEMU (7.2 at least) drops its copy of it, as it should, but also
@@ -26,9 +38,6 @@ func keepTemplate() error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}
 	f := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("set no_new_privs: %w", err)
-	}
 	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&f)))
 	runtime.KeepAlive(prog)
 	if e != 0 {

@@ -32,7 +32,7 @@ func (c Config) files() []jailFile {
 			list = append(list, jailFile{d.Path, !d.ReadOnly})
 		}
 	}
-	if c.MemoryFile != "" {
+	if c.MemoryFile != "" && !c.copiesMemory() {
 		// QEMU wants to write to it, though it maps it privately.
 		list = append(list, jailFile{c.MemoryFile, true})
 	}
@@ -40,9 +40,10 @@ func (c Config) files() []jailFile {
 }
 
 // enterJail gives this thread, and so QEMU, a root directory that holds QEMU's
-// programs and what the machine opens, and nothing else. A QEMU that its guest has
-// taken over sees no other file, process or network.
-func enterJail(c Config) error {
+// programs, what the machine opens, and the mount memory as memoryDir if that is not
+// nil, and nothing else. A QEMU that its guest has taken over sees no other file,
+// process or network.
+func enterJail(c Config, memory *os.File) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}
@@ -111,6 +112,11 @@ func enterJail(c Config) error {
 	for _, t := range trees {
 		if err := attach(t.f, filepath.Join(jailDir, t.at)); err != nil {
 			return fmt.Errorf("%s: %w", t.at, err)
+		}
+	}
+	if memory != nil {
+		if err := attach(memory, filepath.Join(jailDir, memoryDir)); err != nil {
+			return fmt.Errorf("the machine's memory: %w", err)
 		}
 	}
 	return changeRoot(jailDir)

@@ -41,7 +41,7 @@ type Machine struct {
 type Files struct {
 	Taps  []*os.File // one per Net with Tap
 	State *os.File   // a template's device state: to read with Config.Incoming, else for Save
-	FS    *os.File   // virtiofsd, with Config.VirtioFS
+	FS    *os.File   // virtiofsd, with Config.VirtioFS; with Config.Incoming nil = PlugFS will be called
 	// Before is called on the thread that starts QEMU, and is what QEMU's mount
 	// namespace and the like come from; nil = nothing.
 	Before func() error
@@ -72,7 +72,7 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 	}
 	fd := Descriptors{QMP: firstFd, Agent: firstFd + 1, Log: firstFd + 2}
 	files := theirs[:3:3]
-	if c.VirtioFS != "" {
+	if c.VirtioFS != "" && !c.Incoming {
 		fd.FS = firstFd + len(files)
 		files = append(files, f.FS)
 	}
@@ -80,7 +80,14 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 		fd.Taps = append(fd.Taps, firstFd+len(files))
 		files = append(files, t)
 	}
-	if m.proc, err = m.exec(c, Args(c, fd), theirs[3], files, f.Before); err != nil {
+	var own *ownMemory
+	if c.copiesMemory() {
+		if own, err = copyMemory(c); err != nil {
+			return nil, fmt.Errorf("copy the template's memory: %w", err)
+		}
+		defer own.mount.Close()
+	}
+	if m.proc, err = m.exec(c, Args(c, fd), theirs[3], files, own, f.Before); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.QEMU, err)
 	}
 	// Only QEMU has them from here: their end is QEMU's.
@@ -100,9 +107,19 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 		return nil, err
 	}
 	m.saveTo = f.State
+	if own != nil {
+		if err := <-own.copied; err != nil {
+			return nil, fmt.Errorf("copy the template's memory: %w", err)
+		}
+	}
 	if c.Incoming {
 		if err := m.QMP.Restore(ctx, f.State); err != nil {
 			return nil, fmt.Errorf("restore template: %w", err)
+		}
+		if f.FS != nil {
+			if err := m.PlugFS(ctx, f.FS); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return m, nil
@@ -111,7 +128,7 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 // exec starts QEMU on a thread of its own: QEMU inherits its system call filter,
 // its root directory and its namespaces, and dies with it, which is with this process. The thread
 // waits until QEMU has ended.
-func (m *Machine) exec(c Config, args []string, stderr *os.File, files []*os.File, before func() error) (*os.Process, error) {
+func (m *Machine) exec(c Config, args []string, stderr *os.File, files []*os.File, own *ownMemory, before func() error) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -132,12 +149,12 @@ func (m *Machine) exec(c Config, args []string, stderr *os.File, files []*os.Fil
 			sys, r.err = confine(c)
 		}
 		if r.err == nil {
-			if r.err = enterJail(c); r.err != nil {
+			if r.err = enterJail(c, own.dir()); r.err != nil {
 				r.err = fmt.Errorf("make its jail: %w", r.err)
 			}
 		}
 		if r.err == nil {
-			r.err = keepTemplate()
+			r.err = filter(c)
 		}
 		if r.err == nil {
 			r.p, r.err = os.StartProcess(args[0], args, &os.ProcAttr{

@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -60,4 +61,54 @@ func (m *Machine) PlugNet(ctx context.Context, i int, tap *os.File) error {
 	}
 	_, err := m.QMP.Do(ctx, "netdev_del", map[string]any{"id": sinkName(i)})
 	return err
+}
+
+// The virtio-fs device. QEMU gives places from the last one on to devices that are there
+// from the start; it has the second when it comes later.
+const (
+	fsDevice = "vhost-user-fs-device"
+	fsBus    = "virtio-mmio-bus.1"
+	fsQueue  = 512
+)
+
+// plugger is a device of which a machine has nothing but its bus, and pluggerBus its
+// place: with ACPI the first one's interrupt does not arrive (QEMU takes it for the
+// timer's).
+const (
+	plugger    = "plugger"
+	pluggerBus = "virtio-mmio-bus.0"
+)
+
+// ErrPlug is that a QEMU has restored a machine, but cannot plug a device in.
+var ErrPlug = errors.New("this QEMU cannot plug a device into a machine")
+
+// PlugFS gives a restored machine its virtio-fs device, of which the program at the
+// other end of conn takes care. The guest finds it when it looks there again.
+//
+// A place for virtio devices takes them from the start only, as nobody has told QEMU
+// who handles those that come later; any bus of SCSI or USB devices can, and has
+// nothing to do for it. It goes when it has done this, together with its device, which the
+// guest does not know of.
+func (m *Machine) PlugFS(ctx context.Context, conn *os.File) error {
+	const name = "fs"
+	if err := m.QMP.give(ctx, conn, name); err != nil {
+		return err
+	}
+	for _, x := range []struct {
+		command string
+		args    map[string]any
+	}{
+		{"chardev-add", map[string]any{"id": name, "backend": map[string]any{"type": "socket", "data": map[string]any{
+			"addr": map[string]any{"type": "fd", "data": map[string]any{"str": name}}, "server": false,
+		}}}},
+		{"qom-set", map[string]any{"path": fsBus, "property": "hotplug-handler", "value": plugger + ".0"}},
+		{"device_add", map[string]any{"driver": fsDevice, "bus": fsBus, "chardev": name, "queue-size": fsQueue, "tag": m.conf.VirtioFS}},
+		{"qom-set", map[string]any{"path": pluggerBus, "property": "hotplug-handler", "value": plugger + ".0"}},
+		{"device_del", map[string]any{"id": plugger}},
+	} {
+		if _, err := m.QMP.Do(ctx, x.command, x.args); err != nil {
+			return fmt.Errorf("%w: %w", ErrPlug, err)
+		}
+	}
+	return nil
 }

@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+
+	"hull/internal/vmm"
 )
 
 // initramfs writes what the guest's kernel starts from: hull-guest as /init, and
-// the modules it loads. It is not compressed: to unpack it would take
-// the guest longer than to copy it takes the host.
-func initramfs(w io.Writer, guest []byte, lists []moduleList) error {
+// the modules it loads, behind an ACPI table if that is not nil. It is not compressed:
+// to unpack it would take the guest longer than to copy it takes the host.
+func initramfs(w io.Writer, guest, table []byte, lists []moduleList) error {
 	c := &cpio{w: w}
+	if table != nil { // its directory is not there: the kernel reads it, and unpacks it nowhere
+		c.entry(vmm.ACPIPlaceFile, cpioFile|0o644, table)
+	}
 	for _, d := range []string{"dev", "root", "modules"} {
 		c.entry(d, cpioDir|0o755, nil)
 	}

@@ -36,8 +36,7 @@ type Kernel struct {
 	Args    []string // of its command line, beside ours
 	Modules []string // file names below modules/, in the order to load
 	VLAN    []string // those that a second network needs beside, loaded with it
-	// VirtioFS: it has the file system by which host directories are shown to it. A
-	// machine with such a device cannot be saved: there are no templates with it.
+	// VirtioFS: it has the file system by which host directories are shown to it.
 	VirtioFS bool
 }
 
@@ -179,6 +178,11 @@ func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
 		}
 		h.Write([]byte(lists[i].name))
 	}
+	var table []byte
+	if k.ACPI {
+		table = vmm.ACPIPlace()
+		h.Write(table)
+	}
 	path := filepath.Join(d.cfg.Dir, initrdPrefix+hex.EncodeToString(h.Sum(nil)[:12]))
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
@@ -186,7 +190,7 @@ func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	return path, writeFile(path, func(w io.Writer) error { return initramfs(w, g, lists) })
+	return path, writeFile(path, func(w io.Writer) error { return initramfs(w, g, table, lists) })
 }
 
 // static refuses a hull-guest that wants a dynamic linker: there is none in the

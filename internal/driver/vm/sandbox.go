@@ -74,13 +74,16 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	}
 	x.Container.User, x.Container.Groups, x.Container.Lookup = c.User, c.Groups, true
 	x.Container.Limits = limits(spec.Linux.Resources)
-	var practice monitorvm.Rehearsal
 	if len(x.Binds) > 0 {
-		x.VirtioFSD, err = b.d.virtiofsd()
-	} else if practice, err = rehearse(spec); err == nil {
-		x.State, x.Memory, err = b.d.template(ctx, b.machine, &practice)
+		if x.VirtioFSD, err = b.d.virtiofsd(); err != nil {
+			return nil, err
+		}
 	}
+	practice, err := rehearse(spec)
 	if err != nil {
+		return nil, err
+	}
+	if x.State, x.Memory, err = b.d.template(ctx, b.machine, &practice); err != nil {
 		return nil, err
 	}
 	raw, err := json.Marshal(x)
@@ -102,7 +105,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if err != nil {
 		return nil, fmt.Errorf("limit the machine: %w", err)
 	}
-	if x.State != "" {
+	if x.State != "" && len(x.Binds) == 0 {
 		b.d.another(b.machine, x.State, x.Memory, practice)
 	}
 	return p, nil

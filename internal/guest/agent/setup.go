@@ -233,8 +233,36 @@ func mountDisks(b *guest.Boot) error {
 		}
 	}
 	if b.Share {
+		if err := findShare(); err != nil {
+			return err
+		}
 		if err := mount(guest.ShareTag, guest.ShareDir, "virtiofs", 0, ""); err != nil {
 			return fmt.Errorf("%w (does the kernel have virtio-fs?)", err)
+		}
+	}
+	return nil
+}
+
+// mmioDriver is the kernel's driver of virtio devices that have a place in memory.
+const mmioDriver = "/sys/bus/platform/drivers/virtio-mmio"
+
+// findShare has the kernel look once more at places that had no device when it
+// booted: where the machine's template had none, a restored one has its share.
+func findShare() error {
+	all, err := filepath.Glob("/sys/bus/platform/devices/*")
+	if err != nil {
+		return err
+	}
+	for _, dev := range all {
+		name := filepath.Base(dev)
+		if !strings.HasPrefix(name, "virtio-mmio.") && !strings.HasPrefix(name, "LNRO0005:") { // on the command line, in ACPI's tables
+			continue
+		}
+		if _, err := os.Lstat(dev + "/driver"); err == nil {
+			continue
+		}
+		if err := writeFile(mmioDriver+"/bind", name); err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("find the machine's share: %w", err)
 		}
 	}
 	return nil

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"hull/internal/vmm"
 )
 
 const (
@@ -34,6 +36,9 @@ func Boot(ctx context.Context, state string, warn func(string), try func(ctx con
 			return err
 		}
 		warn(fmt.Sprintf("a machine cannot be restored from its template (try %d): %v", i+1, err))
+		if errors.Is(err, vmm.ErrPlug) {
+			return try(ctx, false) // the template is as good as it was
+		}
 	}
 	if state != "" {
 		if err := os.Remove(state); err != nil && !errors.Is(err, os.ErrNotExist) {
