@@ -54,7 +54,7 @@ func Rules() []Rule {
 			May:     []string{"internal/driver", "internal/hull", "internal/linux/...", "internal/require"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/..."},
 		},
-		{ // what the drivers over a monitor's backend have in common
+		{ // what the drivers over a monitor have in common
 			Package: "internal/driver/pod/...",
 			May:     []string{"internal/driver", "internal/driver/pod/...", "internal/hull", "internal/linux/...", "internal/monitor"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/proc/...", "internal/driver/oci/...", "internal/driver/vm/..."},
@@ -65,7 +65,7 @@ func Rules() []Rule {
 		},
 		{
 			Package: "internal/driver/proc/...",
-			May:     []string{"internal/driver", "internal/driver/group", "internal/driver/proc/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/runtime/...", "internal/undo"},
+			May:     []string{"internal/driver", "internal/driver/pod", "internal/driver/group", "internal/driver/proc/...", "internal/hull", "internal/linux/...", "internal/monitor/...", "internal/runtime/...", "internal/undo"},
 			Never:   []string{"internal/engine/...", "internal/store/...", "internal/network/...", "internal/image/...", "internal/driver/oci/...", "internal/driver/vm/..."},
 		},
 		{

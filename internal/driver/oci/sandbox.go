@@ -274,7 +274,7 @@ func (b *sandbox) Exec(ctx context.Context, id string, e driver.ExecSpec, hio hu
 	if err != nil {
 		return nil, fmt.Errorf("encode exec: %w", err)
 	}
-	return b.AddExec(ctx, id, e.ID, plan, hio)
+	return b.AddExec(ctx, id, e.ID, plan, hio, false)
 }
 
 // unable is the answer to what a runtime cannot do.

@@ -20,26 +20,38 @@ import (
 const handleVersion = 1
 
 // handle finds a monitor again. A pid alone may have been given to another
-// process since; with its start time and the boot it is certain.
+// process since; with its start time and the boot it is certain. And a monitor may
+// have been given to another pod since.
 type handle struct {
 	V       int
-	Backend string
+	Backend string `json:",omitempty"`
 	Pid     int
-	Start   uint64 // clock ticks after boot
-	Boot    string
-	Dir     string // the pod's run directory
+	Life
+	Boot string
+	Dir  string // the pod's run directory
 }
 
-func newHandle(backend string, pid int, dir string) (hull.Handle, error) {
+// Life tells a monitor from others that have its pid, and its pods apart.
+type Life struct {
+	Start uint64 // clock ticks after boot
+	Pods  int    `json:",omitempty"` // that it served before
+}
+
+// LifeOf is that of a monitor that has not ended; else the error is ESRCH.
+func LifeOf(pid int) (Life, error) {
+	s, err := linux.ReadStat(pid)
+	if err == nil && s.Ended() {
+		err = syscall.ESRCH
+	}
+	return Life{Start: s.Started, Pods: monitor.Renewals(s.Name)}, err
+}
+
+func newHandle(backend string, pid int, l Life, dir string) (hull.Handle, error) {
 	boot, err := linux.BootID()
 	if err != nil {
 		return nil, err
 	}
-	start, err := startTime(pid)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(handle{V: handleVersion, Backend: backend, Pid: pid, Start: start, Boot: boot, Dir: dir})
+	return json.Marshal(handle{V: handleVersion, Backend: backend, Pid: pid, Life: l, Boot: boot, Dir: dir})
 }
 
 func parseHandle(backend string, raw hull.Handle) (handle, error) {
@@ -59,8 +71,8 @@ func (h handle) alive() bool {
 	if err != nil || boot != h.Boot {
 		return false
 	}
-	start, err := startTime(h.Pid)
-	return err == nil && start == h.Start
+	l, err := LifeOf(h.Pid)
+	return err == nil && l == h.Life
 }
 
 // kill ends the monitor if it still runs. Without a pid (a handle was lost) the
@@ -72,7 +84,7 @@ func (h handle) kill() error {
 			return nil // nobody listens
 		}
 		h.Pid = c.Pid()
-		h.Start, err = startTime(h.Pid)
+		h.Life, err = LifeOf(h.Pid)
 		c.Close()
 		if err != nil {
 			return nil // just gone
@@ -86,22 +98,13 @@ func (h handle) kill() error {
 	if h.Boot != "" && !h.alive() { // after opening: now the pidfd is certain
 		return nil
 	}
-	if start, err := startTime(h.Pid); err != nil || start != h.Start {
+	if l, err := LifeOf(h.Pid); err != nil || l != h.Life {
 		return nil // just gone
 	}
 	if err := linux.PidfdSignal(linux.FD(fd), syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill monitor %d: %w", h.Pid, err)
 	}
 	return nil
-}
-
-// startTime is that of a process that has not ended, in clock ticks after boot.
-func startTime(pid int) (uint64, error) {
-	s, err := linux.ReadStat(pid)
-	if err == nil && s.Ended() {
-		err = syscall.ESRCH
-	}
-	return s.Started, err
 }
 
 // exits are what the monitor wrote down when main processes ended, by id.
@@ -120,6 +123,7 @@ func exits(dir string) map[string]hull.Exit {
 	return all
 }
 
+// readExit reads what the monitor wrote when container id ended.
 func readExit(dir, id string) (hull.Exit, error) {
 	b, err := os.ReadFile(monitor.ExitFile(dir, id))
 	if err != nil {

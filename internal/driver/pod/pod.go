@@ -39,6 +39,9 @@ type Config struct {
 	// Release kills what a dead monitor left of pod id and gives it back: cgroups, a
 	// machine's process. Everything is found by name. It may be called twice.
 	Release func(ctx context.Context, id, dir string) error
+	// Freed is given a monitor whose pod has ended and which can serve another one; nil
+	// = such a monitor ends.
+	Freed func(c *monitor.Client)
 }
 
 // Pod is one pod. A driver's sandbox embeds it.
@@ -67,11 +70,21 @@ func Start(cfg Config, s driver.SandboxSpec, conf []byte) (*Pod, error) {
 
 // StartIn is Start with a monitor that has no pod yet, which it takes over.
 func StartIn(cfg Config, s driver.SandboxSpec, conf []byte, c *monitor.Client) (*Pod, error) {
+	l, err := LifeOf(c.Pid())
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return StartAs(cfg, s, conf, c, l)
+}
+
+// StartAs is StartIn for who knows the monitor's life.
+func StartAs(cfg Config, s driver.SandboxSpec, conf []byte, c *monitor.Client, l Life) (*Pod, error) {
 	if s.ID == "" || !filepath.IsAbs(s.RunDir) {
 		c.Close()
 		return nil, fmt.Errorf("sandbox %q with run directory %q: %w", s.ID, s.RunDir, errdefs.ErrInvalidArgument)
 	}
-	h, err := newHandle(cfg.Backend, c.Pid(), s.RunDir)
+	h, err := newHandle(cfg.Backend, c.Pid(), l, s.RunDir)
 	if err == nil {
 		err = c.PodWith(s.ID, s.RunDir, cfg.Backend, conf)
 	}
@@ -99,6 +112,7 @@ func (p *Pod) run() {
 		Warned: func(id, text string) {
 			p.cfg.Log.Warn("monitor: "+text, "pod", p.id, "process", id)
 		},
+		Freed: p.cfg.Freed,
 	})
 	go func() {
 		if <-p.mon.Gone(); p.mon.Died() {
@@ -191,7 +205,7 @@ func (p *Pod) adopt(x monitor.Proc) {
 	}
 }
 
-// ID is the pod's, Dir its run directory.
+// ID is the pod's.
 func (p *Pod) ID() string { return p.id }
 
 // Dir is the pod's run directory.
@@ -219,6 +233,7 @@ func (p *Pod) Add(ctx context.Context, r monitor.AddRequest) (*Process, error) {
 		return nil, fmt.Errorf("process %s: %w", r.ID, errdefs.ErrAlreadyExists)
 	}
 	q := p.newProcess(r.ID, r.Container)
+	q.started = r.Now
 	p.mu.Unlock()
 	pid, err := p.mon.Add(ctx, r)
 	if err != nil {
@@ -232,11 +247,12 @@ func (p *Pod) Add(ctx context.Context, r monitor.AddRequest) (*Process, error) {
 }
 
 // AddExec is Add of a command in a container: its input ends with the client's, and
-// what it writes is in no log.
-func (p *Pod) AddExec(ctx context.Context, container, id string, plan []byte, hio hull.IO) (driver.Process, error) {
+// what it writes is in no log. With now it is started, too, where the monitor can do
+// that; its Start does nothing then.
+func (p *Pod) AddExec(ctx context.Context, container, id string, plan []byte, hio hull.IO, now bool) (driver.Process, error) {
 	hio.StdinOnce = true
 	hio.Log = hull.LogTarget{}
-	q, err := p.Add(ctx, monitor.AddRequest{ID: id, Container: container, Plan: plan, IO: hio})
+	q, err := p.Add(ctx, monitor.AddRequest{ID: id, Container: container, Plan: plan, IO: hio, Now: now && p.mon.SameBuild()})
 	if err != nil {
 		return nil, err // an interface with nil in it is not nil
 	}
@@ -346,20 +362,20 @@ func (p *Pod) monitorDied() {
 	close(p.lost)
 }
 
-// Destroy has the monitor end the pod, and releases what is left. One that cannot
-// is killed.
+// Destroy has the monitor end the pod, and releases what is left.
 func (p *Pod) Destroy(ctx context.Context) error {
-	p.mu.Lock()
-	p.destroyed = true
-	p.mu.Unlock()
-	err := p.destroyMonitor(ctx)
-	if err := errors.Join(err, p.cfg.Release(ctx, p.id, p.dir)); err != nil {
+	if err := errors.Join(p.End(ctx), p.cfg.Release(ctx, p.id, p.dir)); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", p.id, err)
 	}
 	return nil
 }
 
-func (p *Pod) destroyMonitor(ctx context.Context) error {
+// End has the monitor end the pod. One that does not is killed: Release finds what
+// it leaves.
+func (p *Pod) End(ctx context.Context) error {
+	p.mu.Lock()
+	p.destroyed = true
+	p.mu.Unlock()
 	short, cancel := context.WithTimeout(ctx, undoLimit)
 	defer cancel()
 	err := p.mon.Destroy(short)
@@ -367,6 +383,9 @@ func (p *Pod) destroyMonitor(ctx context.Context) error {
 		return nil
 	}
 	p.cfg.Log.Warn("monitor is killed because it does not end", "pod", p.id, "error", err)
+	if p.cfg.Freed != nil {
+		p.mon.Close() // before: so that it is given no other pod meanwhile
+	}
 	h, err := parseHandle(p.cfg.Backend, p.handle)
 	if err != nil {
 		return err
@@ -379,6 +398,7 @@ type Process struct {
 	p             *Pod
 	id, container string
 	pid           atomic.Int64
+	started       bool // when it was added
 	done          chan struct{}
 	exit          hull.Exit // valid after done
 }
@@ -404,6 +424,9 @@ func (q *Process) Pid() int {
 
 // Start implements driver.Process.
 func (q *Process) Start(ctx context.Context) error {
+	if q.started {
+		return nil
+	}
 	pid, err := q.p.mon.StartPid(ctx, q.id)
 	if pid > 0 {
 		q.pid.Store(int64(pid))

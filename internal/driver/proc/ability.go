@@ -17,9 +17,9 @@ import (
 
 // Root implements the ability driver.Root.
 func (b *sandbox) Root(ctx context.Context, id string) (*os.File, error) {
-	p := b.find(id)
-	if p == nil || p.container != "" {
-		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+	p, err := b.Running(id)
+	if err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile("/proc/"+strconv.Itoa(p.Pid())+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"hull/internal/driver/group"
+	"hull/internal/driver/pod"
 	"hull/internal/linux"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
@@ -45,7 +46,7 @@ type pool struct {
 // ready is a monitor without a pod.
 type ready struct {
 	client *monitor.Client
-	life   life
+	life   pod.Life
 	spare  *cgroup.Group // in which it has a seat; nil = none
 	err    error
 }
@@ -165,7 +166,7 @@ func (d *Driver) spawn() ready {
 	if err != nil {
 		return ready{err: err}
 	}
-	l, err := lifeOf(c.Pid())
+	l, err := pod.LifeOf(c.Pid())
 	if err != nil {
 		c.Close()
 		return ready{err: err}
@@ -175,7 +176,7 @@ func (d *Driver) spawn() ready {
 
 // freed takes a monitor back that has served a pod.
 func (d *Driver) freed(c *monitor.Client) {
-	l, err := lifeOf(c.Pid())
+	l, err := pod.LifeOf(c.Pid())
 	if err != nil {
 		c.Close()
 		return

@@ -24,18 +24,14 @@ import (
 	"github.com/containerd/errdefs"
 
 	"hull/internal/driver"
+	"hull/internal/driver/pod"
 	"hull/internal/hull"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
 )
 
-const (
-	// undoLimit bounds the clean-up after a failure.
-	undoLimit = 15 * time.Second
-	// recoverLimit is how long a monitor may take to answer a new engine. One that
-	// does not is killed with its pod, so a busy machine must not look like it.
-	recoverLimit = time.Minute
-)
+// undoLimit bounds the clean-up after a failure.
+const undoLimit = 15 * time.Second
 
 // Config is what a Driver needs.
 type Config struct {
@@ -52,6 +48,7 @@ type Driver struct {
 	cg      *cgroup.System
 	program *monitor.Program
 	pool    *pool
+	pods    pod.Config
 	late    removals
 	users   users
 }
@@ -91,6 +88,7 @@ func newDriver(cfg Config, program *monitor.Program) (*Driver, error) {
 		return nil, fmt.Errorf("create cgroup parent: %w", err)
 	}
 	d := &Driver{cfg: cfg, cg: sys, program: program}
+	d.pods = pod.Config{MonitorPath: cfg.MonitorPath, RunDir: cfg.RunDir, Log: cfg.Log, Release: d.release, Freed: d.freed}
 	// An engine that was killed left some behind. Those with anything in them stay.
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -136,76 +134,49 @@ func (d *Driver) Info() driver.Info {
 // Create implements driver.Driver. The boundary of a pod of containers is its
 // network namespace, which the network service has made, and its monitor.
 func (d *Driver) Create(_ context.Context, s driver.SandboxSpec) (driver.Sandbox, error) {
-	if s.ID == "" || !filepath.IsAbs(s.RunDir) {
-		return nil, fmt.Errorf("sandbox %q with run directory %q: %w", s.ID, s.RunDir, errdefs.ErrInvalidArgument)
-	}
 	m, err := d.pool.take()
 	if err != nil {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
-	h, err := newHandle(m.life, m.client.Pid(), s.RunDir)
-	if err == nil {
-		err = m.client.Pod(s.ID, s.RunDir)
-	}
+	p, err := pod.StartAs(d.pods, s, nil, m.client, m.life)
 	if err != nil {
 		m.dismiss()
-		return nil, fmt.Errorf("give the monitor its pod: %w", err)
+		return nil, err
 	}
-	b := d.newSandbox(s.ID, s.RunDir, h, m.client)
-	b.netns, b.spare = s.NetNS, m.spare
-	b.run()
-	return b, nil
+	return &sandbox{Pod: p, d: d, netns: s.NetNS, spare: m.spare, boxes: map[string]*box{}}, nil
 }
 
 // Recover implements driver.Driver.
 func (d *Driver) Recover(ctx context.Context, id string, raw hull.Handle) (driver.Sandbox, error) {
-	h, err := parseHandle(raw)
+	p, err := pod.Recover(ctx, d.pods, id, raw)
 	if err != nil {
-		// Nothing but names is left to go by.
-		h = handle{Dir: filepath.Join(d.cfg.RunDir, "pods", id)}
-		d.cfg.Log.Warn("pod without a usable handle is destroyed", "pod", id, "error", err)
-		return nil, d.gone(ctx, id, h)
+		return nil, err
 	}
-	if !h.alive() {
-		return nil, d.gone(ctx, id, h)
+	b := &sandbox{Pod: p, d: d, boxes: map[string]*box{}}
+	for cid, m := range d.metas(id, p.Dir()) {
+		b.boxes[cid] = &box{group: d.cg.Group(m.Cgroup), spec: m.Spec}
 	}
-	b, err := d.reconnect(ctx, id, h, raw)
-	if err == nil {
-		return b, nil
-	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	// A monitor that cannot be talked to is as good as dead: its pod can be
-	// neither stopped nor watched.
-	d.cfg.Log.Warn("pod whose monitor does not answer is destroyed", "pod", id, "error", err)
-	return nil, d.gone(ctx, id, h)
+	return b, nil
 }
 
-// gone releases what is left of a pod and returns its *driver.GoneError.
-func (d *Driver) gone(ctx context.Context, id string, h handle) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
-	defer cancel()
-	g := &driver.GoneError{ID: id, Exits: map[string]hull.Exit{}}
-	metas, err := readMetas(h.Dir)
+// metas are what is known of a pod's containers.
+func (d *Driver) metas(id, dir string) map[string]meta {
+	metas, err := readMetas(dir)
 	if err != nil {
 		d.cfg.Log.Warn("read what is known of a pod", "pod", id, "error", err)
 	}
-	errs := []error{h.kill()}
-	groups := []string{filepath.Join(d.cfg.CgroupParent, id)}
-	for cid, m := range metas {
-		groups = append(groups, m.Cgroup)
-		if x, err := readExit(h.Dir, cid); err == nil {
-			g.Exits[cid] = x
-		}
+	return metas
+}
+
+// release implements pod.Config.Release. The kernel kills what a monitor started when
+// that dies, except for what has changed its parent-death signal, which the cgroup
+// finds.
+func (d *Driver) release(ctx context.Context, id, dir string) error {
+	errs := []error{d.removeGroup(ctx, d.cg.Group(filepath.Join(d.cfg.CgroupParent, id)))}
+	for _, m := range d.metas(id, dir) {
+		errs = append(errs, d.removeGroup(ctx, d.cg.Group(m.Cgroup)))
 	}
-	for _, p := range groups {
-		errs = append(errs, d.removeGroup(ctx, d.cg.Group(p)))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("release sandbox %s: %w", id, err)
-	}
-	return g
+	return errors.Join(errs...)
 }
 
 // removeGroup kills what is in a cgroup and removes it.

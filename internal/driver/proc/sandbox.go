@@ -8,15 +8,14 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hull/internal/driver"
 	"hull/internal/driver/group"
+	"hull/internal/driver/pod"
 	"hull/internal/hull"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
@@ -24,23 +23,14 @@ import (
 	"hull/internal/undo"
 )
 
-// keepExecs is how many ended execs stay known, as in the monitor.
-const keepExecs = 32
-
 // sandbox is one pod.
 type sandbox struct {
-	d      *Driver
-	id     string
-	dir    string
-	netns  string
-	handle hull.Handle
-	mon    *monitor.Client
-	lost   chan struct{}
+	*pod.Pod
+	d     *Driver
+	netns string
 
 	mu        sync.Mutex
 	boxes     map[string]*box
-	procs     map[string]*process
-	endedEx   []string // oldest first
 	destroyed bool
 	spare     *cgroup.Group // the monitor's seat, until a container has it
 }
@@ -53,94 +43,6 @@ type box struct {
 }
 
 var _ driver.Sandbox = (*sandbox)(nil)
-
-func (d *Driver) newSandbox(id, dir string, h hull.Handle, c *monitor.Client) *sandbox {
-	return &sandbox{
-		d: d, id: id, dir: dir, handle: h, mon: c, lost: make(chan struct{}),
-		boxes: map[string]*box{}, procs: map[string]*process{},
-	}
-}
-
-// run begins to receive from the monitor.
-func (b *sandbox) run() {
-	b.mon.Listen(monitor.Events{
-		Exited: func(id string, x hull.Exit) {
-			if p := b.find(id); p != nil {
-				b.ended(p, x)
-			}
-		},
-		Warned: func(id, text string) {
-			b.d.cfg.Log.Warn("monitor: "+text, "pod", b.id, "process", id)
-		},
-		Freed: b.d.freed,
-	})
-	go func() {
-		if <-b.mon.Gone(); b.mon.Died() {
-			b.monitorDied()
-		}
-	}()
-}
-
-// reconnect finds a pod whose monitor lives.
-func (d *Driver) reconnect(ctx context.Context, id string, h handle, raw hull.Handle) (*sandbox, error) {
-	c, err := monitor.Dial(h.Dir)
-	for wait := time.Millisecond; err != nil && wait < time.Second; wait *= 2 {
-		// The engine may have died just after it gave the monitor its pod.
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(wait):
-		}
-		c, err = monitor.Dial(h.Dir)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if c.Pid() != h.Pid {
-		c.Close()
-		return nil, fmt.Errorf("process %d answers for monitor %d", c.Pid(), h.Pid)
-	}
-	b := d.newSandbox(id, h.Dir, raw, c)
-	b.run()
-	metas, err := readMetas(h.Dir)
-	if err != nil {
-		d.cfg.Log.Warn("read what is known of a pod", "pod", id, "error", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, recoverLimit)
-	defer cancel()
-	pod, procs, err := c.List(ctx)
-	if err == nil && pod != id {
-		err = fmt.Errorf("monitor has pod %q", pod)
-	}
-	if err != nil {
-		c.Close()
-		return nil, err
-	}
-	for cid, m := range metas {
-		b.boxes[cid] = &box{group: d.cg.Group(m.Cgroup), spec: m.Spec}
-	}
-	for _, p := range procs {
-		b.adopt(p)
-	}
-	return b, nil
-}
-
-// adopt makes the local half of a process that the monitor has. An exit that
-// was told since the list was made is in the list of the next one only, so the
-// process may be there already: exits come through ended in any case.
-func (b *sandbox) adopt(x monitor.Proc) {
-	p := b.register(x.ID, x.Container, x.TTY)
-	p.pid.Store(int64(x.Pid))
-	if x.Exit != nil {
-		b.ended(p, *x.Exit)
-	}
-}
-
-// Handle implements driver.Sandbox.
-func (b *sandbox) Handle() hull.Handle { return b.handle }
-
-// Lost implements the ability driver.Lost.
-func (b *sandbox) Lost() <-chan struct{} { return b.lost }
 
 // Add implements driver.Sandbox.
 func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) (_ driver.Process, err error) {
@@ -185,8 +87,8 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 
 	// The record is written while the monitor works.
 	recorded := make(chan error, 1)
-	go func() { recorded <- writeMeta(b.dir, c.ID, meta{Cgroup: bx.group.Path(), Spec: spec}) }()
-	p, err := b.add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, Seated: bx.seated, Cgroup: group.Of(bx.group), IO: hio})
+	go func() { recorded <- writeMeta(b.Dir(), c.ID, meta{Cgroup: bx.group.Path(), Spec: spec}) }()
+	p, err := b.Pod.Add(ctx, monitor.AddRequest{ID: c.ID, Plan: raw, Seated: bx.seated, Cgroup: group.Of(bx.group), IO: hio})
 	if e := <-recorded; e != nil && err == nil {
 		err = fmt.Errorf("record container: %w", e)
 		_ = p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
@@ -224,7 +126,7 @@ func (b *sandbox) newBox(id string, spec *specs.Spec) (*box, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.destroyed {
-		return nil, fmt.Errorf("sandbox %s is destroyed: %w", b.id, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("sandbox %s is destroyed: %w", b.ID(), errdefs.ErrFailedPrecondition)
 	}
 	if b.boxes[id] != nil {
 		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
@@ -237,7 +139,7 @@ func (b *sandbox) dropBox(id string) error {
 	b.mu.Lock()
 	delete(b.boxes, id)
 	b.mu.Unlock()
-	err := os.Remove(metaFile(b.dir, id))
+	err := os.Remove(metaFile(b.Dir(), id))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -300,26 +202,8 @@ func withSeat(res *specs.LinuxResources) *specs.LinuxResources {
 // warn logs what the host cannot give a container.
 func (b *sandbox) warn(id string, warnings []string) {
 	for _, w := range warnings {
-		b.d.cfg.Log.Warn(w, "pod", b.id, "container", id)
+		b.d.cfg.Log.Warn(w, "pod", b.ID(), "container", id)
 	}
-}
-
-// add sends add or exec. The process is known before the monitor has it, because
-// its exit may be told before the answer is read.
-func (b *sandbox) add(ctx context.Context, r monitor.AddRequest) (*process, error) {
-	if b.find(r.ID) != nil {
-		return nil, fmt.Errorf("process %s: %w", r.ID, errdefs.ErrAlreadyExists)
-	}
-	p := b.register(r.ID, r.Container, r.IO.TTY)
-	pid, err := b.mon.Add(ctx, r)
-	if err != nil {
-		b.mu.Lock()
-		delete(b.procs, r.ID)
-		b.mu.Unlock()
-		return nil, err
-	}
-	p.pid.Store(int64(pid))
-	return p, nil
 }
 
 // Exec implements driver.Sandbox.
@@ -350,15 +234,7 @@ func (b *sandbox) Exec(ctx context.Context, id string, e driver.ExecSpec, hio hu
 	if err != nil {
 		return nil, fmt.Errorf("encode plan: %w", err)
 	}
-	hio.StdinOnce = true // the client's end of input is the command's
-	hio.Log = hull.LogTarget{}
-	now := e.Now && b.mon.SameBuild()
-	p, err := b.add(ctx, monitor.AddRequest{ID: e.ID, Container: id, Plan: raw, IO: hio, Now: now})
-	if err != nil {
-		return nil, err
-	}
-	p.started = now
-	return p, nil
+	return b.AddExec(ctx, id, e.ID, raw, hio, e.Now)
 }
 
 // box finds a container, ended or not.
@@ -382,93 +258,6 @@ func prepareExec(container *specs.Spec, e driver.ExecSpec) (*runtime.ExecPlan, e
 	return runtime.PrepareExec(&s, e.Process, false)
 }
 
-// Process implements driver.Sandbox.
-func (b *sandbox) Process(id string) (driver.Process, error) {
-	if p := b.find(id); p != nil {
-		return p, nil
-	}
-	return nil, fmt.Errorf("process %s: %w", id, errdefs.ErrNotFound)
-}
-
-func (b *sandbox) find(id string) *process {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.procs[id]
-}
-
-// register makes the local half of a process, or finds it.
-func (b *sandbox) register(id, container string, tty bool) *process {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if p := b.procs[id]; p != nil {
-		return p
-	}
-	p := &process{b: b, id: id, container: container, tty: tty, done: make(chan struct{})}
-	b.procs[id] = p
-	return p
-}
-
-// ended records an exit, once.
-func (b *sandbox) ended(p *process, x hull.Exit) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	select {
-	case <-p.done:
-		return
-	default:
-	}
-	p.exit = x
-	close(p.done)
-	if p.container == "" {
-		return
-	}
-	b.endedEx = append(b.endedEx, p.id)
-	if len(b.endedEx) > keepExecs {
-		delete(b.procs, b.endedEx[0])
-		b.endedEx = slices.Delete(b.endedEx, 0, 1)
-	}
-}
-
-// monitorDied ends the pod: the kernel kills what the monitor started, except
-// for what has changed its parent-death signal, which the cgroup finds.
-func (b *sandbox) monitorDied() {
-	ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
-	defer cancel()
-	if crash, err := os.ReadFile(filepath.Join(b.dir, monitor.CrashName)); err == nil && len(crash) > 0 {
-		b.d.cfg.Log.Error("the pod's monitor has crashed", "pod", b.id, "crash", string(crash[:min(len(crash), 8<<10)]))
-	}
-	if h, err := parseHandle(b.handle); err == nil {
-		if err := h.kill(); err != nil { // alive, but cannot be talked to
-			b.d.cfg.Log.Error("kill monitor", "pod", b.id, "error", err)
-		}
-	}
-	b.mu.Lock()
-	var groups []*cgroup.Group
-	for _, bx := range b.boxes {
-		groups = append(groups, bx.group)
-	}
-	var procs []*process
-	for _, p := range b.procs {
-		procs = append(procs, p)
-	}
-	b.mu.Unlock()
-	for _, g := range groups {
-		if err := g.Kill(ctx); err != nil {
-			b.d.cfg.Log.Error("kill cgroup of a dead monitor's pod", "pod", b.id, "error", err)
-		}
-	}
-	for _, p := range procs {
-		x := hull.Exit{Code: 137, At: time.Now(), Error: "the pod's monitor has died"}
-		if p.container == "" {
-			if seen, err := readExit(b.dir, p.id); err == nil {
-				x = seen // it ended before
-			}
-		}
-		b.ended(p, x)
-	}
-	close(b.lost)
-}
-
 // Destroy implements driver.Sandbox.
 func (b *sandbox) Destroy(ctx context.Context) error {
 	b.mu.Lock()
@@ -483,9 +272,7 @@ func (b *sandbox) Destroy(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	if err := b.destroyMonitor(ctx); err != nil {
-		errs = append(errs, err)
-	}
+	errs = append(errs, b.End(ctx))
 	for _, bx := range boxes {
 		errs = append(errs, b.d.killGroup(ctx, bx.group))
 		b.d.removeLater(bx.group)
@@ -494,91 +281,12 @@ func (b *sandbox) Destroy(ctx context.Context) error {
 		b.d.removeLater(spare)
 	}
 	for id := range boxes {
-		if err := os.Remove(metaFile(b.dir, id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(metaFile(b.Dir(), id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("destroy sandbox %s: %w", b.id, err)
+		return fmt.Errorf("destroy sandbox %s: %w", b.ID(), err)
 	}
 	return nil
-}
-
-// destroyMonitor has the monitor end the pod. One that cannot is killed: the
-// cgroups that are removed next find what it leaves.
-func (b *sandbox) destroyMonitor(ctx context.Context) error {
-	short, cancel := context.WithTimeout(ctx, undoLimit)
-	defer cancel()
-	err := b.mon.Destroy(short)
-	if err == nil || errdefs.IsUnavailable(err) { // done, or dead before
-		return nil
-	}
-	b.d.cfg.Log.Warn("monitor is killed because it does not end", "pod", b.id, "error", err)
-	b.mon.Close() // before: so that it is given no other pod meanwhile
-	h, err := parseHandle(b.handle)
-	if err != nil {
-		return err
-	}
-	return h.kill()
-}
-
-// process is the local half of a process in the pod.
-type process struct {
-	b             *sandbox
-	id, container string
-	tty           bool
-	pid           atomic.Int64
-	started       bool // by Exec
-	done          chan struct{}
-	exit          hull.Exit // valid after done
-}
-
-var _ driver.Process = (*process)(nil)
-
-// Pid implements driver.Process.
-func (p *process) Pid() int {
-	select {
-	case <-p.done:
-		return 0
-	default:
-		return int(p.pid.Load())
-	}
-}
-
-// Start implements driver.Process.
-func (p *process) Start(ctx context.Context) error {
-	if p.started {
-		return nil
-	}
-	return p.b.mon.Start(ctx, p.id)
-}
-
-// Signal implements driver.Process.
-func (p *process) Signal(ctx context.Context, sig syscall.Signal) error {
-	select {
-	case <-p.done:
-		return fmt.Errorf("process %s has ended: %w", p.id, errdefs.ErrNotFound)
-	default:
-	}
-	return p.b.mon.Signal(ctx, p.id, sig)
-}
-
-// Wait implements driver.Process.
-func (p *process) Wait(ctx context.Context) (hull.Exit, error) {
-	select {
-	case <-p.done:
-		return p.exit, nil
-	case <-ctx.Done():
-		return hull.Exit{}, context.Cause(ctx)
-	}
-}
-
-// Resize implements the ability driver.Resize.
-func (p *process) Resize(ctx context.Context, rows, cols uint16) error {
-	return p.b.mon.Resize(ctx, p.id, rows, cols)
-}
-
-// Attach implements the ability driver.Attach.
-func (p *process) Attach(ctx context.Context, a hull.Attach) error {
-	return p.b.mon.Attach(ctx, p.id, a)
 }

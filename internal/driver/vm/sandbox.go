@@ -165,7 +165,7 @@ func (b *sandbox) Exec(ctx context.Context, id string, e driver.ExecSpec, hio hu
 	if err != nil {
 		return nil, err
 	}
-	return b.AddExec(ctx, id, e.ID, raw, hio)
+	return b.AddExec(ctx, id, e.ID, raw, hio, false)
 }
 
 func (b *sandbox) warn(id string, warnings []string) {
