@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,6 +23,9 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/buildkit/session/grpchijack"
 	solvererrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
@@ -52,10 +56,11 @@ func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader
 		return "", fmt.Errorf("reach the builder: %w", err)
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	if r.Session != "" {
-		return k.traced(ctx, c, r, event)
-	}
-	if r.Remote != "" {
+	switch {
+	case r.Remote == "":
+	case r.Session != "":
+		return k.traced(ctx, c, r, local{}, event)
+	default:
 		return k.told(ctx, c, r, local{}, event)
 	}
 	dir, sum, err := s.context(ctx, body)
@@ -72,7 +77,11 @@ func (s *Service) Build(ctx context.Context, r hull.BuildRequest, body io.Reader
 	if err != nil {
 		return "", fmt.Errorf("build context: %w", err)
 	}
-	return k.told(ctx, c, r, local{map[string]fsutil.FS{"context": files, "dockerfile": files}, sum}, event)
+	from := local{map[string]fsutil.FS{"context": files, "dockerfile": files}, sum}
+	if r.Session != "" {
+		return k.traced(ctx, c, r, from, event)
+	}
+	return k.told(ctx, c, r, from, event)
 }
 
 // local is a context that was sent. BuildKit tells files of one key apart by size
@@ -188,8 +197,28 @@ func entitled(r hull.BuildRequest) []string {
 	return nil
 }
 
-// traced builds from a client's session; the client draws the progress itself.
-func (k *kit) traced(ctx context.Context, c *client.Client, r hull.BuildRequest, event func(hull.BuildEvent)) (string, error) {
+// serve gives the builder the context in a session of its own, beside the client's,
+// until the build is over. The result are the frontend's attributes that say so.
+func (l local) serve(ctx context.Context, c *client.Client, g *errgroup.Group) (map[string]string, error) {
+	if len(l.mounts) == 0 {
+		return nil, nil //nolint:nilnil // nothing to say
+	}
+	s, err := session.NewSession(ctx, l.key)
+	if err != nil {
+		return nil, fmt.Errorf("offer build context: %w", err)
+	}
+	s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource(l.mounts)))
+	g.Go(func() error { return s.Run(ctx, grpchijack.Dialer(c.ControlClient())) })
+	out := map[string]string{}
+	for name := range l.mounts {
+		out["local-sessionid:"+name] = s.ID()
+	}
+	return out, nil
+}
+
+// traced builds with a client's session: its context is there, or was sent. The
+// client draws the progress itself.
+func (k *kit) traced(ctx context.Context, c *client.Client, r hull.BuildRequest, from local, event func(hull.BuildEvent)) (string, error) {
 	ref := r.ID
 	if ref == "" {
 		ref = newID()
@@ -199,9 +228,18 @@ func (k *kit) traced(ctx context.Context, c *client.Client, r hull.BuildRequest,
 	}
 	var out *controlapi.SolveResponse
 	g, gctx := errgroup.WithContext(ctx)
+	served, stop := context.WithCancel(gctx)
+	defer stop()
+	sources, err := from.serve(served, c, g)
+	if err != nil {
+		return "", err
+	}
+	opts := attrs(r)
+	maps.Copy(opts, sources)
 	g.Go(func() (err error) {
+		defer stop()
 		out, err = c.ControlClient().Solve(gctx, &controlapi.SolveRequest{
-			Ref: ref, Session: r.Session, Frontend: "dockerfile.v0", FrontendAttrs: attrs(r), Entitlements: entitled(r),
+			Ref: ref, Session: r.Session, Frontend: "dockerfile.v0", FrontendAttrs: opts, Entitlements: entitled(r),
 			Exporters: []*controlapi.Exporter{{Type: "moby", Attrs: exported(r)}},
 			Cache:     &controlapi.CacheOptions{},
 		})
@@ -278,10 +316,19 @@ func finish(resp map[string]string, r hull.BuildRequest, event func(hull.BuildEv
 		_, hex, _ := strings.Cut(id, ":")
 		event(hull.BuildEvent{Text: "Successfully built " + hex[:min(12, len(hex))] + "\n"})
 		for _, n := range r.Names {
-			event(hull.BuildEvent{Text: "Successfully tagged " + strings.TrimPrefix(strings.TrimPrefix(n, "docker.io/"), "library/") + "\n"})
+			event(hull.BuildEvent{Text: "Successfully tagged " + tagged(n) + "\n"})
 		}
 	}
 	return id, nil
+}
+
+// tagged is a name as users know it, with its tag.
+func tagged(name string) string {
+	n, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.FamiliarString(reference.TagNameOnly(n))
 }
 
 // failedStep is how BuildKit words a step that failed.

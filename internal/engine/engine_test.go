@@ -236,6 +236,19 @@ func TestAutoRemove(t *testing.T) {
 	if _, err := e.Container(t.Context(), c.ID); !errdefs.IsNotFound(err) {
 		t.Errorf("still there: %v", err)
 	}
+	// Who asks for the end in a second request may come too late.
+	for _, cond := range []hull.WaitCondition{"", hull.WaitRemoved} {
+		wait, err := e.Wait(t.Context(), c.ID, cond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x, err := wait(t.Context()); err != nil || x.Code != 7 {
+			t.Errorf("wait %q after the removal: %+v, %v", cond, x, err)
+		}
+	}
+	if _, err := e.Wait(t.Context(), c.ID, hull.WaitNextExit); !errdefs.IsNotFound(err) {
+		t.Errorf("wait for an exit that cannot come: %v", err)
+	}
 	// Its sandbox and layer are taken down after that was told.
 	for limit := time.Now().Add(time.Minute); len(w.leaks()) != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {

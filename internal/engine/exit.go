@@ -45,6 +45,9 @@ func (e *runner) exit(ctx context.Context, x *run, exit hull.Exit) {
 	ran := time.Since(x.started)
 	again := restartAfter(c, exit, x.unhealthy.Load()) && !e.runs.stopping()
 	gone := c.Spec.AutoRemove && !again && !x.restart.Load()
+	if gone {
+		e.runs.depart(x.id, exit)
+	}
 	swift := gone && e.runs.pod(x.pod).letGo(ctx, c, e.log)
 	if !swift {
 		x.end(ctx, e)

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,7 @@ type runs struct {
 	pending   map[string][]hull.Attach      // attached before start
 	backoff   map[string]context.CancelFunc // containers waiting to be restarted
 	delay     map[string]time.Duration      // their next delay
+	departed  []departure                   // oldest first
 	stopped   bool                          // the engine is shutting down: nobody restarts
 	wg        sync.WaitGroup                // watchers
 }
@@ -158,6 +160,38 @@ func (r *runs) notify(id string, removed bool, exit hull.Exit) {
 		return
 	}
 	r.waiters[id] = rest
+}
+
+// departure is the end of a container that was removed by itself.
+type departure struct {
+	id   string
+	exit hull.Exit
+}
+
+// maxDepartures bounds the ends that are remembered of containers that are gone.
+const maxDepartures = 256
+
+// depart remembers how a container ended that is about to remove itself: a client
+// that started it, and asks for its end in another request, may come after that.
+func (r *runs) depart(id string, exit hull.Exit) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.departed) == maxDepartures {
+		r.departed = slices.Delete(r.departed, 0, 1)
+	}
+	r.departed = append(r.departed, departure{id, exit})
+}
+
+// departure gives the end of a container that removed itself.
+func (r *runs) departure(id string) (hull.Exit, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range slices.Backward(r.departed) {
+		if d.id == id {
+			return d.exit, true
+		}
+	}
+	return hull.Exit{}, false
 }
 
 // nextDelay is how long to wait before the next restart of id, and a context

@@ -1,14 +1,22 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/moby/buildkit/session"
+	"github.com/moby/moby/client"
 
 	"hull/test/harness"
 )
@@ -52,7 +60,7 @@ CMD ["cat", "/who", "/from-cache", "/data/a"]
 		"data/a": "A\n", "data/secret": "no\n", ".dockerignore": "data/secret\n",
 	})
 	out := c.Run("build", "--build-arg", "WHO=me", "-t", "built", dir)
-	if !strings.Contains(out, "Successfully tagged built") {
+	if !strings.Contains(out, "Successfully tagged built:latest") {
 		t.Errorf("build says: %s", out)
 	}
 	// The image is there, and runs, without a step in between.
@@ -292,4 +300,49 @@ func TestBuildDiskFull(t *testing.T) {
 		t.Errorf("it says %q", got)
 	}
 	c.Run("rmi", "small")
+}
+
+// TestBuildSentContextAndSession: clients that build with BuildKit and send the context
+// as a tar have a session for credentials only.
+func TestBuildSentContextAndSession(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Docker()
+	engine, err := client.New(client.WithHost(e.Host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	s, err := session.NewSession(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() {
+		over <- s.Run(t.Context(), session.Dialer(func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+			return engine.DialHijack(ctx, "/session", proto, meta)
+		}))
+	}()
+	for _, said := range []string{"one", "two"} { // contexts of the same size
+		dir := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nCOPY said /\nCMD [\"cat\", \"/said\"]\n", "said": said})
+		files, err := exec.Command("tar", "-C", dir, "-c", ".").Output() // #nosec: a test
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := e.API("POST", "/build?version=2&t=sent&session="+s.ID(), bytes.NewReader(files))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := io.ReadAll(resp.Body)
+		if err = errors.Join(err, resp.Body.Close()); err != nil || !strings.Contains(string(out), "moby.buildkit.trace") {
+			t.Fatalf("build says %s, %v", out, err)
+		}
+		if got := c.Run("run", "--rm", "sent"); got != said {
+			t.Errorf("the image says %q: %s", got, out)
+		}
+	}
+	c.Run("rmi", "-f", "sent")
+	if err := errors.Join(s.Close(), <-over); err != nil {
+		t.Errorf("end the session: %v", err)
+	}
 }

@@ -396,10 +396,11 @@ type legacyDiskUsage struct {
 	BuilderSize *int64 `json:",omitempty"`
 }
 
-// diskUsageFor: since 1.52 items are only there when verbose.
+// diskUsageFor: since 1.52 items are only there when verbose; who does not ask for
+// that may be an older client that names no version, and gets the older fields, too.
 func diskUsageFor(v apiVersion, in system.DiskUsage, layers int64, verbose bool) any {
-	if v >= 53 || v == 52 && verbose {
-		return brief(in, verbose)
+	if v >= 52 && verbose {
+		return in
 	}
 	out := legacyDiskUsage{LayersSize: layers}
 	if in.ImageUsage != nil {
@@ -417,17 +418,15 @@ func diskUsageFor(v apiVersion, in system.DiskUsage, layers int64, verbose bool)
 	if v < 42 {
 		out.BuilderSize = new(int64)
 	}
-	if v == 52 {
-		b := brief(in, false)
+	if v >= 52 {
+		b := brief(in)
 		out.DiskUsage = &b
 	}
 	return out
 }
 
-func brief(in system.DiskUsage, verbose bool) system.DiskUsage {
-	if verbose {
-		return in
-	}
+// brief leaves the items out.
+func brief(in system.DiskUsage) system.DiskUsage {
 	var out system.DiskUsage
 	if u := in.ImageUsage; u != nil {
 		out.ImageUsage = &image.DiskUsage{ActiveCount: u.ActiveCount, Reclaimable: u.Reclaimable, TotalCount: u.TotalCount, TotalSize: u.TotalSize}
