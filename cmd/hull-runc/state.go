@@ -60,7 +60,7 @@ func (a *app) load(id string) (*container, error) {
 		return nil, err
 	}
 	if err = json.Unmarshal(b, &c.record); err == nil {
-		err = json.Unmarshal(c.Config, &c.Spec)
+		c.Spec, err = decodeSpec(c.Config)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read state of container %s: %w", id, err)
