@@ -42,9 +42,6 @@ type Files struct {
 	Taps  []*os.File // one per Net with Tap
 	State *os.File   // a template's device state: to read with Config.Incoming, else for Save
 	FS    *os.File   // virtiofsd, with Config.VirtioFS; with Config.Incoming nil = PlugFS will be called
-	// Before is called on the thread that starts QEMU, and is what QEMU's mount
-	// namespace and the like come from; nil = nothing.
-	Before func() error
 }
 
 // Start runs a machine. When it returns without error, QEMU executes the guest,
@@ -87,7 +84,7 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 		}
 		defer own.mount.Close()
 	}
-	if m.proc, err = m.exec(c, Args(c, fd), theirs[3], files, own, f.Before); err != nil {
+	if m.proc, err = m.exec(c, Args(c, fd), theirs[3], files, own); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.QEMU, err)
 	}
 	// Only QEMU has them from here: their end is QEMU's.
@@ -128,7 +125,7 @@ func Start(ctx context.Context, c Config, f Files) (_ *Machine, err error) {
 // exec starts QEMU on a thread of its own: QEMU inherits its system call filter,
 // its root directory and its namespaces, and dies with it, which is with this process. The thread
 // waits until QEMU has ended.
-func (m *Machine) exec(c Config, args []string, stderr *os.File, files []*os.File, own *ownMemory, before func() error) (*os.Process, error) {
+func (m *Machine) exec(c Config, args []string, stderr *os.File, files []*os.File, own *ownMemory) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -141,13 +138,8 @@ func (m *Machine) exec(c Config, args []string, stderr *os.File, files []*os.Fil
 	ch := make(chan result, 1)
 	linux.GoOnThread(func() {
 		var r result
-		if before != nil {
-			r.err = before()
-		}
 		var sys *syscall.SysProcAttr
-		if r.err == nil {
-			sys, r.err = confine(c)
-		}
+		sys, r.err = confine(c)
 		if r.err == nil {
 			if r.err = enterJail(c, own.dir()); r.err != nil {
 				r.err = fmt.Errorf("make its jail: %w", r.err)

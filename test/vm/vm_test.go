@@ -251,6 +251,17 @@ func TestMachine(t *testing.T) {
 		"sh", "-c", "echo kept > /data/file; chown 12:34 /data/file; stat -c %u:%a /run/secrets/pw; cat /run/secrets/pw"), "7:400\nhush")
 	w.want("volume", c.Run("run", "--rm", "-v", "moving:/data", "busybox", "sh", "-c", "stat -c %u:%g /data/file; cat /data/file"), "12:34\nkept")
 
+	// So does one that was ready, and was nobody's until then.
+	ready = w.spare()
+	w.run("ready", "-v", "moving:/data", "-v", w.WriteFile("told", "by a file\n")+":/told:ro", "busybox", "sleep", "1000")
+	if got := parent(w.qemu("ready")); got != ready {
+		t.Errorf("the machine with a volume is not the one that was ready: of monitor %d, not %d", got, ready)
+	}
+	w.want("volumes of a machine that was ready", c.Run("exec", "ready", "sh", "-c", "cat /data/file /told; echo more >> /data/file; echo x >> /told || echo read-only"), "kept\nby a file\nread-only")
+	w.want("what it has written", c.Run("run", "--rm", "-v", "moving:/data", "busybox", "cat", "/data/file"), "kept\nmore")
+	w.jailed("ready")
+	c.Run("rm", "-f", "ready")
+
 	// All came from one template, and nobody has written to it.
 	for _, wrong := range []string{"made again", "cannot be restored", "machines boot"} {
 		if log := w.Log(); strings.Contains(log, wrong) {

@@ -105,8 +105,8 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if err != nil {
 		return nil, fmt.Errorf("limit the machine: %w", err)
 	}
-	if x.State != "" && len(x.Binds) == 0 {
-		b.d.another(b.machine, x.State, x.Memory, practice)
+	if x.State != "" {
+		b.d.another(b.machine, len(x.Binds) > 0, x.State, x.Memory, practice)
 	}
 	return p, nil
 }

@@ -1,10 +1,13 @@
 package vm
 
 import (
+	"bytes"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"hull/internal/vmm"
 )
@@ -123,5 +126,31 @@ func TestInitrdsOfNoUse(t *testing.T) {
 		if _, err := os.Stat(path(name)); (err == nil) != stays {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestThin: pages of zero become holes, and nothing else changes.
+func TestThin(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "memory")
+	want := make([]byte, 3*mib+page/2)
+	for _, at := range []int{page - 1, 4 * page, mib, 2*mib + 7*page, 3*mib + 1} {
+		want[at] = 1
+	}
+	if err := os.WriteFile(path, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 8*mib); err != nil {
+		t.Fatal(err)
+	}
+	if err := thin(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || len(got) != 8*mib || !bytes.Equal(got[:len(want)], want) || zeros(got[3*mib+page:]) != 5*mib-page {
+		t.Errorf("%d bytes, other ones than were written (%v)", len(got), err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || st.Blocks*512 > 16*page {
+		t.Errorf("it takes %d bytes (%v)", st.Blocks*512, err)
 	}
 }

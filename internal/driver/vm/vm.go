@@ -29,6 +29,7 @@ import (
 
 	"hull/internal/driver"
 	"hull/internal/driver/pod"
+	"hull/internal/guest"
 	"hull/internal/hull"
 	"hull/internal/linux/cgroup"
 	"hull/internal/monitor"
@@ -205,7 +206,7 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 // start starts the pod's monitor, which has its machine already where one was made
 // ahead.
 func (d *Driver) start(ctx context.Context, s driver.SandboxSpec, conf []byte, c vmm.Config) (*pod.Pod, error) {
-	if k, err := key(c); err == nil && !s.Shares {
+	if k, err := spareKey(c, s.Shares); err == nil {
 		if m, ok := d.spares.take(ctx, k); ok {
 			p, err := pod.StartIn(d.pods, s, conf, m)
 			if err == nil {
@@ -340,13 +341,23 @@ func (d *Driver) template(ctx context.Context, c vmm.Config, r *monitorvm.Rehear
 }
 
 // another has a machine made ahead for the next start of a kind.
-func (d *Driver) another(c vmm.Config, state, memory string, r monitorvm.Rehearsal) {
-	k, err := key(c)
+func (d *Driver) another(c vmm.Config, shares bool, state, memory string, r monitorvm.Rehearsal) {
+	k, err := spareKey(c, shares)
 	if err != nil {
 		return // the next start says why
 	}
 	c.Name = "hull-spare"
+	if shares {
+		c.VirtioFS = guest.ShareTag
+	}
 	d.spares.want(k, monitorvm.AheadConfig{Machine: c, State: state, Memory: memory, Rehearsal: r})
+}
+
+// spareKey names the kind of a machine that is made ahead: its template's, and whether
+// it can show directories of the host.
+func spareKey(c vmm.Config, shares bool) (string, error) {
+	k, err := key(c)
+	return fmt.Sprintf("%s %t", k, shares), err
 }
 
 // virtiofsd finds the program that shows host directories to machines.

@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 
@@ -17,7 +16,7 @@ import (
 
 // AheadConfig is a machine that is made before there is a pod for it.
 type AheadConfig struct {
-	Machine       vmm.Config // without disks, nets, share and template
+	Machine       vmm.Config // without disks, nets and template
 	State, Memory string     // of its template
 	Rehearsal     Rehearsal
 }
@@ -145,9 +144,6 @@ func rehearse(ctx context.Context, m *vmm.Machine, c *guest.Client, ended <-chan
 
 // adopt makes the machine that was made ahead the container's.
 func (b *backend) adopt(ctx context.Context, s Spec) error {
-	if len(s.Binds) > 0 {
-		return errors.New("it cannot show directories of the host")
-	}
 	var files [aheadFiles]*os.File
 	defer func() { linux.CloseAll(files[:]) }()
 	for i, x := range []struct {
@@ -168,6 +164,16 @@ func (b *backend) adopt(ctx context.Context, s Spec) error {
 	}
 	if err := b.plugNet(ctx); err != nil {
 		return err
+	}
+	if len(s.Binds) > 0 {
+		fs, err := b.share(s)
+		if err != nil {
+			return err
+		}
+		defer fs.Close()
+		if err := b.m.PlugFS(ctx, fs); err != nil {
+			return err
+		}
 	}
 	return b.introduce(ctx, s)
 }

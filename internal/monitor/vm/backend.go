@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/guest"
-	"hull/internal/linux"
 	"hull/internal/monitor"
 	"hull/internal/vmm"
 )
@@ -250,23 +248,12 @@ func (b *backend) start(ctx context.Context, s Spec) (*vmm.Machine, error) {
 	c.Nets = Nets(b.links.tap)
 	c.UID = vmm.User(b.pod.Dir)
 	if len(s.Binds) > 0 {
-		share := filepath.Join(b.pod.Dir, shareName)
-		if err := b.makeShare(share, s.Binds); err != nil {
+		fs, err := b.share(s)
+		if err != nil {
 			return nil, err
 		}
-		l, fs, err := fsSocket(b.pod.Dir)
-		if err != nil {
-			return nil, fmt.Errorf("make virtiofsd's socket: %w", err)
-		}
-		defer l.Close()
 		defer fs.Close()
 		c.VirtioFS, f.FS = guest.ShareTag, fs
-		f.Before = func() error {
-			if err := mountShare(share, s.Binds); err != nil {
-				return err
-			}
-			return b.startFSD(s.VirtioFSD, share, l)
-		}
 	}
 	return vmm.Start(ctx, c, f)
 }
@@ -284,63 +271,6 @@ const deviceMac = "02:68:75:6c:6c:00"
 
 // Nets is a machine's network device, connected to tap, nil = to nothing yet.
 func Nets(tap *os.File) []vmm.Net { return []vmm.Net{{Mac: deviceMac, Tap: tap != nil}} }
-
-// makeShare makes what is mounted over: a directory or a file for each bind.
-func (b *backend) makeShare(dir string, binds []Bind) error {
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("make share: %w", err)
-	}
-	for _, x := range binds {
-		isDir, err := x.dir()
-		if err != nil {
-			return fmt.Errorf("bind: %w", err)
-		}
-		path := filepath.Join(dir, x.Name)
-		if isDir {
-			err = os.Mkdir(path, 0o755)
-		} else {
-			var f *os.File
-			if f, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o644); err == nil {
-				err = f.Close()
-			}
-		}
-		if err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("make share: %w", err)
-		}
-	}
-	return nil
-}
-
-// mountShare binds the host's directories below dir, in a mount namespace that
-// only virtiofsd will have. It runs on the thread that starts it, and then QEMU.
-func mountShare(dir string, binds []Bind) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
-		return fmt.Errorf("make mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	for _, x := range binds {
-		what := cmp.Or(x.Source, x.Name) // an overlay has no source
-		f, err := x.mount()
-		if err != nil {
-			return fmt.Errorf("bind %s: %w", what, err)
-		}
-		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-		if x.ReadOnly {
-			attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
-		}
-		err = unix.MountSetattr(linux.FD(f), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr)
-		if err == nil {
-			err = linux.Attach(f, filepath.Join(dir, x.Name))
-		}
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("bind %s: %w", what, err)
-		}
-	}
-	return nil
-}
 
 // limit puts QEMU into the pod's cgroups.
 func (b *backend) limit(pid int) error {
