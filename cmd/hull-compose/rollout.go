@@ -188,7 +188,13 @@ func (r *rollout) replace(ctx context.Context, backend composeapi.Compose, proje
 	if len(fresh) == 0 {
 		return errors.New("no new container was made")
 	}
-	if err := r.startAll(ctx, fresh); err != nil {
+	// Compose starts all that do not run: those that ended are replaced, too.
+	ended := slices.DeleteFunc(slices.Clone(all), func(c container.Summary) bool { return c.State == container.StateRunning })
+	err = r.removeAll(ctx, ended)
+	if err == nil {
+		err = r.startAll(ctx, backend, only, fresh)
+	}
+	if err != nil {
 		return errors.Join(err, r.removeAll(context.WithoutCancel(ctx), fresh), errors.New("the old containers go on"))
 	}
 	for i, c := range fresh {
@@ -207,18 +213,17 @@ func (r *rollout) replace(ctx context.Context, backend composeapi.Compose, proje
 			return fmt.Errorf("stop the old container: %w", err)
 		}
 	}
-	return r.removeAll(ctx, all)
+	return r.removeAll(ctx, old)
 }
 
-// startAll starts containers and waits until they are healthy, or run where they
-// have no health check.
-func (r *rollout) startAll(ctx context.Context, list []container.Summary) error {
+// startAll starts a service's new containers and waits until they are healthy, or run
+// where they have no health check. It is compose that starts them: before, it copies
+// configs and secrets into them that are no files of the host.
+func (r *rollout) startAll(ctx context.Context, backend composeapi.Compose, only *types.Project, list []container.Summary) error {
 	ctx, cancel := context.WithTimeout(ctx, r.limit)
 	defer cancel()
-	for _, c := range list {
-		if _, err := r.p.cli.Client().ContainerStart(ctx, c.ID, client.ContainerStartOptions{}); err != nil {
-			return fmt.Errorf("start the new container: %w", err)
-		}
+	if err := backend.Start(ctx, only.Name, composeapi.StartOptions{Project: only}); err != nil {
+		return fmt.Errorf("start the new container: %w", err)
 	}
 	for _, c := range list {
 		if err := r.healthy(ctx, c.ID); err != nil {

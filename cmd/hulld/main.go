@@ -314,7 +314,7 @@ func serve(ctx context.Context, o options) (err error) {
 	keeper.Keep(images, builder)
 
 	front := docker.New(docker.Config{Version: version, GitCommit: commit, BuildTime: buildTime, LogDriver: o.logDriver, CDIDirs: o.cdiDirs, MinAPI: os.Getenv("DOCKER_MIN_API_VERSION")}, docker.Parts{
-		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Space: keeper, Log: log,
+		Containers: eng, Images: images, Volumes: volumes, Secrets: secrets, Files: eng, Networks: networks, Events: events, Builder: builder, Caches: []docker.Cache{machines, image.DisksOf(images)}, Space: keeper, Log: log,
 		Kernels: &vm.KernelPlace{Dir: kernelDir(o), Used: ofMachines.Kernels},
 	})
 	listeners, err := listen(o)

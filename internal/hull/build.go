@@ -33,7 +33,8 @@ type BuildEvent struct {
 	ImageID string // the result
 }
 
-// BuildCache is one record of the build cache.
+// BuildCache is one record of the build cache, or of what machines start from:
+// something that can be made again.
 type BuildCache struct {
 	ID          string
 	Parents     []string

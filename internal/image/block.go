@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -147,6 +148,10 @@ func (s *boxStore) mountBlock(ctx context.Context, id string, b box) (hull.Rootf
 	img, err := s.blocks.once(ctx, blockName(b.chain), func(tmp string) error { return makeErofs(ctx, tmp, lower) })
 	if err != nil {
 		return hull.Rootfs{}, fmt.Errorf("make block image: %w", err)
+	}
+	now := time.Now()
+	if err := os.Chtimes(img, now, now); err != nil { // see Disks
+		return hull.Rootfs{}, fmt.Errorf("note the use of a block image: %w", err)
 	}
 	empty, err := s.blocks.once(ctx, emptyDisk, func(tmp string) error { return makeEmpty(ctx, tmp) })
 	if err != nil {
@@ -311,20 +316,29 @@ func copyAll(in, out *os.File) error {
 
 // sweepBlocks removes block images whose layers have gone.
 func (s *boxStore) sweepBlocks(have func(chain digest.Digest) bool) error {
-	list, err := os.ReadDir(s.blocks.dir)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	var errs []error
-	for _, e := range list {
-		name, ok := strings.CutSuffix(e.Name(), ".erofs")
-		algorithm, hex, ok2 := strings.Cut(name, "-")
-		if ok && ok2 && !have(digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)) {
-			errs = append(errs, os.Remove(filepath.Join(s.blocks.dir, e.Name())))
+	list, err := s.blocks.images()
+	errs := []error{err}
+	for _, chain := range list {
+		if !have(chain) {
+			errs = append(errs, removeIfThere(filepath.Join(s.blocks.dir, blockName(chain))))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// images lists the chains of which there is an image.
+func (b *blocks) images() ([]digest.Digest, error) {
+	list, err := os.ReadDir(b.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var chains []digest.Digest
+	for _, e := range list {
+		name, ok := strings.CutSuffix(e.Name(), ".erofs")
+		algorithm, hex, ok2 := strings.Cut(name, "-")
+		if ok && ok2 {
+			chains = append(chains, digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex))
+		}
+	}
+	return chains, nil
 }

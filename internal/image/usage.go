@@ -63,6 +63,19 @@ func (s *store) Space(ctx context.Context) (int64, error) {
 	return sum, nil
 }
 
+// Space is the store's, and the images' copies for machines.
+func (s *Service) Space(ctx context.Context) (int64, error) {
+	sum, err := s.store.Space(ctx)
+	if err != nil {
+		return 0, err
+	}
+	disks, err := DisksOf(s).Usage(ctx)
+	for _, d := range disks {
+		sum += d.Size
+	}
+	return sum, err
+}
+
 // room says beforehand when the disk cannot even hold what is to be downloaded.
 // What it takes unpacked is not known yet.
 func (s *Service) room(need int64) error {

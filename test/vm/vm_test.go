@@ -268,6 +268,18 @@ func TestMachine(t *testing.T) {
 			t.Errorf("%q of a template:\n%s", wrong, log)
 		}
 	}
+
+	// What machines start from is counted with the build cache, and goes with all of it.
+	kept := []string{"machine.template", "machine.disk"}
+	c.Run("system", "prune", "-f")
+	w.has("system df", c.Run("system", "df", "-v"), kept...)
+	c.Run("system", "prune", "-a", "-f")
+	left := c.Run("system", "df", "-v")
+	for _, k := range kept {
+		if strings.Contains(left, k) {
+			t.Errorf("after system prune -a: %s", left)
+		}
+	}
 }
 
 // files copies in and out, and looks at what was written from outside.

@@ -119,6 +119,15 @@ func (s *spares[M]) says() string {
 	return fmt.Sprintf("none; each start has one made for the next, kept for %v", spareIdle)
 }
 
+// clear gives up the one that waits, unless it is about to be taken.
+func (s *spares[M]) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.have != nil && !s.have.claimed {
+		s.have.drop()
+	}
+}
+
 // want has one made unless there is one of this kind.
 func (s *spares[M]) want(key string, a monitorvm.AheadConfig) {
 	s.mu.Lock()

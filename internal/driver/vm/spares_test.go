@@ -156,6 +156,16 @@ func TestSpares(t *testing.T) {
 				t.Error("one is made by an engine that has ended")
 			}
 		},
+		"goes when what it takes is wanted back": func(t *testing.T, s *stable) {
+			w := s.start("a")
+			s.clear()
+			if synctest.Wait(); !w.closed.Load() {
+				t.Error("it stays")
+			}
+			if s.start("a") == nil {
+				t.Error("there is no other")
+			}
+		},
 		"is not made to the end for an engine that goes": func(t *testing.T, s *stable) {
 			s.want("a", monitorvm.AheadConfig{})
 			if s.close(); len(s.made) != 0 {

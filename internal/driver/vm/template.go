@@ -205,6 +205,10 @@ func (t *templates) find(key string) (state, memory string) {
 		}
 		return "", ""
 	}
+	now := time.Now()
+	if err := os.Chtimes(state, now, now); err != nil { // see usage
+		t.log.Warn("when a template was used last cannot be kept", "error", err)
+	}
 	return state, memory
 }
 

@@ -143,6 +143,13 @@ type Space interface {
 	Cap(ctx context.Context) (limit, used int64, err error)
 }
 
+// Cache is something beside the builder's cache that can be made again.
+type Cache interface {
+	Usage(ctx context.Context) ([]hull.BuildCache, error)
+	// Prune removes what nobody has used for a time.
+	Prune(ctx context.Context, unused time.Duration) (ids []string, bytes int64, err error)
+}
+
 // Builder is the builder.
 type Builder interface {
 	// Ready opens the builder, which is not open before it is first used.

@@ -18,7 +18,10 @@ import (
 
 // buildAPI is the builder's part of the API. The control API of BuildKit itself
 // (/grpc, /session) is served on the client's connection by the builder.
-type buildAPI struct{ builder Builder }
+type buildAPI struct {
+	builder Builder
+	caches  []Cache
+}
 
 // grpc is POST /grpc: the connection becomes one of BuildKit's control API.
 func (a *buildAPI) grpc(w http.ResponseWriter, r *http.Request) error {
@@ -204,6 +207,15 @@ func (a *buildAPI) prune(w http.ResponseWriter, r *http.Request) error {
 	ids, bytes, err := a.builder.Prune(r.Context(), p)
 	if err != nil {
 		return err
+	}
+	if p.All && len(p.Filters) == 0 && p.Reserved == 0 && p.MaxUsed == 0 && p.MinFree == 0 {
+		for _, c := range a.caches {
+			more, n, err := c.Prune(r.Context(), p.KeepFor)
+			if err != nil {
+				return err
+			}
+			ids, bytes = append(ids, more...), bytes+n
+		}
 	}
 	return reply(w, build.CachePruneReport{CachesDeleted: orEmpty(ids), SpaceReclaimed: uint64(max(0, bytes))}) //nolint:gosec // not negative
 }

@@ -145,12 +145,19 @@ func (a *systemAPI) volumeUsage(ctx context.Context) (*volume.DiskUsage, error) 
 
 func (a *systemAPI) buildUsage(ctx context.Context) (*build.DiskUsage, error) {
 	out := &build.DiskUsage{Items: []build.CacheRecord{}}
-	if a.parts.Builder == nil {
-		return out, nil
+	var list []hull.BuildCache
+	if a.parts.Builder != nil {
+		var err error
+		if list, err = a.parts.Builder.Usage(ctx); err != nil {
+			return nil, fmt.Errorf("size of the build cache: %w", err)
+		}
 	}
-	list, err := a.parts.Builder.Usage(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("size of the build cache: %w", err)
+	for _, c := range a.parts.Caches {
+		more, err := c.Usage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("size of what can be made again: %w", err)
+		}
+		list = append(list, more...)
 	}
 	for _, c := range list {
 		out.Items = append(out.Items, build.CacheRecord{

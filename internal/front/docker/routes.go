@@ -20,7 +20,7 @@ func (s *Server) routes() {
 	sec := &secretAPI{secrets: p.Secrets, maxBody: s.cfg.MaxBody}
 	net := &networkAPI{networks: p.Networks, engine: p.Containers, maxBody: s.cfg.MaxBody}
 
-	bld := &buildAPI{builder: p.Builder}
+	bld := &buildAPI{builder: p.Builder, caches: p.Caches}
 
 	s.handle("/", func(http.ResponseWriter, *http.Request) error { return notFound("page not found") })
 

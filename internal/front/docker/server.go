@@ -41,6 +41,7 @@ type Parts struct {
 	Networks   Networks
 	Events     Events
 	Builder    Builder // nil = this engine does not build
+	Caches     []Cache
 	Kernels    Kernels
 	Space      Space // nil = images and build cache have no cap
 	Log        *slog.Logger
