@@ -329,14 +329,14 @@ type cgroupFiles struct {
 	tasks []*os.File
 }
 
-// openCgroup opens them; seated = the forking thread is in the v1 ones already.
+// openCgroup opens them; seated = the forking thread is where a seat is already.
 func openCgroup(cg Cgroup, seated bool) (*cgroupFiles, error) {
 	g := &cgroupFiles{}
 	for _, d := range cg.Dirs {
 		var err error
 		if d.Hierarchy == "" || d.Hierarchy == unified {
 			g.v2, err = os.OpenFile(d.Path, unix.O_PATH|unix.O_DIRECTORY, 0)
-		} else if !seated {
+		} else if !seated || !d.seats() {
 			var f *os.File
 			if f, err = os.OpenFile(d.Path+"/tasks", os.O_WRONLY, 0); err == nil {
 				g.tasks = append(g.tasks, f)

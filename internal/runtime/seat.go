@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // Seat is a thread that sits in a container's v1 cgroups before the container
-// exists. What it forks is born there: no child has to join them one by one (see
-// joinCgroups), no exec either, because the thread stays while the container lives.
+// exists. What it forks is born there, execs too, because the thread stays while the
+// container lives: a child has to join only those that the thread is not in.
 //
 // It counts as one more task of the container (pids.current, pids.max). It is
 // not in the v2 hierarchy, where only whole processes can be: children enter
@@ -31,12 +32,19 @@ func CanSeat(cg Cgroup) bool {
 
 const unified = "unified"
 
+// seats says whether a seat is in the hierarchy. The thread does not sit with the cpu
+// controller: a small share or quota, or the other containers of a busy engine, would
+// make a container's start and end, and each exec, wait for processor time.
+func (d CgroupDir) seats() bool {
+	return d.Hierarchy != "" && d.Hierarchy != unified && !slices.Contains(strings.Split(d.Hierarchy, ","), "cpu")
+}
+
 // NewSeat takes a seat in the v1 directories of cg. Create or Close ends it.
 func NewSeat(cg Cgroup) (*Seat, error) {
 	s := &Seat{t: startThread(), cg: cg}
 	err := s.t.do(func() error {
 		for _, d := range cg.Dirs {
-			if d.Hierarchy == unified || d.Hierarchy == "" {
+			if !d.seats() {
 				continue
 			}
 			if err := joinThread(d.Path); err != nil {
