@@ -9,7 +9,7 @@
 //
 //	<cgroup parent>/<pod>     QEMU; kill by name
 //	<run dir>/monitor.sock    the monitor, QEMU's parent: QEMU dies with it
-//	<run dir>/share           where QEMU, and nobody else, sees the container's volumes
+//	<run dir>/share           where virtiofsd, and nobody else, sees the container's volumes
 package vm
 
 import (

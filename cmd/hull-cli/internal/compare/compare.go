@@ -49,8 +49,8 @@ type Figures struct {
 	OwnKernel bool              `json:"own_kernel"`            // it is not the host's
 	FirstBoot time.Duration     `json:"first_boot_ns"`         // create to the first byte that the program writes
 	Boot      time.Duration     `json:"boot_ns"`               // median of the later ones
-	Restored  time.Duration     `json:"restored_ns,omitempty"` // vm: with a file system in memory for each of the image's volumes, as which it needs no boot
-	Cold      time.Duration     `json:"cold_ns,omitempty"`     // vm: with a volume, as which it boots
+	Restored  time.Duration     `json:"restored_ns,omitempty"` // vm: with a file system in memory for each of the image's volumes
+	Cold      time.Duration     `json:"cold_ns,omitempty"`     // vm: with a volume more
 	Memory    int64             `json:"memory"`                // bytes, PSS of all processes that an idle instance needs
 	MemoryAll int64             `json:"memory_all"`            // of Report.Instances of them
 	Disk      int64             `json:"disk"`                  // bytes that an idle instance adds
