@@ -124,6 +124,12 @@ func refusing() []scenario {
 			{run: "logs $T-none", code: 1, err: "no such container"},
 			{run: "exec $T-none true", code: 1, err: "no such container"},
 		}},
+		{name: "what an exec leaves behind may write", steps: []step{
+			{run: "run -d --name $T-a busybox sleep 600"},
+			{run: "exec $T-a sh -c '(while [ ! -e /go ]; do sleep 0.1; done; /bin/echo late; echo $$? > /code) &'", out: empty},
+			{run: "exec $T-a touch /go"},
+			{run: "exec $T-a sh -c 'until [ -s /code ]; do sleep 0.1; done; cat /code'", out: "0"},
+		}},
 		{name: "exec in a stopped container", steps: []step{
 			{run: "create --name $T-a busybox true"},
 			{run: "exec $T-a true", code: 1, err: "is not running"},

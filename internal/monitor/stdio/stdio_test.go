@@ -184,7 +184,8 @@ func TestGone(t *testing.T) {
 }
 
 // TestBackgroundChild: who keeps the pipe open after the end is not waited for
-// longer than drainIdle when silent; what was written before is read.
+// longer than drainIdle when silent; what was written before is read, and what it
+// writes later neither kills it nor holds it up.
 func TestBackgroundChild(t *testing.T) {
 	t.Parallel()
 	log := &memory{}
@@ -196,6 +197,11 @@ func TestBackgroundChild(t *testing.T) {
 	if got := log.b.String(); got != "last words\n" {
 		t.Errorf("log has %q", got)
 	}
+	within(t, "writing to nobody", func() {
+		if _, err := child.Out.Write(make([]byte, 4*pipeSize)); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestLogFailure: output goes on to clients when the log cannot be written, and

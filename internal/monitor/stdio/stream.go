@@ -194,19 +194,43 @@ func (s *Streams) Started() {
 
 func (s *Streams) copyOut(r *reader, stream byte) {
 	defer s.copying.Done()
-	defer r.drop()
 	for {
 		p, err := r.next()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			s.copyRest(r, stream)
+			s.abandon(r)
 			return
 		}
 		if err != nil {
+			r.drop()
 			return
 		}
 		s.emit(stream, p)
 		s.armDrain(r)
 	}
+}
+
+// abandon lets a background child that kept the pipe write on, to nobody: a pipe
+// without a reader would kill it. A container's init that takes every end for that
+// of a child of its own would then act on it: PostgreSQL restarts all its servers.
+func (s *Streams) abandon(r *reader) {
+	r.drop()
+	if s.tty {
+		return // hangs up
+	}
+	s.mu.Lock()
+	s.outs = slices.DeleteFunc(s.outs, func(o *reader) bool { return o == r })
+	s.mu.Unlock()
+	_ = r.f.SetReadDeadline(time.Time{})
+	go func() {
+		defer r.f.Close()
+		for {
+			if _, err := r.next(); err != nil {
+				r.drop()
+				return
+			}
+		}
+	}()
 }
 
 // copyRest takes what is in the pipe although time is up: a deadline may pass
