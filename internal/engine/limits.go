@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"hull/internal/driver"
 	"hull/internal/hull"
 )
 
@@ -55,95 +56,11 @@ func online(kind, option, things, list string) error {
 	return nil
 }
 
-// setLimits translates limits into the OCI specification. r.Devices, set
-// before, is kept.
-func setLimits(res *specs.LinuxResources, r hull.Resources, device func(string) ([]specs.LinuxDevice, error)) error {
-	cpu := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
-	if r.CPUShares > 0 {
-		cpu.Shares = ptr(uint64(r.CPUShares))
+// setLimits puts limits into the OCI specification. res.Devices, set before, is kept.
+func setLimits(res *specs.LinuxResources, r hull.Resources) error {
+	l, err := driver.Limits(r)
+	if err == nil {
+		res.CPU, res.Memory, res.Pids, res.BlockIO = l.CPU, l.Memory, l.Pids, l.BlockIO
 	}
-	if r.NanoCPUs > 0 {
-		// 100 ms is the kernel's own default period (sched-bwc.rst).
-		cpu.Period = ptr(uint64(100000))
-		cpu.Quota = ptr(r.NanoCPUs / 10000)
-	}
-	if r.CPUPeriod > 0 {
-		cpu.Period = ptr(uint64(r.CPUPeriod))
-	}
-	if r.CPUQuota != 0 {
-		cpu.Quota = ptr(r.CPUQuota)
-	}
-	if r.CPURealtimePeriod > 0 {
-		cpu.RealtimePeriod = ptr(uint64(r.CPURealtimePeriod))
-	}
-	if r.CPURealtimeRun > 0 {
-		cpu.RealtimeRuntime = ptr(r.CPURealtimeRun)
-	}
-	res.CPU = cpu
-
-	mem := &specs.LinuxMemory{DisableOOMKiller: r.OomKillDisable}
-	if r.Memory > 0 {
-		mem.Limit = ptr(r.Memory)
-	}
-	if r.MemoryReservation > 0 {
-		mem.Reservation = ptr(r.MemoryReservation)
-	}
-	if r.MemorySwap != 0 {
-		mem.Swap = ptr(r.MemorySwap)
-	}
-	if r.MemorySwappiness != nil && *r.MemorySwappiness >= 0 {
-		mem.Swappiness = ptr(uint64(*r.MemorySwappiness))
-	}
-	res.Memory = mem
-
-	if r.PidsLimit != nil {
-		limit := *r.PidsLimit
-		if limit <= 0 {
-			limit = -1 // no limit; 0 and -1 both mean that to Docker's users
-		}
-		res.Pids = &specs.LinuxPids{Limit: &limit}
-	}
-	return setBlkio(res, r.Blkio, device)
+	return err
 }
-
-func setBlkio(res *specs.LinuxResources, b hull.Blkio, device func(string) ([]specs.LinuxDevice, error)) error {
-	io := &specs.LinuxBlockIO{}
-	if b.Weight > 0 {
-		io.Weight = ptr(b.Weight)
-	}
-	for _, w := range b.WeightDevice {
-		d, err := device(w.Path)
-		if err != nil || len(d) != 1 {
-			return fmt.Errorf("block device %s of --blkio-weight-device: %w", w.Path, orNotDevice(err))
-		}
-		wd := specs.LinuxWeightDevice{Weight: ptr(w.Weight)}
-		wd.Major, wd.Minor = d[0].Major, d[0].Minor
-		io.WeightDevice = append(io.WeightDevice, wd)
-	}
-	for _, x := range []struct {
-		from []hull.DeviceRate
-		to   *[]specs.LinuxThrottleDevice
-	}{
-		{b.ReadBps, &io.ThrottleReadBpsDevice},
-		{b.WriteBps, &io.ThrottleWriteBpsDevice},
-		{b.ReadIOps, &io.ThrottleReadIOPSDevice},
-		{b.WriteIOps, &io.ThrottleWriteIOPSDevice},
-	} {
-		for _, r := range x.from {
-			d, err := device(r.Path)
-			if err != nil || len(d) != 1 {
-				return fmt.Errorf("block device %s of --device-read/write limits: %w", r.Path, orNotDevice(err))
-			}
-			td := specs.LinuxThrottleDevice{Rate: r.Rate}
-			td.Major, td.Minor = d[0].Major, d[0].Minor
-			*x.to = append(*x.to, td)
-		}
-	}
-	if io.Weight != nil || io.WeightDevice != nil || io.ThrottleReadBpsDevice != nil || io.ThrottleWriteBpsDevice != nil ||
-		io.ThrottleReadIOPSDevice != nil || io.ThrottleWriteIOPSDevice != nil {
-		res.BlockIO = io
-	}
-	return nil
-}
-
-func ptr[T any](v T) *T { return &v }

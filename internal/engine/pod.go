@@ -131,7 +131,7 @@ func (e *base) oci(c hull.Container, ep hull.Endpoint) (*specs.Spec, error) {
 	if err := e.addUsers(spec, c.Mounts, ep); err != nil {
 		return nil, err
 	}
-	return spec, setLimits(spec.Linux.Resources, c.Spec.Resources, deviceAt)
+	return spec, setLimits(spec.Linux.Resources, c.Spec.Resources)
 }
 
 // addDevices puts devices that somebody else describes into a specification.

@@ -251,14 +251,6 @@ func deviceInfo(p string) (specs.LinuxDevice, bool, error) {
 	return specs.LinuxDevice{Path: p, Type: typ, Major: major, Minor: minor, FileMode: &mode, UID: &st.Uid, GID: &st.Gid}, true, nil
 }
 
-// orNotDevice explains a device lookup that found no single device.
-func orNotDevice(err error) error {
-	if err != nil {
-		return err
-	}
-	return fmt.Errorf("not a device: %w", errdefs.ErrInvalidArgument)
-}
-
 // hostHasAppArmor says whether the kernel enforces AppArmor profiles.
 //
 //nolint:gochecknoglobals // constant, read when first used

@@ -1,5 +1,5 @@
-// Package group is a container's cgroup in the terms of a driver: limits as users
-// say them, samples as hull shows them.
+// Package group is a container's cgroup in the terms of a driver: its directories for
+// who starts processes in it, samples as hull shows them.
 package group
 
 import (
@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"hull/internal/hull"
@@ -27,84 +25,6 @@ func Of(g *cgroup.Group) runtime.Cgroup {
 	}
 	return c
 }
-
-// Limits are the non-zero fields of r that a cgroup can change while it is in use.
-// errdefs.ErrInvalidArgument: a path is no block device.
-func Limits(r hull.Resources) (*specs.LinuxResources, error) {
-	cpu := specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
-	if r.CPUShares > 0 {
-		cpu.Shares = ptr(uint64(r.CPUShares))
-	}
-	if r.NanoCPUs > 0 { // a fraction of the kernel's default period of 100 ms
-		cpu.Period, cpu.Quota = ptr(uint64(100000)), ptr(r.NanoCPUs/10000)
-	}
-	if r.CPUPeriod > 0 {
-		cpu.Period = ptr(uint64(r.CPUPeriod))
-	}
-	if r.CPUQuota != 0 {
-		cpu.Quota = ptr(r.CPUQuota)
-	}
-	if r.CPURealtimePeriod > 0 {
-		cpu.RealtimePeriod = ptr(uint64(r.CPURealtimePeriod))
-	}
-	if r.CPURealtimeRun > 0 {
-		cpu.RealtimeRuntime = ptr(r.CPURealtimeRun)
-	}
-	mem := specs.LinuxMemory{DisableOOMKiller: r.OomKillDisable}
-	if r.Memory > 0 {
-		mem.Limit = ptr(r.Memory)
-	}
-	if r.MemoryReservation > 0 {
-		mem.Reservation = ptr(r.MemoryReservation)
-	}
-	if r.MemorySwap != 0 {
-		mem.Swap = ptr(r.MemorySwap)
-	}
-	res := &specs.LinuxResources{CPU: &cpu, Memory: &mem}
-	if r.PidsLimit != nil {
-		n := *r.PidsLimit
-		if n <= 0 {
-			n = -1 // unlimited
-		}
-		res.Pids = &specs.LinuxPids{Limit: &n}
-	}
-	io := &specs.LinuxBlockIO{}
-	if r.Blkio.Weight > 0 {
-		io.Weight, res.BlockIO = ptr(r.Blkio.Weight), io
-	}
-	for _, rates := range []struct {
-		from []hull.DeviceRate
-		to   *[]specs.LinuxThrottleDevice
-	}{
-		{r.Blkio.ReadBps, &io.ThrottleReadBpsDevice}, {r.Blkio.WriteBps, &io.ThrottleWriteBpsDevice},
-		{r.Blkio.ReadIOps, &io.ThrottleReadIOPSDevice}, {r.Blkio.WriteIOps, &io.ThrottleWriteIOPSDevice},
-	} {
-		for _, d := range rates.from {
-			t, err := throttle(d)
-			if err != nil {
-				return nil, err
-			}
-			*rates.to, res.BlockIO = append(*rates.to, t), io
-		}
-	}
-	return res, nil
-}
-
-// throttle is a rate for the device at a path of the host.
-func throttle(d hull.DeviceRate) (specs.LinuxThrottleDevice, error) {
-	t := specs.LinuxThrottleDevice{Rate: d.Rate}
-	var st unix.Stat_t
-	if err := unix.Stat(d.Path, &st); err != nil {
-		return t, fmt.Errorf("block device %s: %w: %w", d.Path, err, errdefs.ErrInvalidArgument)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return t, fmt.Errorf("%s is not a block device: %w", d.Path, errdefs.ErrInvalidArgument)
-	}
-	t.Major, t.Minor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
-	return t, nil
-}
-
-func ptr[T any](v T) *T { return &v }
 
 // Sample is what a cgroup counts, as hull has it, with the machine's side of it.
 func Sample(g *cgroup.Group) (hull.Stats, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"hull/internal/driver"
 	"hull/internal/driver/group"
 	"hull/internal/hull"
 	"hull/internal/linux"
@@ -114,7 +115,7 @@ func (b *sandbox) Update(_ context.Context, id string, r hull.Resources) error {
 	if err != nil {
 		return err
 	}
-	res, err := group.Limits(r)
+	res, err := driver.Limits(r)
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
 	}

@@ -221,7 +221,7 @@ func (b *sandbox) Exec(ctx context.Context, id string, e driver.ExecSpec, hio hu
 	}
 	defer root.Close()
 	proc := *e.Process
-	if err := setUser(root, &proc, e.User, e.Groups); err != nil {
+	if _, err := pod.SetUser(root, &proc, e.User, e.Groups); err != nil {
 		return nil, err
 	}
 	e.Process = &proc

@@ -2,8 +2,6 @@ package proc
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -12,20 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/driver"
-	"hull/internal/hull"
-	"hull/internal/linux"
+	"hull/internal/driver/pod"
 )
-
-// openRootfs mounts a root file system detached and read-only, to look into it
-// before it is anybody's. The writable layer is one more lower one: two mounts
-// that write to the same directory would be undefined.
-func openRootfs(r hull.Rootfs) (*os.File, error) {
-	lower := r.Lower
-	if r.Upper != "" {
-		lower = append([]string{r.Upper}, lower...)
-	}
-	return linux.MountOverlay(linux.Overlay{Lower: lower, ReadOnly: true})
-}
 
 // asUser returns the container's process with its user looked up.
 func (d *Driver) asUser(c driver.ContainerSpec) (*specs.Process, error) {
@@ -37,13 +23,12 @@ func (d *Driver) asUser(c driver.ContainerSpec) (*specs.Process, error) {
 			return &p, nil
 		}
 	}
-	root, err := openRootfs(c.Rootfs)
+	root, err := pod.OpenRootfs(c.Rootfs)
 	if err != nil {
-		return nil, fmt.Errorf("open root file system: %w", err)
+		return nil, err
 	}
-	// Not waited for: the end of a mount takes an RCU grace period.
 	defer func() { go root.Close() }()
-	if err := setUser(root, &p, c.User, c.Groups); err != nil {
+	if _, err := pod.SetUser(root, &p, c.User, c.Groups); err != nil {
 		return nil, err
 	}
 	if fresh {
@@ -88,22 +73,4 @@ func (u *users) put(key string, v specs.User) {
 		u.known = map[string]specs.User{}
 	}
 	u.known[key] = v
-}
-
-// setUser fills in who p runs as, from the passwd and group files below root.
-func setUser(root *os.File, p *specs.Process, user string, groups []string) error {
-	u, err := linux.LookupUser(root, user, groups)
-	if err != nil {
-		return fmt.Errorf("find user: %w", err)
-	}
-	p.User.UID, p.User.GID = u.UID, u.GID
-	// The primary group is always among the additional ones, or a process could
-	// drop it and so escape what is denied to it (CVE-2022-36109).
-	p.User.AdditionalGids = []uint32{u.GID}
-	for _, g := range u.Groups {
-		if !slices.Contains(p.User.AdditionalGids, g) {
-			p.User.AdditionalGids = append(p.User.AdditionalGids, g)
-		}
-	}
-	return nil
 }

@@ -98,7 +98,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 		return nil, err
 	}
 	// Not before: booting is not the container's work.
-	res, err := group.Limits(b.limits)
+	res, err := driver.Limits(b.limits)
 	if err == nil {
 		_, err = b.group.Set(hostLimits(res))
 	}
@@ -230,7 +230,7 @@ func (b *sandbox) Update(ctx context.Context, id string, r hull.Resources) error
 			return fmt.Errorf("the machine of container %s has %d MiB; give it more with a new --memory at its start: %w", id, max/mib, errdefs.ErrInvalidArgument)
 		}
 	}
-	res, err := group.Limits(r)
+	res, err := driver.Limits(r)
 	if err != nil {
 		return err
 	}
