@@ -28,8 +28,8 @@ import (
 
 const (
 	// templateLimit bounds one try to make a template, for which the first start of a
-	// size waits: on a host under heavy load it takes most of a minute. One in some dozen
-	// emulated machines hangs at such times, and the next does not.
+	// size waits: on a host under heavy load it takes most of a minute. One that hung at
+	// such a time is suspected (docs/performance.md).
 	templateLimit = 75 * time.Second
 	// templateTries is how often it is tried.
 	templateTries = 2
