@@ -252,7 +252,9 @@ func (m *machine) run() {
 			m.ctl = o.arg[0]
 			continue
 		case opInit:
-			m.becomeInit(o)
+			if e := m.becomeInit(); e != 0 {
+				m.fail(o.step, e)
+			}
 			continue
 		}
 		r, e := m.call(o)
@@ -316,19 +318,19 @@ func (m *machine) exit(code uintptr) {
 //
 //go:nosplit
 //go:norace
-func (m *machine) becomeInit(o *op) {
+func (m *machine) becomeInit() (errno uintptr) {
 	// All signals blocked: they are taken by rt_sigtimedwait below. The workload's
 	// mask is restored in the child.
 	set, none := ^uint64(0), uint64(0)
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
 	pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 	if e != 0 {
-		m.fail(o.step, uintptr(e))
+		return uintptr(e) // and not told here: on arm64 the stack would not do
 	}
 	if pid == 0 {
 		syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, 8, 0, 0)
 		// The workload is its own session, so that it may own the terminal.
-		return
+		return 0
 	}
 	// What ps shows of it. The command line is this process's copy of the monitor's.
 	syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&m.initName)), 0)

@@ -45,8 +45,8 @@ func TestFakeQEMURoot(t *testing.T) {
 		"says garbage":   {"echo '{garbage' >&3; exec sleep 1000", time.Minute, []string{"ended"}},
 		"says much":      {"yes xxxxxxxx | head -c 2000000 | tr -d '\\n' >&3; exec sleep 1000", time.Minute, []string{"ended"}},
 		"refuses":        {`echo '{"QMP": {}}' >&3; read -r line <&3; echo '{"error": {"class": "x", "desc": "not today"}}' >&3; exec sleep 1000`, time.Minute, []string{"not today"}},
-		"never answers":  {`echo '{"QMP": {}}' >&3; exec sleep 1000`, 200 * time.Millisecond, []string{"qmp_capabilities"}},
-		"tells only":     {`echo '{"QMP": {}}' >&3; while :; do echo '{"event": "STOP"}' >&3; sleep 0.01; done`, 200 * time.Millisecond, []string{"qmp_capabilities"}},
+		"never answers":  {`echo '{"QMP": {}}' >&3; exec sleep 1000`, 5 * time.Second, []string{"qmp_capabilities"}},
+		"tells only":     {`echo '{"QMP": {}}' >&3; while :; do echo '{"event": "STOP"}' >&3; sleep 0.01; done`, 5 * time.Second, []string{"qmp_capabilities"}},
 		"is a directory": {"", time.Minute, []string{"start"}},
 	} {
 		t.Run(what, func(t *testing.T) {

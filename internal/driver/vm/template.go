@@ -385,6 +385,9 @@ func thin(path string) error {
 	}
 }
 
+// page is what memory comes in.
+const page = 4096
+
 // zeros is how many bytes of zero whole pages b begins with.
 func zeros(b []byte) int {
 	var zero [page]byte
