@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,7 +63,8 @@ func kernel(b *bench) string {
 }
 
 // machines are starts of --isolation vm: the first, which makes the template, those
-// from it, and one that boots; what idle ones take; and QEMU without us.
+// from it, without and with a volume, and one that boots; what idle ones take; and QEMU
+// without us.
 func machines(b *bench) {
 	all := kernels(b)
 	if len(all) == 0 {
@@ -76,32 +78,54 @@ func machines(b *bench) {
 
 func (b *bench) machinesOn(name, kernel string) {
 	e, hull, _ := b.engine([]string{"busybox"}, harness.Args("--vm-kernel", kernel))
-	args := []string{"run", "--rm", "--isolation", "vm", "busybox", "true"}
-	first := contest{what: "the first machine of a size: boots, and leaves the template", n: 1, limit: time.Minute, cold: true}
-	c := command(hull, args...)
-	c.who = name
-	b.alone(first, c)
+	run := func(options ...string) contender {
+		c := command(hull, slices.Concat([]string{"run", "--rm", "--isolation", "vm"}, options, []string{"busybox", "true"})...)
+		c.who = name
+		return c
+	}
+	plain, shared := run(), run("-v", "bench-vm:/data")
+	b.alone(contest{what: "the first machine of a size: boots, and leaves the template", n: 1, limit: time.Minute, cold: true}, plain)
 	if b.t.Failed() {
 		return
 	}
-	ready := contender{who: name, do: func() (float64, error) {
-		if err := machineReady(hull); err != nil {
-			return 0, err
-		}
-		return c.do()
-	}}
-	b.alone(contest{what: "run --isolation vm, a machine is ready", n: scale(20), limit: 90 * time.Second, goal: atMost(250)}, ready)
-	b.alone(contest{what: "run --isolation vm from the template, one after the other", n: scale(20), limit: 40 * time.Second, note: "each waits for the machine that is made for it"}, c)
-	cold := command(hull, append([]string{"run", "--rm", "--isolation", "vm", "-v", "bench-cold:/data"}, args[4:]...)...)
-	cold.who = name
+	for _, x := range []struct {
+		what string
+		contender
+		goal goal
+	}{{"run --isolation vm", plain, atMost(250)}, {"run --isolation vm -v", shared, goal{}}} {
+		ready := contender{who: name, do: func() (float64, error) {
+			if err := machineReady(hull); err != nil {
+				return 0, err
+			}
+			return x.do()
+		}}
+		b.alone(contest{what: x.what + ", a machine is ready", n: scale(20), limit: 60 * time.Second, goal: x.goal}, ready)
+		b.alone(contest{what: x.what + " from the template, one after the other", n: scale(20), limit: 30 * time.Second, note: "each waits for the machine that is made for it"}, x.contender)
+	}
+	b.output(hull, "volume", "rm", "bench-vm")
 	limit := 2000.0
 	if name == ourKernel {
 		limit = 800
 	}
-	b.alone(contest{what: "run --isolation vm, booted", n: scale(6), limit: 30 * time.Second, goal: atMost(limit), note: "a machine with a volume boots"}, cold)
-	b.output(hull, "volume", "rm", "bench-cold")
+	b.withoutTemplates(e, func() {
+		b.alone(contest{what: "run --isolation vm, booted", n: scale(6), limit: 30 * time.Second, goal: atMost(limit), note: "there is no template"}, plain)
+	})
 	b.machineMemory(e, hull, name)
 	b.bareQEMU(e, hull, name, kernel)
+}
+
+// withoutTemplates has do done while e can neither find nor make templates.
+func (b *bench) withoutTemplates(e *harness.Engine, do func()) {
+	b.t.Helper()
+	dir := filepath.Join(e.Root, "vm", "templates")
+	aside := dir + ".aside"
+	if err := errors.Join(os.Rename(dir, aside), os.WriteFile(dir, nil, 0o600)); err != nil {
+		b.t.Fatal(err)
+	}
+	do()
+	if err := errors.Join(os.Remove(dir), os.Rename(aside, dir)); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // machineReady waits until a machine has been made for the next start.
