@@ -19,6 +19,12 @@ const (
 	spareLimit = time.Minute
 	// spareDelay keeps the making off the way of the container before it.
 	spareDelay = 200 * time.Millisecond
+	// spareTries is how often one is made: a guest has been seen that did not answer at
+	// the end of its rehearsal.
+	spareTries = 2
+	// spareWait is how long a start waits for one that is being made; to be restored
+	// takes less.
+	spareWait = 10 * time.Second
 	// spareIdle is how long one is kept that nobody takes.
 	spareIdle = 10 * time.Minute
 	// spareCheck is how often the host's memory is looked at meanwhile.
@@ -74,7 +80,8 @@ func (s *spares[M]) close() {
 }
 
 // take gives a machine of a kind, if there is one. One that is being made is waited
-// for: to restore another beside it would take longer.
+// for, as long as that takes when all is well: to restore another beside it would take
+// longer.
 func (s *spares[M]) take(ctx context.Context, key string) (m M, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,6 +91,8 @@ func (s *spares[M]) take(ctx context.Context, key string) (m M, ok bool) {
 	}
 	x.claimed = true
 	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, spareWait)
+	defer cancel()
 	select {
 	case <-x.made:
 	case <-ctx.Done():
@@ -147,6 +156,10 @@ func (s *spares[M]) want(key string, a monitorvm.AheadConfig) {
 	s.wg.Go(func() {
 		defer drop()
 		m, err := s.make(ctx, a)
+		for try := 1; try < spareTries && err != nil && ctx.Err() == nil; try++ {
+			s.log.Warn("a machine is made ahead once more", "error", err)
+			m, err = s.make(ctx, a)
+		}
 		x.machine = m
 		close(x.made)
 		switch {

@@ -29,16 +29,22 @@ type stable struct {
 	made []*waiting
 	full atomic.Bool // the host has no memory to spare
 	fail error
+	hang int // how many of those to come never answer
 }
 
 func (s *stable) build(ctx context.Context, a monitorvm.AheadConfig) (*waiting, error) {
+	take, err := time.Second, s.fail
+	if s.hang > 0 {
+		s.hang--
+		take, err = spareLimit, context.DeadlineExceeded
+	}
 	select {
-	case <-time.After(time.Second):
+	case <-time.After(take):
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if s.fail != nil {
-		return nil, s.fail
+	if err != nil {
+		return nil, err
 	}
 	w := &waiting{kind: a.Machine.Name}
 	s.made = append(s.made, w)
@@ -170,6 +176,18 @@ func TestSpares(t *testing.T) {
 			s.want("a", monitorvm.AheadConfig{})
 			if s.close(); len(s.made) != 0 {
 				t.Error("it was")
+			}
+		},
+		"is made once more when its guest hangs, for which no start waits": func(t *testing.T, s *stable) {
+			s.hang = 1
+			s.want("a", monitorvm.AheadConfig{})
+			begin := time.Now()
+			if _, ok := s.take(t.Context(), "a"); ok || time.Since(begin) != spareWait {
+				t.Errorf("taken: %v, after %v", ok, time.Since(begin))
+			}
+			time.Sleep(spareLimit)
+			if _, ok := s.take(t.Context(), "a"); !ok {
+				t.Error("there is none")
 			}
 		},
 		"may be impossible": func(t *testing.T, s *stable) {
