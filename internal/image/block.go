@@ -176,7 +176,8 @@ func (s *boxStore) mountBlock(ctx context.Context, id string, b box) (hull.Rootf
 func (s *boxStore) Blank(ctx context.Context, files map[string][]byte) (root, disk *os.File, err error) {
 	sum := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		fmt.Fprintf(sum, "%q %q ", name, files[name])
+		fmt.Fprintf(sum, "%q %d ", name, len(files[name]))
+		sum.Write(files[name])
 	}
 	img, err := s.blocks.once(ctx, fmt.Sprintf("blank.%x.erofs", sum.Sum(nil)), func(tmp string) error {
 		dir, err := os.MkdirTemp(filepath.Dir(tmp), "blank-*")
