@@ -4,7 +4,6 @@ package main
 
 import (
 	"os"
-	"path/filepath"
 
 	"hull/internal/monitor"
 	"hull/internal/monitor/oci"
@@ -12,8 +11,8 @@ import (
 )
 
 func main() {
-	if filepath.Base(os.Args[0]) == oci.PauseMode { // in a sandbox, as its first process
-		os.Exit(oci.PauseMain(os.Args[1:]))
+	if code, ok := oci.Program(os.Args); ok {
+		os.Exit(code)
 	}
 	os.Exit(monitor.Main(
 		map[string]monitor.NewBackend{oci.Backend: oci.New, vm.Name: vm.New},

@@ -2,6 +2,8 @@ package oci_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,14 +21,13 @@ import (
 	"hull/internal/require"
 )
 
-// TestMain makes this binary a hull-monitor when it is started as one, and the
-// first process of a sandbox.
+// TestMain makes this binary a hull-monitor when it is started as one.
 func TestMain(m *testing.M) {
 	if os.Args[0] == "hull-monitor" {
 		os.Exit(monitor.Main(map[string]monitor.NewBackend{backend.Backend: backend.New}, nil))
 	}
-	if filepath.Base(os.Args[0]) == backend.PauseMode {
-		os.Exit(backend.PauseMain(os.Args[1:]))
+	if code, ok := backend.Program(os.Args); ok {
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }
@@ -155,6 +156,58 @@ func TestEndDuringStartRoot(t *testing.T) {
 	if _, err := os.Stat(lingering + ".whole"); err != nil {
 		t.Error("the command that started it did not come to its end, or found the container removed")
 	}
+}
+
+// TestEndBeforeStartRoot: a sandbox whose own process, or the command that waits for its
+// start, is killed while it waits is not started, and nothing of it is left.
+func TestEndBeforeStartRoot(t *testing.T) {
+	require.Root(t)
+	w := newWorld(t, require.Runsc(t))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for name, victim := range map[string]func(pid int) int{
+		"sandbox": func(pid int) int { return pid },
+		"command": func(pid int) int { return parent(t, pid) },
+	} {
+		pod := strings.Repeat("0a", 32)
+		dir := w.RunDir(pod)
+		b, err := w.driver().Create(ctx, driver.SandboxSpec{ID: pod, RunDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := b.Add(ctx, driver.ContainerSpec{ID: pod, Rootfs: w.Rootfs(), OCI: drivertest.Spec("/bin/true")}, hull.IO{Log: w.Log(pod)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(victim(p.Pid()), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Start(ctx); err == nil {
+			t.Errorf("started, without its %s", name)
+		}
+		if x, err := p.Wait(ctx); err != nil || x.Code != 137 {
+			t.Errorf("without its %s: %+v %v", name, x, err)
+		}
+		if err := errors.Join(b.Destroy(ctx), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// parent is a process's parent.
+func parent(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state string
+	var ppid int
+	_, rest, _ := strings.Cut(string(b), ") ") // the name before may hold anything
+	if _, err := fmt.Sscan(rest, &state, &ppid); err != nil {
+		t.Fatal(err)
+	}
+	return ppid
 }
 
 // TestContractRuntimeRoot: and for a runtime that follows runc.

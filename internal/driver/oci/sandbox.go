@@ -56,7 +56,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	}
 	var back undo.Stack
 	defer back.OnError(ctx, undoLimit, &err)
-	x := translation{style: b.f.style, netns: b.netns, tty: hio.TTY, host: hostOf()}
+	x := translation{style: b.f.style, netns: b.netns, tty: hio.TTY, host: hostOf(), holder: b.d.cfg.MonitorPath}
 	if c.Init {
 		return nil, unable("--init", b.f)
 	}

@@ -31,6 +31,7 @@ type translation struct {
 	style  wire.Style
 	netns  string // "" = the host's
 	pod    string // sandbox that the container is one of several in; "" = none
+	holder string // the hull-monitor binary
 	cgroup string
 	tty    bool
 	host   hostLimits
@@ -91,6 +92,8 @@ func (x translation) translate(s *specs.Spec) (*specs.Spec, error) {
 	}
 	if x.pod != "" {
 		wire.Annotate(&out, x.pod)
+	} else {
+		wire.Hold(&out, x.holder)
 	}
 	return &out, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -71,7 +72,7 @@ func (b *backend) Create(ctx context.Context, r monitor.CreateRequest) (monitor.
 			return nil, err
 		}
 	}
-	c, err := b.create(ctx, r, &spec)
+	c, err := b.create(r, &spec)
 	if err != nil {
 		return nil, err // not a Container holding a nil pointer
 	}
@@ -79,7 +80,7 @@ func (b *backend) Create(ctx context.Context, r monitor.CreateRequest) (monitor.
 }
 
 // create makes a bundle and has the runtime make a container of it.
-func (b *backend) create(ctx context.Context, r monitor.CreateRequest, spec *Container) (_ *container, err error) {
+func (b *backend) create(r monitor.CreateRequest, spec *Container) (_ *container, err error) {
 	c := &container{b: b, id: r.ID, binds: spec.Binds, cgroup: r.Cgroup, dir: filepath.Join(b.dir, r.ID), seat: newSeat(), args0: args0Of(spec.Spec)}
 	c.log = filepath.Join(c.dir, "log")
 	defer func() {
@@ -126,48 +127,68 @@ func (b *backend) create(ctx context.Context, r monitor.CreateRequest, spec *Con
 	if err := writeFile(filepath.Join(c.dir, "config.json"), config); err != nil {
 		return nil, fmt.Errorf("write bundle: %w", err)
 	}
-	cmd := &command{name: "create", dir: c.dir, stdio: r.Stdio, log: c.log}
-	pidFile := filepath.Join(c.dir, "pid")
-	cmd.args = []string{"--bundle", c.dir, "--pid-file", pidFile}
-	var console *consoleSocket
+	cmd := &command{name: "create", args: []string{"--bundle", c.dir}, dir: c.dir, stdio: r.Stdio, log: c.log}
+	var console *socket
 	shared := b.pause != nil
 	if r.TTY && !shared {
-		if console, err = listenConsole(c.dir); err != nil {
-			return nil, err
+		if console, err = listen(c.dir, consoleName); err != nil {
+			return nil, fmt.Errorf("listen for the terminal: %w", err)
 		}
 		defer console.close()
 		cmd.args = append(cmd.args, "--console-socket", consoleName)
 		cmd.stdio = runtime.Stdio{}
 	}
-	cmd.args = append(cmd.args, c.id)
 	c.made = true
-	if err := b.run(c.seat, cmd, createLimit); err != nil {
-		return nil, asExecError(err, c.args0)
+	switch {
+	case shared:
+		err = c.createShared(cmd, r)
+	case b.cfg.Style == Runsc:
+		err = c.hold(cmd, console, r.Stdio.Rows, r.Stdio.Cols)
+	default:
+		err = c.createAlone(cmd, console, r.Stdio.Rows, r.Stdio.Cols)
 	}
-	pid, err := readPid(pidFile)
 	if err != nil {
-		return nil, fmt.Errorf("%s create: %w", b.cfg.Runtime, err)
-	}
-	c.init = &process{c: c, shared: shared}
-	if shared {
-		c.init.started, c.init.stdio = make(chan struct{}), dup(r.Stdio)
-		if r.TTY {
-			if err := c.init.openConsole(r.Stdio.Rows, r.Stdio.Cols); err != nil {
-				return nil, err
-			}
-		}
-	} else if c.init.child, err = b.reaper.adopt(pid); err != nil {
-		return nil, fmt.Errorf("%s create: %w", b.cfg.Runtime, err)
-	}
-	if console != nil {
-		if c.init.console, err = console.receive(ctx, r.Stdio.Rows, r.Stdio.Cols); err != nil {
-			return nil, err
-		}
+		return nil, asExecError(err, c.args0)
 	}
 	b.mu.Lock()
 	b.boxes[c.id] = c
 	b.mu.Unlock()
 	return c, nil
+}
+
+// createAlone makes a container whose process is the runtime's child, until its
+// command has ended.
+func (c *container) createAlone(cmd *command, console *socket, rows, cols uint16) error {
+	b, pidFile := c.b, filepath.Join(c.dir, "pid")
+	cmd.args = append(cmd.args, "--pid-file", pidFile, c.id)
+	if err := b.run(c.seat, cmd, createLimit); err != nil {
+		return err
+	}
+	pid, err := readPid(pidFile)
+	if err != nil {
+		return fmt.Errorf("%s create: %w", b.cfg.Runtime, err)
+	}
+	c.init = &process{c: c}
+	if c.init.child, err = b.reaper.adopt(pid); err != nil {
+		return fmt.Errorf("%s create: %w", b.cfg.Runtime, err)
+	}
+	if console != nil {
+		c.init.console, err = console.receiveTTY(time.Now().Add(controlLimit), nil, rows, cols)
+	}
+	return err
+}
+
+// createShared makes one of several containers of a sandbox.
+func (c *container) createShared(cmd *command, r monitor.CreateRequest) error {
+	cmd.args = append(cmd.args, c.id)
+	if err := c.b.run(c.seat, cmd, createLimit); err != nil {
+		return err
+	}
+	c.init = &process{c: c, shared: true, started: make(chan struct{}), stdio: dup(r.Stdio)}
+	if r.TTY {
+		return c.init.openConsole(r.Stdio.Rows, r.Stdio.Cols)
+	}
+	return nil
 }
 
 // relocate gives binds, and the mounts of a specification, the sources' places.
@@ -221,7 +242,7 @@ func (b *backend) createPause(ctx context.Context) (*container, error) {
 	if err := writeFile(filepath.Join(root, PauseMode), nil); err != nil {
 		return nil, err
 	}
-	c, err := b.create(ctx, monitor.CreateRequest{ID: PausePrefix + b.pod, Cgroup: b.cfg.Cgroup}, &Container{Spec: spec})
+	c, err := b.create(monitor.CreateRequest{ID: PausePrefix + b.pod, Cgroup: b.cfg.Cgroup}, &Container{Spec: spec})
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,15 @@ type command struct {
 	stdio runtime.Stdio
 	tty   *os.File // both ends of standard input and output instead of stdio
 	log   string   // file that gets the runtime's own messages
+	roomy bool     // see roomyFd
 }
+
+// roomyFd is a descriptor that a roomy command has in addition, /dev/null. gVisor's kernel
+// moves a program's streams to descriptors 253 to 255, for which the kernel has to make
+// its table of descriptors larger, and a process that has threads waits for an RCU grace
+// period then. The table that a child gets has room for its parent's highest descriptor,
+// and keeps it when that is closed.
+const roomyFd = 255
 
 func (b *backend) argv(c *command) []string {
 	argv := append([]string{filepath.Base(b.cfg.Runtime), "--root", b.state, "--log", c.log, "--log-format", "json"}, b.cfg.Args...)
@@ -71,6 +79,12 @@ func (b *backend) start(s *seat, c *command) (p *child, err error) {
 			return nil, os.NewSyscallError("fcntl", err)
 		}
 	}
+	if c.roomy {
+		for len(fds) < roomyFd {
+			fds = append(fds, ^uintptr(0)) // none
+		}
+		fds = append(fds, null.Fd())
+	}
 	if s.unified != nil {
 		sys.UseCgroupFD, sys.CgroupFD = true, int(s.unified.Fd())
 	}
@@ -91,6 +105,11 @@ func (b *backend) run(s *seat, c *command, limit time.Duration) error {
 	if err != nil {
 		return err
 	}
+	return b.finish(p, c, limit)
+}
+
+// finish waits for the command's end.
+func (b *backend) finish(p *child, c *command, limit time.Duration) error {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {

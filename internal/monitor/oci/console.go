@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -19,50 +18,64 @@ import (
 // directory: the whole path may be longer than a socket's address.
 const consoleName = "console.sock"
 
-// consoleSocket is where a runtime sends a terminal's master side.
-type consoleSocket struct {
+// socket is where one of a runtime's programs connects to, once.
+type socket struct {
 	l    *net.UnixListener
 	path string
 }
 
-func listenConsole(dir string) (*consoleSocket, error) {
+func listen(dir, name string) (*socket, error) {
 	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	path := linux.ProcPath(d) + "/" + consoleName
+	path := linux.ProcPath(d) + "/" + name
 	_ = os.Remove(path) // of an earlier one
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("listen for the terminal: %w", err)
+		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // the name is another directory's by then
-	return &consoleSocket{l: l, path: filepath.Join(dir, consoleName)}, nil
+	return &socket{l: l, path: filepath.Join(dir, name)}, nil
 }
 
-func (s *consoleSocket) close() {
+func (s *socket) close() {
 	_ = s.l.Close()
 	_ = os.Remove(s.path)
 }
 
-// receive takes the terminal. The runtime has ended: it has sent it, or never will.
-func (s *consoleSocket) receive(ctx context.Context, rows, cols uint16) (*os.File, error) {
-	limit := time.Now().Add(controlLimit)
-	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
-		limit = d
-	}
+// accept waits for the connection until limit, also that of reads from it, and no
+// longer than by runs; nil = the command has ended: it has connected, or never will.
+func (s *socket) accept(limit time.Time, by *child) (*net.UnixConn, error) {
 	if err := s.l.SetDeadline(limit); err != nil {
 		return nil, err
 	}
+	if by != nil {
+		done := make(chan struct{})
+		defer close(done)
+		go func() {
+			select {
+			case <-by.done:
+				_ = s.l.Close()
+			case <-done:
+			}
+		}()
+	}
 	c, err := s.l.AcceptUnix()
+	if err != nil {
+		return nil, err
+	}
+	return c, c.SetReadDeadline(limit)
+}
+
+// receiveTTY takes the terminal that a command sends. See accept.
+func (s *socket) receiveTTY(limit time.Time, by *child, rows, cols uint16) (*os.File, error) {
+	c, err := s.accept(limit, by)
 	if err != nil {
 		return nil, fmt.Errorf("wait for the terminal from the runtime: %w", err)
 	}
 	defer func() { _ = c.Close() }()
-	if err := c.SetDeadline(limit); err != nil {
-		return nil, err
-	}
 	buf := make([]byte, 4096) // runc sends the terminal's name along
 	_, files, err := linux.RecvFds(c, buf, 1)
 	if err == nil && len(files) != 1 {

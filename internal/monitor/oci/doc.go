@@ -3,6 +3,7 @@
 // command line and is the parent of what that leaves behind.
 //
 //	monitor ── create, start, exec, kill, delete    end by themselves, each within a limit
+//	   ├────── runsc run                             of a sandbox's first container: ends with its start (see hold.go)
 //	   ├────── container's process (runsc: the sandbox)   adopted: the monitor is a subreaper
 //	   ├────── runsc's gofer                              adopted
 //	   └────── runsc exec                                 stays while the process in the sandbox runs

@@ -28,13 +28,13 @@ func Annotate(spec *specs.Spec, pod string) {
 	spec.Annotations = a
 }
 
-// ProbeArg makes the pause program end at once.
-const ProbeArg = "probe"
+// probeArg makes the pause program end at once.
+const probeArg = "probe"
 
-// PauseMain is hull-monitor under the name PauseMode. It returns the exit code.
-func PauseMain(args []string) int {
-	if len(args) > 0 && args[0] == ProbeArg {
-		return 0
+// pause is the pause container's process.
+func pause(args []string) {
+	if len(args) > 0 && args[0] == probeArg {
+		return
 	}
 	for {
 		_ = unix.Pause() // returns for a signal
@@ -43,7 +43,7 @@ func PauseMain(args []string) int {
 
 // ProbeSpec is a container that does nothing and ends: exe is the pause program.
 func ProbeSpec(exe string) ([]byte, error) {
-	s := alone(exe, ProbeArg)
+	s := alone(exe, probeArg)
 	return json.Marshal(s)
 }
 
@@ -52,6 +52,7 @@ func ProbeSpec(exe string) ([]byte, error) {
 func pauseSpec(cfg Config) ([]byte, error) {
 	s := alone(cfg.Pause)
 	s.Annotations = map[string]string{kindKey: "sandbox"}
+	Hold(s, cfg.Pause)
 	if cfg.NetNS != "" {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: cfg.NetNS})
 	}

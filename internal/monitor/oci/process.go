@@ -24,12 +24,13 @@ type process struct {
 	c       *container
 	exec    *Exec // nil = main process
 	shared  bool  // main process of a container that is one of several in a sandbox
+	held    *held // main process of a sandbox's first container; nil = any other
 	stdio   stdio // of what gets them with its start
 	console *os.File
 	tty     *os.File // the other side, likewise
 
 	mu      sync.Mutex // held by Start: nobody hears of the end, and removes the container, before that is done
-	child   *child     // set by Start for an exec
+	child   *child     // set by Start where there is a channel started
 	log     string     // of the command that stays
 	inner   int        // pid of the process itself where child is a command: in the sandbox, or on the host
 	over    bool       // abandoned
@@ -47,6 +48,9 @@ func (p *process) Pid() int {
 		select {
 		case <-p.started:
 		default:
+			if p.held != nil {
+				return p.held.pid
+			}
 			return 0
 		}
 	}
@@ -70,6 +74,8 @@ func (p *process) Start(ctx context.Context) error {
 		return p.startExec(ctx)
 	case p.shared:
 		return p.startShared()
+	case p.held != nil:
+		return p.startHeld()
 	case p.child.ended():
 		return fmt.Errorf("container %s has ended before its start: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
@@ -221,13 +227,10 @@ func (p *process) Signal(sig syscall.Signal) error {
 	if p.child.ended() {
 		return os.ErrProcessDone
 	}
-	switch {
-	case sig == 0:
+	if sig == 0 {
 		return nil
-	case p.c.b.cfg.Style != Runsc, sig == syscall.SIGKILL && p.c.alone():
-		return p.child.signal(sig)
 	}
-	return p.signalByRuntime(sig, 0)
+	return p.child.signal(sig)
 }
 
 // tookAlong says whether err is of a command that ended because its container did,
@@ -259,6 +262,9 @@ func (p *process) signalStarted(sig syscall.Signal) error {
 	case <-p.started:
 	default:
 		if sig == syscall.SIGKILL { // it ends without having begun
+			if p.held != nil {
+				_ = p.held.run.signal(sig) // a start that is under way ends of that
+			}
 			p.abandon()
 			return nil
 		}
@@ -269,7 +275,7 @@ func (p *process) signalStarted(sig syscall.Signal) error {
 		return os.ErrProcessDone
 	case sig == 0:
 		return nil
-	case p.shared:
+	case p.shared, p.held != nil && sig != syscall.SIGKILL:
 		return p.signalByRuntime(sig, 0)
 	case p.inner == 0:
 		return p.child.signal(sig)
@@ -296,6 +302,9 @@ func (p *process) abandon() {
 	select {
 	case <-p.started:
 	default:
+		if p.held != nil {
+			p.held.end(p.c.b.reaper)
+		}
 		p.stdio.close()
 		p.closeTTY()
 		close(p.started)
