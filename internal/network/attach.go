@@ -596,10 +596,8 @@ func (s *Service) release(a *attachment) error {
 
 	// Ports first: no packet may reach an address that is somebody else's soon. On
 	// an error the attachment stays, and the release can be tried again.
-	if len(a.forwards) > 0 {
-		if _, err := s.host.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
-			return fmt.Errorf("unpublish ports: %w", err)
-		}
+	if err := s.unforward(a); err != nil {
+		return err
 	}
 	s.ports.release(a.claims)
 	for _, e := range a.ends {

@@ -593,8 +593,44 @@ func TestConnect(t *testing.T) {
 	must(t, w.s.Disconnect(ctx, "bridge", "nobody", true))
 	must(t, w.s.Disconnect(ctx, "red", a.pod.ID, false))
 	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
+	// They come back with the next network that can have them.
+	must(t, w.s.Connect(ctx, "red", a.pod.ID, hull.EndpointSpec{}))
+	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 	w.detach(a)
 	w.detach(r)
+}
+
+// TestConnectPublishes: ports that an internal network does not publish are published
+// once the container is on another one, and no sooner; a connection that fails leaves
+// them with nobody.
+func TestConnectPublishes(t *testing.T) {
+	require.Root(t)
+	w := newWorld(t)
+	ctx := context.Background()
+	for _, n := range []hull.Network{{Name: "inside", EnableIPv4: true, Internal: true}, {Name: "red", EnableIPv4: true}} {
+		_, _, err := w.s.Create(ctx, n)
+		must(t, err)
+	}
+	spec := publishing(port("8080", 80, ""))
+	spec.Mode = "inside"
+	a := w.attach("a", spec)
+	serve(t, a.ns(), "tcp", ":80")
+	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
+	other := w.attach("b", publishing(port("8080", 80, "")))
+	if err := w.s.Connect(ctx, "red", a.pod.ID, hull.EndpointSpec{}); err == nil {
+		t.Error("a port that another container has was published")
+	}
+	w.detach(other)
+	must(t, w.s.Connect(ctx, "red", a.pod.ID, hull.EndpointSpec{}))
+	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
+	p, err := w.pod(a.pod.ID)
+	must(t, err)
+	if got := p.Status.Endpoint.Ports; len(got) == 0 || got[0].HostPort != 8080 {
+		t.Errorf("recorded ports: %+v", got)
+	}
+	must(t, w.s.Disconnect(ctx, "red", a.pod.ID, false))
+	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
+	w.detach(a)
 }
 
 // TestConnectCutShort: of a connection that a killed engine had not recorded yet

@@ -70,9 +70,9 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	s.setEnds(a, func(ends []*end) []*end { return append(ends, e) })
 	back.Add("leave network", func(context.Context) error {
 		s.setEnds(a, func(ends []*end) []*end { return slices.DeleteFunc(ends, func(o *end) bool { return o == e }) })
-		return s.unname(e)
+		return errors.Join(s.leadAgain(a, p, leads), s.unname(e))
 	})
-	if leads && len(a.ends) > 1 {
+	if leads {
 		if err := s.lead(a, p, e); err != nil {
 			return err
 		}
@@ -124,15 +124,24 @@ func (s *Service) setEnds(a *attachment, fn func([]*end) []*end) {
 
 // lead makes e the end with the default route and the published ports.
 func (s *Service) lead(a *attachment, p hull.Pod, e *end) error {
-	if len(a.forwards) > 0 {
-		if _, err := s.host.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
-			return fmt.Errorf("move published ports: %w", err)
-		}
-		a.forwards = nil
+	if err := s.unforward(a); err != nil {
+		return err
 	}
 	s.setEnds(a, func(ends []*end) []*end {
 		return append([]*end{e}, slices.DeleteFunc(ends, func(o *end) bool { return o == e })...)
 	})
+	return s.promote(a, p)
+}
+
+// leadAgain gives what the end that led had to the best of those that are left.
+func (s *Service) leadAgain(a *attachment, p hull.Pod, led bool) error {
+	if !led {
+		return nil
+	}
+	if err := s.unforward(a); err != nil || len(a.ends) == 0 {
+		return err
+	}
+	s.setEnds(a, byPriority)
 	return s.promote(a, p)
 }
 
@@ -265,11 +274,10 @@ func (s *Service) Disconnect(ctx context.Context, ref, containerID string, force
 		return invalid("container cannot be disconnected from host network or connected to host network")
 	}
 	lead := a.ends[0] == e
-	if lead && len(a.forwards) > 0 {
-		if _, err := s.host.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
-			return fmt.Errorf("unpublish ports: %w", err)
+	if lead {
+		if err := s.unforward(a); err != nil {
+			return err
 		}
-		a.forwards = nil
 	}
 	if err := s.host.unplug(e, a.netns); err != nil {
 		return err
@@ -282,11 +290,8 @@ func (s *Service) Disconnect(ctx context.Context, ref, containerID string, force
 		return err
 	}
 	e.release()
-	if lead && len(a.ends) > 0 {
-		s.setEnds(a, byPriority)
-		if err := s.promote(a, p); err != nil {
-			return err
-		}
+	if err := s.leadAgain(a, p, lead); err != nil {
+		return err
 	}
 	a.asked = withEndpoint(a.asked, n.rec.Name, nil)
 	if n.hasNames() {
@@ -325,8 +330,8 @@ func byPriority(ends []*end) []*end {
 	return ends
 }
 
-// promote gives the default route and the published ports to the first end that
-// is left.
+// promote gives the default route and the published ports to the first end. Ports
+// that no network before it could publish are claimed now.
 func (s *Service) promote(a *attachment, p hull.Pod) error {
 	e := a.ends[0]
 	if !e.network.linked() || e.network.rec.Internal {
@@ -344,12 +349,27 @@ func (s *Service) promote(a *attachment, p hull.Pod) error {
 	if err := setDefaultRoute(h, link.Attrs().Index, e); err != nil {
 		return err
 	}
-	if len(a.published) == 0 || !e.publishes() {
+	switch {
+	case !e.publishes():
 		return nil
+	case a.published == nil: // and not taken back by Publish or TakeOver
+		return s.publishLate(a)
 	}
 	a.forwards = forwards(a.published, e)
 	_, err = s.host.fw.Apply(firewall.Change{AddForwards: a.forwards})
 	return err
+}
+
+// publishLate publishes the ports of a request when the pod runs already.
+func (s *Service) publishLate(a *attachment) error {
+	published, err := s.publishPorts(a, a.asked)
+	if err != nil || len(published) == 0 {
+		return err
+	}
+	return s.cfg.Update(a.podID, func(st *hull.PodStatus) error {
+		st.Endpoint.Ports = published
+		return nil
+	})
 }
 
 // interfaceOf finds an end's interface in its namespace by its hardware address:

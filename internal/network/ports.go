@@ -369,6 +369,19 @@ func (s *Service) publishPorts(a *attachment, spec hull.NetworkSpec) ([]hull.Pub
 	return out, nil
 }
 
+// unforward takes the translation of a pod's published ports away; the ports stay
+// its own.
+func (s *Service) unforward(a *attachment) error {
+	if len(a.forwards) == 0 {
+		return nil
+	}
+	if _, err := s.host.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
+		return fmt.Errorf("unpublish ports: %w", err)
+	}
+	a.forwards = nil
+	return nil
+}
+
 // publishes says whether ports can be published to e. As with Docker, nothing enters
 // an internal network, and macvlan's and ipvlan's members have addresses that are
 // known outside.
