@@ -108,12 +108,30 @@ func (s *Service) collect(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	s.gate.collect(func() {
 		begin := time.Now()
-		if _, err := s.db.GarbageCollect(s.ns(ctx)); err != nil {
+		if err := s.collectAll(s.ns(ctx)); err != nil {
 			s.log.Error("collect image garbage", "error", err)
 			return
 		}
 		s.log.Debug("collected image garbage", "took", time.Since(begin))
 	})
+}
+
+// collectAll collects once more when snapshots were removed: the layers that they
+// stood on were needed until then.
+func (s *Service) collectAll(ctx context.Context) error {
+	for {
+		before, err := s.snaps.Layers()
+		if err != nil {
+			return err
+		}
+		if _, err := s.db.GarbageCollect(ctx); err != nil {
+			return err
+		}
+		after, err := s.snaps.Layers()
+		if err != nil || len(after) == len(before) {
+			return err
+		}
+	}
 }
 
 // purge deletes the files of collected layers.
@@ -132,13 +150,15 @@ type collector struct{ s *Service }
 var _ metadata.Collector = collector{}
 
 func (c collector) StartCollection(context.Context) (metadata.CollectionContext, error) {
-	return &collection{s: c.s}, nil
+	lent, err := c.s.snaps.Layers()
+	return &collection{s: c.s, lent: lent}, err
 }
 
 func (collector) ReferenceLabel() string { return layerRefName }
 
 type collection struct {
 	s    *Service
+	lent []digest.Digest // layers that snapshots stand on
 	gone []digest.Digest
 }
 
@@ -154,10 +174,16 @@ func (c *collection) All(fn func(gc.Node)) {
 
 // Active sends what containers stand on: their layers, and their image's
 // content, so that a commit can still be pushed and saved when the image's last
-// name is gone.
+// name is gone. It sends the layers of the builder's snapshots, too, since the leases
+// of its cache are flat: a label of a snapshot holds nothing.
 func (c *collection) Active(ns string, fn func(gc.Node)) {
 	if ns != namespace {
 		return
+	}
+	for _, top := range c.lent {
+		for _, chain := range c.s.layers.Chain(top) {
+			fn(layerNode(chain))
+		}
 	}
 	c.s.boxMu.Lock()
 	defer c.s.boxMu.Unlock()

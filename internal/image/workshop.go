@@ -131,10 +131,9 @@ func (w *workSnapshots) borrowOne(ctx context.Context, key, parent string, chain
 	return err
 }
 
-// layerLabels tie a snapshot to a layer: for the store of snapshots, and for the
-// garbage collection.
+// layerLabels tie a snapshot to a layer.
 func layerLabels(chain digest.Digest) map[string]string {
-	return map[string]string{snaps.LabelLayer: chain.String(), layerRef + "0": chain.String()}
+	return map[string]string{snaps.LabelLayer: chain.String()}
 }
 
 // workNames is the image store that the builder names its results in.
@@ -294,12 +293,7 @@ func (w *workNames) takeOver(ctx context.Context, t layerTask) error {
 	if !ok {
 		return fmt.Errorf("no snapshot has its files: %w", errdefs.ErrNotFound)
 	}
-	labels := layerLabels(t.chain)
-	var paths []string
-	for k := range labels {
-		paths = append(paths, "labels."+k)
-	}
-	if _, err := w.snapshots.Update(ctx, snapshots.Info{Name: key, Labels: labels}, paths...); err != nil {
+	if _, err := w.snapshots.Update(ctx, snapshots.Info{Name: key, Labels: layerLabels(t.chain)}, "labels."+snaps.LabelLayer); err != nil {
 		return err
 	}
 	i := layers.Info{Chain: t.chain, Diff: t.diff}

@@ -96,6 +96,38 @@ CMD ["cat", "/who", "/from-cache", "/data/a"]
 	c.Run("rmi", "built", "again")
 }
 
+// TestBuildOnFromRemoved: the cache of a build outlives its image, whose layers are the
+// cache's, too, and they go with the cache.
+func TestBuildOnFromRemoved(t *testing.T) {
+	t.Parallel()
+	e := harness.Start(t, []string{"busybox"})
+	c := e.Docker()
+	layers := func() int {
+		t.Helper()
+		list, err := os.ReadDir(filepath.Join(e.Root, "images", "layers"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	before := layers()
+	for _, name := range []string{"first", "second"} {
+		dir := writeContext(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo a >/a\nRUN echo b >/b\nRUN echo " + name + " >/name\n"})
+		c.Run("build", "-q", "-t", name, dir)
+		if got := c.Run("run", "--rm", name, "cat", "/a", "/b", "/name"); got != "a\nb\n"+name {
+			t.Errorf("the %s image says %q", name, got)
+		}
+		c.Run("rmi", name)
+	}
+	if got := layers(); got != before+4 {
+		t.Errorf("%d layers with the cache of two builds, %d before: want 4 more", got, before)
+	}
+	c.Run("builder", "prune", "-af")
+	if got := layers(); got != before {
+		t.Errorf("%d layers after the cache is gone, %d before it", got, before)
+	}
+}
+
 // TestBuildContextsThatLookAlike: size and time of a file say nothing of what is in it.
 func TestBuildContextsThatLookAlike(t *testing.T) {
 	t.Parallel()

@@ -335,6 +335,22 @@ func (s *Store) Space(ctx context.Context) (int64, error) {
 	return sum, nil
 }
 
+// Layers are those that snapshots have their files from.
+func (s *Store) Layers() ([]digest.Digest, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	var list []digest.Digest
+	for _, x := range s.snaps {
+		if x.Layer != "" {
+			list = append(list, x.Layer)
+		}
+	}
+	return list, nil
+}
+
 // Prepare implements snapshots.Snapshotter.
 func (s *Store) Prepare(_ context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	return s.create(snapshots.KindActive, key, parent, opts)
