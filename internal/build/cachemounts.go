@@ -17,6 +17,7 @@ import (
 
 	"hull/internal/hull"
 	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 )
 
 // The names of BuildKit's records of cache mounts (RUN --mount=type=cache) are its
@@ -104,7 +105,7 @@ func (s *Service) ImportCacheMount(ctx context.Context, name string, tar io.Read
 	}
 	release := func() error { return made.Release(context.WithoutCancel(ctx)) }
 	err = within(ctx, made, false, func(root *os.File) error {
-		plain, _, err := archive.Decompress(tar)
+		plain, _, err := packed.Decompress(tar)
 		if err != nil {
 			return err
 		}

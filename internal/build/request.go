@@ -33,6 +33,7 @@ import (
 
 	"hull/internal/hull"
 	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 )
 
 // Build builds an image as r says. The context is the tar in body, or the
@@ -114,7 +115,7 @@ func (s *Service) context(ctx context.Context, body io.Reader) (string, string, 
 	root, err := os.Open(dir)
 	if err == nil {
 		var plain io.ReadCloser
-		if plain, _, err = archive.Decompress(body); err == nil {
+		if plain, _, err = packed.Decompress(body); err == nil {
 			_, err = archive.Unpack(ctx, bufio.NewReaderSize(plain, 128<<10), root, archive.Options{})
 			err = errors.Join(err, plain.Close())
 		}

@@ -17,6 +17,7 @@ import (
 
 	"hull/internal/hull"
 	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 )
 
 // benchLayer makes a layer of text-like files of mixed sizes, which packs about
@@ -94,7 +95,7 @@ func BenchmarkGunzip(b *testing.B) {
 // BenchmarkUnpack unpacks one layer into a directory.
 func BenchmarkUnpack(b *testing.B) {
 	plain := benchLayer(b, 1, 64<<20)
-	packed := gz(b, plain)
+	zipped := gz(b, plain)
 	b.SetBytes(int64(len(plain)))
 	defer cpu(b)()
 	for b.Loop() {
@@ -103,7 +104,7 @@ func BenchmarkUnpack(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		dec, _, err := archive.Decompress(bytes.NewReader(packed))
+		dec, _, err := packed.Decompress(bytes.NewReader(zipped))
 		if err != nil {
 			b.Fatal(err)
 		}

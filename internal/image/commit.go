@@ -22,6 +22,7 @@ import (
 	"hull/internal/hull"
 	"hull/internal/image/archive"
 	"hull/internal/image/layers"
+	"hull/internal/image/packed"
 )
 
 // Commit makes an image of the writable layer of container id. conf is the
@@ -138,7 +139,7 @@ func (s *layerMaker) fillLayer(ctx context.Context, d *layers.Draft, tar io.Read
 	}
 	defer w.Close()
 	size := &countWriter{w: w}
-	z, err := archive.NewPacker(size)
+	z, err := packed.NewPacker(size)
 	if err != nil {
 		return newLayer{}, layers.Info{}, fmt.Errorf("pack layer: %w", err)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 )
 
 // Compare words the first difference between two images of this host's platform;
@@ -169,7 +169,7 @@ func (s *store) openLayer(ctx context.Context, d ocispec.Descriptor) (*layerRead
 	if err != nil {
 		return nil, fmt.Errorf("read layer %s: %w", d.Digest, err)
 	}
-	plain, _, err := archive.Decompress(content.NewReader(ra))
+	plain, _, err := packed.Decompress(content.NewReader(ra))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read layer %s: %w", d.Digest, err), ra.Close())
 	}

@@ -34,6 +34,7 @@ import (
 	"hull/internal/hull"
 	"hull/internal/image/archive"
 	"hull/internal/image/layers"
+	"hull/internal/image/packed"
 	"hull/internal/image/snaps"
 	"hull/internal/linux"
 	"hull/internal/trust"
@@ -56,7 +57,7 @@ type Config struct {
 	Retries      int            // in a row without progress; default 5
 	SkipOwner    bool           // files get our own owner: for an engine that is not root
 	UserXattr    bool           // whiteouts as an overlay in a user namespace reads them
-	// Unpack makes a layer's files below root, as archive.Layer does, which is the
+	// Unpack makes a layer's files below root, as packed.Layer does, which is the
 	// default: in this process. Its input is hostile.
 	Unpack func(ctx context.Context, r io.Reader, root *os.File, o archive.Options) (archive.Result, digest.Digest, error)
 	Events func(hull.Event)
@@ -96,7 +97,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 		cfg.Downloads = 8
 	}
 	if cfg.Unpack == nil {
-		cfg.Unpack = archive.Layer
+		cfg.Unpack = packed.Layer
 	}
 	if cfg.Stall == 0 {
 		cfg.Stall = 20 * time.Second

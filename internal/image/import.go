@@ -6,7 +6,7 @@ import (
 	"io"
 
 	"hull/internal/hull"
-	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 )
 
 // Import makes an image of one layer from a root file system's tar, packed or not.
@@ -24,7 +24,7 @@ func (s *Service) Import(ctx context.Context, r hull.ImportRequest, tar io.Reade
 	if err != nil {
 		return "", err
 	}
-	dec, _, err := archive.Decompress(tar)
+	dec, _, err := packed.Decompress(tar)
 	if err != nil {
 		return "", fmt.Errorf("import: %w", err)
 	}

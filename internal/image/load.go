@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hull/internal/hull"
-	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 )
 
 // Annotations by which an OCI layout names its images.
@@ -92,7 +92,7 @@ func (l *loader) load(ctx context.Context, r io.Reader) ([]string, error) {
 // read stores the archive's files: blobs in the content store, where they are
 // garbage until an image names them.
 func (l *loader) read(ctx context.Context, r io.Reader) error {
-	dec, _, err := archive.Decompress(r)
+	dec, _, err := packed.Decompress(r)
 	if err != nil {
 		return err
 	}
@@ -498,10 +498,10 @@ func (s *store) layerType(ctx context.Context, d ocispec.Descriptor) (string, er
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("read layer %s: %w", d.Digest, err)
 	}
-	switch archive.Detect(head[:n]) {
-	case archive.Gzip:
+	switch packed.Detect(head[:n]) {
+	case packed.Gzip:
 		return images.MediaTypeDockerSchema2LayerGzip, nil
-	case archive.Zstd:
+	case packed.Zstd:
 		return images.MediaTypeDockerSchema2LayerZstd, nil
 	default:
 		return images.MediaTypeDockerSchema2Layer, nil

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hull/internal/hull"
-	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 	"hull/internal/linux"
 )
 
@@ -392,7 +392,7 @@ func (p *puller) stream(ctx context.Context, t layerTask, w content.Writer, id s
 		return err
 	})
 	g.Go(func() error {
-		src := archive.Ahead(pr)
+		src := packed.Ahead(pr)
 		unpack = p.s.unpackLayer(gctx, t, src)
 		if errdefs.IsInvalidArgument(unpack) || errdefs.IsDataLoss(unpack) {
 			_, err := io.Copy(io.Discard, src)

@@ -17,7 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
-	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 )
 
 // labelSqueezed is on a plain layer blob that was pushed: the digest of the
@@ -102,7 +102,7 @@ func (s *Service) squeezeLayer(ctx context.Context, l ocispec.Descriptor) (ocisp
 	}
 	defer w.Close()
 	size := &countWriter{w: w}
-	z, err := archive.NewPacker(size)
+	z, err := packed.NewPacker(size)
 	if err != nil {
 		return l, err
 	}

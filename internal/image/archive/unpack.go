@@ -31,11 +31,11 @@ type Options struct {
 	// Plain unpacks a root file system instead of a layer: names that look like
 	// whiteouts are files.
 	Plain bool
-	// Packed: the tar may be compressed. Only Layer looks at it.
+	// Packed: the tar may be compressed. Only packed.Layer looks at it.
 	Packed bool
-	// compressed tells how many compressed bytes were read so far, for the limit
+	// Compressed tells how many compressed bytes were read so far, for the limit
 	// on the ratio; nil = not compressed.
-	compressed func() int64
+	Compressed func() int64
 }
 
 // Result is what was unpacked.
@@ -333,10 +333,10 @@ func (u *unpacker) file(h *tar.Header, p *os.File, name, base string, body io.Re
 // counted but not yet read, as a negative number.
 func (u *unpacker) checkRatio(ahead int64) error {
 	out := u.res.Bytes + ahead
-	if u.o.compressed == nil || out < ratioFloor {
+	if u.o.Compressed == nil || out < ratioFloor {
 		return nil
 	}
-	if in := u.o.compressed(); out/max(in, 1) > u.lim.Ratio {
+	if in := u.o.Compressed(); out/max(in, 1) > u.lim.Ratio {
 		return &LimitError{What: "unpacked bytes per compressed byte", Limit: u.lim.Ratio}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 	"hull/internal/linux"
 )
 
@@ -56,7 +57,7 @@ func run() error {
 	}
 	a := answer{}
 	var uerr error
-	a.Result, a.Digest, uerr = archive.Layer(context.Background(), os.Stdin, root, opts)
+	a.Result, a.Digest, uerr = packed.Layer(context.Background(), os.Stdin, root, opts)
 	a.Failure = toFailure(uerr)
 	return send(c, a)
 }

@@ -24,7 +24,7 @@ type Unpacker struct {
 	Program string // path of hull-unpack
 }
 
-// Unpack is archive.Layer in a child of its own, which ends with ctx. Errors are
+// Unpack is packed.Layer in a child of its own, which ends with ctx. Errors are
 // Layer's; the digest is that of what the child has read, and no better than it.
 func (u *Unpacker) Unpack(ctx context.Context, r io.Reader, root *os.File, o archive.Options) (archive.Result, digest.Digest, error) {
 	life, cancel := context.WithCancel(ctx)

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/image/archive"
+	"hull/internal/image/packed"
 	"hull/internal/require"
 )
 
@@ -138,7 +139,7 @@ func TestRootSameAsInProcess(t *testing.T) {
 		}
 		return fmt.Sprint(res, "\n", tree(t, root.Name())), sum
 	}
-	want, wantSum := unpack(archive.Layer)
+	want, wantSum := unpack(packed.Layer)
 	got, gotSum := unpack(unpacker(t).Unpack)
 	if got != want || gotSum != wantSum {
 		t.Errorf("%s:\n%s\nwant %s:\n%s", gotSum, got, wantSum, want)

@@ -1,4 +1,4 @@
-package archive
+package packed
 
 import (
 	"bufio"
@@ -10,26 +10,28 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+
+	"hull/internal/image/archive"
 )
 
-// Layer unpacks a layer as Unpack does, and gives the digest of its tar. With
+// Layer unpacks a layer as archive.Unpack does, and gives the digest of its tar. With
 // o.Packed it finds out how r is compressed.
-func Layer(ctx context.Context, r io.Reader, root *os.File, o Options) (Result, digest.Digest, error) {
+func Layer(ctx context.Context, r io.Reader, root *os.File, o archive.Options) (archive.Result, digest.Digest, error) {
 	if o.Packed {
 		in := &counter{r: r}
 		dec, kind, err := Decompress(in)
 		if err != nil {
-			return Result{}, "", err
+			return archive.Result{}, "", err
 		}
 		defer dec.Close()
 		if kind != None {
-			o.compressed = in.n.Load
+			o.Compressed = in.n.Load
 		}
 		r = dec
 	}
 	sum := newHasher()
 	// The tar reader asks for 512 bytes at a time; the hasher is to get blocks.
-	res, err := Unpack(ctx, bufio.NewReaderSize(io.TeeReader(r, sum), 128<<10), root, o)
+	res, err := archive.Unpack(ctx, bufio.NewReaderSize(io.TeeReader(r, sum), 128<<10), root, o)
 	return res, sum.digest(), err
 }
 

@@ -1,4 +1,7 @@
-package archive
+// Package packed reads and writes archives as they are kept and sent: compressed, and
+// named by a digest. What is in them is package archive's. It is apart from that because
+// programs that need no compression, hull-guest above all, would start later for it.
+package packed
 
 import (
 	"bufio"
