@@ -18,13 +18,9 @@ import (
 
 	"hull/api"
 	"hull/cmd/hull-cli/internal/build"
+	"hull/cmd/internal/connect"
 	"hull/cmd/internal/route"
 )
-
-// contextKey is where "hull context use" keeps its choice in docker's
-// config.json: plugins.hull.context. docker's own current context is another
-// program's choice and is left alone.
-const contextKey = "context"
 
 // extend adds what hull has beyond docker to docker's commands.
 func extend(root *cobra.Command, cli *command.DockerCli) {
@@ -163,7 +159,7 @@ func printIsolations(w io.Writer, i api.Info) {
 }
 
 // useContext makes name the context of later commands; "default" is hull's own
-// engine.
+// engine. docker's own current context is another program's choice and is left alone.
 func useContext(cli *command.DockerCli, name string) error {
 	value := name
 	if name == command.DefaultContextName {
@@ -177,8 +173,8 @@ func useContext(cli *command.DockerCli, name string) error {
 		}
 	}
 	cfg := cli.ConfigFile()
-	if old, _ := cfg.PluginConfig("hull", contextKey); old != value {
-		cfg.SetPluginConfig("hull", contextKey, value)
+	if old, _ := cfg.PluginConfig(connect.Plugin, connect.ContextKey); old != value {
+		cfg.SetPluginConfig(connect.Plugin, connect.ContextKey, value)
 		if err := cfg.Save(); err != nil {
 			return fmt.Errorf("store the context: %w", err)
 		}

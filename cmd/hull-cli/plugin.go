@@ -18,7 +18,6 @@ import (
 	"github.com/docker/cli/cli-plugins/metadata"
 	"github.com/docker/cli/cli-plugins/socket"
 
-	"hull/cmd/internal/endpoint"
 	"hull/cmd/internal/launch"
 )
 
@@ -34,7 +33,7 @@ func (p *program) plugin(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := p.ensure(ctx); err != nil {
+	if err := p.to.Up(ctx); err != nil { // a plugin cannot start it
 		return err
 	}
 	// The plugin holds this socket open; when it closes the plugin ends itself.
@@ -43,10 +42,8 @@ func (p *program) plugin(ctx context.Context, name string) error {
 		cmd.Env = append(cmd.Env, socket.EnvKey+"="+srv.Addr().String())
 		defer srv.Close() //nolint:errcheck // nothing is lost with it
 	}
-	if p.to.Context == "" && p.to.Host != "" {
-		cmd.Env = append(cmd.Env, endpoint.EnvDockerHost+"="+p.to.Host)
-	} else if p.to.Context != "" {
-		cmd.Env = append(cmd.Env, endpoint.EnvDockerContext+"="+p.to.Context)
+	for key, value := range p.to.Env() {
+		cmd.Env = append(cmd.Env, key+"="+value)
 	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start plugin %s: %w", name, err)
@@ -86,18 +83,6 @@ func becomeCompose(args []string) {
 			return // another verb
 		}
 	}
-}
-
-// ensure starts the own engine for a plugin, which cannot do it.
-func (p *program) ensure(ctx context.Context) error {
-	if !p.to.Own {
-		return nil
-	}
-	c, err := p.dial(ctx, "", "")
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }
 
 // endPlugin asks a plugin to end after the first signal and kills it after the

@@ -3,37 +3,26 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"slices"
-	"sync"
-	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/cli/cli"
 	pluginmanager "github.com/docker/cli/cli-plugins/manager"
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/command/commands"
-	"github.com/docker/cli/cli/config"
 	dockerversion "github.com/docker/cli/cli/version"
-	"github.com/moby/moby/client"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
-	"hull/cmd/internal/endpoint"
-	"hull/cmd/internal/launch"
+	"hull/cmd/internal/connect"
 )
 
 // program is one invocation.
 type program struct {
 	cli  *command.DockerCli
 	root *cobra.Command
-	to   endpoint.Endpoint
-	// passive: nothing is started for help and completion.
-	passive atomic.Bool
-
-	once     sync.Once // of start
-	startErr error
+	to   connect.Engine
 }
 
 // run is main without the process.
@@ -52,14 +41,10 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	if err := p.choose(getenv); err != nil {
+	if err := p.to.Choose(p.cli, root.Flags(), getenv); err != nil {
 		return err
 	}
-	var ops []command.CLIOption
-	if p.to.Own { // any other host has its own way to connect (ssh, TLS)
-		ops = append(ops, command.WithAPIClientOptions(client.WithDialContext(p.dial)))
-	}
-	if err := top.Initialize(ops...); err != nil {
+	if err := top.Initialize(p.to.Options()...); err != nil {
 		return err
 	}
 	root.SetArgs(args)
@@ -68,7 +53,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		return err
 	}
 	if slices.ContainsFunc(args, func(a string) bool { return a == cobra.ShellCompRequestCmd || a == cobra.ShellCompNoDescRequestCmd }) {
-		p.passive.Store(true)
+		p.to.Passive.Store(true)
 		if err := pluginmanager.AddPluginCommandStubs(p.cli, root); err != nil {
 			return err
 		}
@@ -85,9 +70,9 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	go exitOnThird(ctx, p.cli)
 	root.SetArgs(args)
 	err = root.ExecuteContext(ctx)
-	if err != nil && p.startErr != nil {
+	if err != nil && p.to.Err() != nil {
 		// docker/cli wraps it in advice about a daemon; the cause says more.
-		return cli.StatusError{Status: p.startErr.Error(), StatusCode: exitCode(err)}
+		return cli.StatusError{Status: p.to.Err().Error(), StatusCode: exitCode(err)}
 	}
 	return err
 }
@@ -142,56 +127,6 @@ func (p *program) newRoot() *cli.TopLevelCommand {
 	return cli.NewTopLevelCommand(root, p.cli, opts, root.Flags())
 }
 
-// choose sets the global flags --host or --context to what endpoint decides, so
-// that docker/cli needs not know hull's order.
-func (p *program) choose(getenv func(string) string) error {
-	flags := p.root.Flags()
-	host, ctxName := flags.Lookup("host"), flags.Lookup("context")
-	if host.Changed && ctxName.Changed {
-		return nil // docker/cli says that these conflict
-	}
-	if dir := flags.Lookup("config"); dir.Changed {
-		config.SetDir(dir.Value.String())
-	}
-	stored, _ := p.cli.ConfigFile().PluginConfig("hull", contextKey)
-	p.to = endpoint.Resolve(endpoint.Choice{
-		Host: host.Value.String(), Context: ctxName.Value.String(), StoredContext: stored,
-		Getenv: getenv, UID: os.Getuid(),
-	})
-	if p.to.Context != "" {
-		return flags.Set("context", p.to.Context)
-	}
-	if host.Changed {
-		return nil
-	}
-	if err := flags.Set("context", ""); err != nil {
-		return err
-	}
-	return flags.Set("host", p.to.Host)
-}
-
-// dial connects to the own engine, and starts it when it is not there.
-func (p *program) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", p.to.Socket)
-	if err == nil || !launch.Dead(err) || p.passive.Load() {
-		return c, err
-	}
-	// Not bound to ctx: the first request is a ping with a two-second limit, the
-	// one after it needs this very engine.
-	ctx = context.WithoutCancel(ctx)
-	if err := p.start(ctx); err != nil {
-		return nil, err
-	}
-	return d.DialContext(ctx, "unix", p.to.Socket)
-}
-
-// start makes the one attempt to start the engine.
-func (p *program) start(ctx context.Context) error {
-	p.once.Do(func() { p.startErr = launch.Start(ctx, p.to) })
-	return p.startErr
-}
-
 // completeContexts offers the names of docker contexts.
 func (p *program) completeContexts(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	all, err := p.cli.ContextStore().List()
@@ -223,7 +158,7 @@ func (p *program) setHelp(help *cobra.Command) {
 	}
 	show := p.root.HelpFunc()
 	p.root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
-		p.passive.Store(true)
+		p.to.Passive.Store(true)
 		if err := pluginmanager.AddPluginCommandStubs(p.cli, p.root); err != nil {
 			cmd.PrintErrln(err)
 			return

@@ -8,25 +8,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
-	"github.com/docker/cli/cli/config"
 	dockerversion "github.com/docker/cli/cli/version"
 	commands "github.com/docker/compose/v5/cmd/compose"
 	"github.com/docker/compose/v5/cmd/prompt"
 	"github.com/docker/compose/v5/pkg/compose"
-	"github.com/moby/moby/client"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
-	"hull/cmd/internal/endpoint"
-	"hull/cmd/internal/launch"
+	"hull/cmd/internal/connect"
 )
 
 // version and commit are set by the linker.
@@ -68,10 +63,7 @@ func exitCode(err error) int {
 // program is one invocation.
 type program struct {
 	cli *command.DockerCli
-	to  endpoint.Endpoint
-
-	once     sync.Once // of start
-	startErr error
+	to  connect.Engine
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string) error {
@@ -91,28 +83,22 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	if err := p.choose(cmd, getenv); err != nil {
+	if err := p.to.Choose(p.cli, cmd.Flags(), getenv); err != nil {
 		return err
 	}
-	var ops []command.CLIOption
-	if p.to.Own { // any other host has its own way to connect (ssh, TLS)
-		ops = append(ops, command.WithAPIClientOptions(client.WithDialContext(p.dial)))
-	}
-	if err := top.Initialize(ops...); err != nil {
+	if err := top.Initialize(p.to.Options()...); err != nil {
 		return err
 	}
 	// What compose runs itself (a provider, a build) is told the engine as we are.
-	for key, value := range map[string]string{endpoint.EnvDockerHost: p.to.Host, endpoint.EnvDockerContext: p.to.Context} {
-		if value != "" {
-			if err := os.Setenv(key, value); err != nil {
-				return err
-			}
+	for key, value := range p.to.Env() {
+		if err := os.Setenv(key, value); err != nil {
+			return err
 		}
 	}
 	root.SetArgs(args)
 	err = root.ExecuteContext(ctx)
-	if err != nil && p.startErr != nil {
-		return p.startErr // docker/cli wraps it in advice about a daemon; the cause says more
+	if err != nil && p.to.Err() != nil {
+		return p.to.Err() // docker/cli wraps it in advice about a daemon; the cause says more
 	}
 	return err
 }
@@ -137,48 +123,4 @@ func (p *program) newRoot() *cobra.Command {
 	}
 	root.AddCommand(c)
 	return root
-}
-
-// choose sets the global flags --host or --context to what endpoint decides.
-func (p *program) choose(root *cobra.Command, getenv func(string) string) error {
-	flags := root.Flags()
-	host, ctxName := flags.Lookup("host"), flags.Lookup("context")
-	if host.Changed && ctxName.Changed {
-		return nil // docker/cli says that these conflict
-	}
-	if dir := flags.Lookup("config"); dir.Changed {
-		config.SetDir(dir.Value.String())
-	}
-	stored, _ := p.cli.ConfigFile().PluginConfig("hull", "context")
-	p.to = endpoint.Resolve(endpoint.Choice{
-		Host: host.Value.String(), Context: ctxName.Value.String(), StoredContext: stored,
-		Getenv: getenv, UID: os.Getuid(),
-	})
-	if p.to.Context != "" {
-		return flags.Set("context", p.to.Context)
-	}
-	if host.Changed {
-		return nil
-	}
-	if err := flags.Set("context", ""); err != nil {
-		return err
-	}
-	return flags.Set("host", p.to.Host)
-}
-
-// dial connects to the own engine, and starts it when it is not there.
-func (p *program) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", p.to.Socket)
-	if err == nil || !launch.Dead(err) {
-		return c, err
-	}
-	// Not bound to ctx: the first request is a ping with a two-second limit, the
-	// one after it needs this very engine.
-	ctx = context.WithoutCancel(ctx)
-	p.once.Do(func() { p.startErr = launch.Start(ctx, p.to) })
-	if p.startErr != nil {
-		return nil, p.startErr
-	}
-	return d.DialContext(ctx, "unix", p.to.Socket)
 }

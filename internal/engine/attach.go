@@ -15,18 +15,11 @@ import (
 // Attach connects a.Conn to the main process's streams. Before the start the
 // connection is kept and handed over when it starts. a.Conn is the caller's.
 func (e *runner) Attach(ctx context.Context, ref string, a hull.Attach) error {
-	c, err := e.store.Container(ref)
-	if err != nil {
-		return err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c, err = e.store.Container(c.ID); err != nil {
-		return err
-	}
 	a.Stdin = a.Stdin && c.Spec.Process.OpenStdin
 	a.Mux = a.Mux && !c.Spec.Process.TTY
 	switch c.Status.Phase {

@@ -265,6 +265,21 @@ func New(cfg Config, p Parts) *Engine {
 	return &Engine{&recovery{&copies{&runner{&creation{&execs{&views{b}}}}}}}
 }
 
+// locked is the container with its pod's lock held, as it is then; unlock gives the lock back.
+func (e *base) locked(ctx context.Context, ref string) (c hull.Container, unlock func(), err error) {
+	if c, err = e.store.Container(ref); err != nil {
+		return c, nil, err
+	}
+	if unlock, err = e.locks.Lock(ctx, c.PodID); err != nil {
+		return c, nil, err
+	}
+	if c, err = e.store.Container(c.ID); err != nil {
+		unlock()
+		return c, nil, err
+	}
+	return c, unlock, nil
+}
+
 // driver finds the driver of an isolation, or of the OCI runtime if one is named,
 // for something new to be started.
 func (e *base) driver(i hull.Isolation, runtime string) (driver.Driver, error) {

@@ -168,22 +168,18 @@ func (e *runner) restartLater(ctx context.Context, c hull.Container, ran time.Du
 // startAgain is the restart policy's start: only a container that still waits
 // for it is started.
 func (e *runner) startAgain(ctx context.Context, id string) error {
-	c, err := e.store.Container(id)
-	if err != nil {
-		return err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c, err = e.store.Container(id); err != nil || !c.Status.Restarting {
-		return err
+	if !c.Status.Restarting {
+		return nil
 	}
 	if err := e.store.UpdateStatus(id, func(s *hull.Status) error { s.RestartCount++; return nil }); err != nil {
 		return err
 	}
-	err = e.start(ctx, id)
+	err = e.start(ctx, c)
 	if err != nil && restartAfter(c, hull.Exit{Code: 128}, false) {
 		_ = e.store.UpdateStatus(id, func(s *hull.Status) error { s.Restarting = true; return nil })
 		e.restartLater(ctx, c, 0)

@@ -124,7 +124,7 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 		ro = !best.RW
 	}
 	if e.machineOf(c) {
-		f, done, err := e.machineFiles(ctx, c)
+		f, done, err := e.machineFiles(ctx, c.ID)
 		if err != nil {
 			return place{}, fmt.Errorf("open root of %s: %w", c.Name, err)
 		}

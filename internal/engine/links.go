@@ -108,11 +108,7 @@ func (e *creation) Unlink(ctx context.Context, name string) error {
 	if !ok {
 		return fmt.Errorf("cannot remove link %s: its name is CONTAINER/ALIAS: %w", name, errdefs.ErrInvalidArgument)
 	}
-	c, err := e.store.Container(parent)
-	if err != nil {
-		return err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, parent)
 	if err != nil {
 		return err
 	}

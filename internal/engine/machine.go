@@ -23,17 +23,14 @@ func (e *base) machineOf(c hull.Container) bool {
 
 // machineFiles are the files of a container in a machine: the running one's, or
 // those on the disk of one that does not run, which nobody starts meanwhile.
-func (e *copies) machineFiles(ctx context.Context, c hull.Container) (_ driver.Files, done hull.Release, err error) {
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+func (e *copies) machineFiles(ctx context.Context, id string) (_ driver.Files, done hull.Release, err error) {
+	c, unlock, err := e.locked(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	back := undo.Stack{}
 	back.Add("unlock", func(context.Context) error { unlock(); return nil })
 	defer back.OnError(ctx, undoLimit, &err)
-	if c, err = e.store.Container(c.ID); err != nil {
-		return nil, nil, err
-	}
 	if pod := e.runs.pod(c.PodID); pod != nil && c.Status.Phase.Live() {
 		f, err := driver.RunningFiles(pod.box, c.ID)
 		if err != nil {
@@ -84,7 +81,7 @@ func (e *copies) fetchLayer(ctx context.Context, c hull.Container) (done func(),
 }
 
 func (e *copies) copyLayer(ctx context.Context, c hull.Container) (err error) {
-	f, closeFiles, err := e.machineFiles(ctx, c)
+	f, closeFiles, err := e.machineFiles(ctx, c.ID)
 	if err != nil {
 		return err
 	}

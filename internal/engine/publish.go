@@ -14,18 +14,11 @@ import (
 // Publish changes which ports a container publishes, of a running one at once, and
 // returns what it publishes now. In remove, an empty host address or port means any.
 func (e *creation) Publish(ctx context.Context, ref string, add, remove []hull.PortBinding) ([]hull.PublishedPort, error) {
-	c, err := e.store.Container(ref)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if c, err = e.store.Container(c.ID); err != nil {
-		return nil, err
-	}
 	next := c.Spec.Network
 	if mode := next.Mode; mode == "host" || mode == "none" || next.Disabled || strings.HasPrefix(mode, "container:") {
 		return nil, fmt.Errorf("container %s has no network of its own to publish ports from (its network mode is %s): %w", c.Name, mode, errdefs.ErrInvalidArgument)

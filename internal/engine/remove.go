@@ -61,18 +61,11 @@ func (e *runner) killRun(ctx context.Context, id string) error {
 
 // removeStopped removes the container unless it runs; done says that it is gone.
 func (e *runner) removeStopped(ctx context.Context, id string, r hull.RemoveRequest) (done bool, err error) {
-	c, err := e.store.Container(id)
+	c, unlock, err := e.locked(ctx, id)
 	if err != nil {
 		return gone(err, r)
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
-	if err != nil {
-		return false, err
 	}
 	defer unlock()
-	if c, err = e.store.Container(id); err != nil {
-		return gone(err, r)
-	}
 	if c.Status.Phase.Live() || c.Status.Phase == hull.Starting {
 		return false, nil
 	}

@@ -29,24 +29,17 @@ const startLimit = 2 * time.Minute
 // releases registered beside it: at once when a later step fails, else by exit
 // (exit.go) or by recovery after a crash of the engine (recover.go).
 func (e *runner) Start(ctx context.Context, ref string) error {
-	c, err := e.store.Container(ref)
-	if err != nil {
-		return err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return e.start(ctx, c.ID)
+	return e.start(ctx, c)
 }
 
 // start is Start with the pod's lock held.
-func (e *runner) start(ctx context.Context, id string) (err error) {
-	c, err := e.store.Container(id)
-	if err != nil {
-		return err
-	}
+func (e *runner) start(ctx context.Context, c hull.Container) (err error) {
+	id := c.ID
 	if err := c.CanStart(); err != nil {
 		return err
 	}

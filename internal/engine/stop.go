@@ -42,18 +42,11 @@ func (e *runner) Stop(ctx context.Context, ref string, r hull.StopRequest) error
 
 // requestStop records that the user wants c stopped, and gives its run.
 func (e *runner) requestStop(ctx context.Context, ref string) (hull.Container, *run, error) {
-	c, err := e.store.Container(ref)
-	if err != nil {
-		return c, nil, err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, ref)
 	if err != nil {
 		return c, nil, err
 	}
 	defer unlock()
-	if c, err = e.store.Container(c.ID); err != nil {
-		return c, nil, err
-	}
 	x := e.runs.run(c.ID)
 	if x == nil && !c.Status.Restarting {
 		return c, nil, fmt.Errorf("container %s is not running: %w", c.Name, hull.ErrNotModified)
@@ -207,18 +200,11 @@ func (e *runner) thaw(ctx context.Context, c hull.Container) error {
 }
 
 func (e *runner) freeze(ctx context.Context, ref, verb string, from, to hull.Phase, act func(context.Context, driver.Sandbox, string) error) error {
-	c, err := e.store.Container(ref)
-	if err != nil {
-		return err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c, err = e.store.Container(c.ID); err != nil {
-		return err
-	}
 	p := e.runs.pod(c.PodID)
 	if c.Status.Phase != from || p == nil {
 		return cannotFreeze(c, verb)

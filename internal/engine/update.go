@@ -12,18 +12,11 @@ import (
 
 // Update changes limits and the restart policy, of a running container at once.
 func (e *creation) Update(ctx context.Context, ref string, r hull.UpdateRequest) ([]string, error) {
-	c, err := e.store.Container(ref)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if c, err = e.store.Container(c.ID); err != nil {
-		return nil, err
-	}
 	if c.Status.Phase == hull.Removing || c.Status.Phase == hull.Dead {
 		return nil, fmt.Errorf("container is marked for removal and cannot be \"update\": %w", errdefs.ErrConflict)
 	}
@@ -101,11 +94,7 @@ func (e *creation) Rename(ctx context.Context, ref, name string) error {
 	if name == "" {
 		return fmt.Errorf("neither old nor new names may be empty: %w", errdefs.ErrInvalidArgument)
 	}
-	c, err := e.store.Container(ref)
-	if err != nil {
-		return err
-	}
-	unlock, err := e.locks.Lock(ctx, c.PodID)
+	c, unlock, err := e.locked(ctx, ref)
 	if err != nil {
 		return err
 	}
