@@ -58,7 +58,7 @@ func TestTerminalSession(t *testing.T) {
 		if err == nil || err.Error() != "read escape sequence" {
 			t.Errorf("ended with %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("did not detach")
 	}
 	after, err := term.SaveState(tty.Fd())
@@ -92,7 +92,7 @@ func TestSizeFollowsTheTerminal(t *testing.T) {
 		t.Fatal(code, err)
 	}
 	var found bool
-	for end := time.Now().Add(10 * time.Second); !found && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !found && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		found = slices.ContainsFunc(e.requests(), func(r request) bool {
 			return strings.HasSuffix(r.Path, "/c0ffee/resize") && r.Query == "h=33&w=99"
 		})
