@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/pkg/gc"
 	"github.com/opencontainers/go-digest"
+
+	"hull/internal/image/snaps"
 )
 
 // resourceLayer is our layers' type in containerd's garbage collection.
@@ -108,7 +110,7 @@ func (s *Service) collect(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	s.gate.collect(func() {
 		begin := time.Now()
-		if err := s.collectAll(s.ns(ctx)); err != nil {
+		if err := collectAll(s.ns(ctx), s.db, s.snaps); err != nil {
 			s.log.Error("collect image garbage", "error", err)
 			return
 		}
@@ -118,16 +120,16 @@ func (s *Service) collect(ctx context.Context) {
 
 // collectAll collects once more when snapshots were removed: the layers that they
 // stood on were needed until then.
-func (s *Service) collectAll(ctx context.Context) error {
+func collectAll(ctx context.Context, db *metadata.DB, made *snaps.Store) error {
 	for {
-		before, err := s.snaps.Layers()
+		before, err := made.Layers()
 		if err != nil {
 			return err
 		}
-		if _, err := s.db.GarbageCollect(ctx); err != nil {
+		if _, err := db.GarbageCollect(ctx); err != nil {
 			return err
 		}
-		after, err := s.snaps.Layers()
+		after, err := made.Layers()
 		if err != nil || len(after) == len(before) {
 			return err
 		}

@@ -596,7 +596,7 @@ func (s *Service) release(a *attachment) error {
 
 	// Ports first: no packet may reach an address that is somebody else's soon. On
 	// an error the attachment stays, and the release can be tried again.
-	if err := s.unforward(a); err != nil {
+	if err := s.host.unforward(a); err != nil {
 		return err
 	}
 	s.ports.release(a.claims)

@@ -68,9 +68,12 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	record := e.record(spec, p)
 	e.names, e.priority = record.DNSNames, spec.GwPriority
 	s.setEnds(a, func(ends []*end) []*end { return append(ends, e) })
-	back.Add("leave network", func(context.Context) error {
+	back.Add("leave network", func(context.Context) (err error) {
 		s.setEnds(a, func(ends []*end) []*end { return slices.DeleteFunc(ends, func(o *end) bool { return o == e }) })
-		return errors.Join(s.leadAgain(a, p, leads), s.unname(e))
+		if leads {
+			err = s.lead(a, p, nil)
+		}
+		return errors.Join(err, s.unname(e))
 	})
 	if leads {
 		if err := s.lead(a, p, e); err != nil {
@@ -122,26 +125,18 @@ func (s *Service) setEnds(a *attachment, fn func([]*end) []*end) {
 	a.ends = fn(slices.Clone(a.ends))
 }
 
-// lead makes e the end with the default route and the published ports.
+// lead makes e, nil = the best of those there are, the end with the default route
+// and the published ports.
 func (s *Service) lead(a *attachment, p hull.Pod, e *end) error {
-	if err := s.unforward(a); err != nil {
+	if err := s.host.unforward(a); err != nil || len(a.ends) == 0 {
 		return err
 	}
 	s.setEnds(a, func(ends []*end) []*end {
+		if e == nil {
+			return byPriority(ends)
+		}
 		return append([]*end{e}, slices.DeleteFunc(ends, func(o *end) bool { return o == e })...)
 	})
-	return s.promote(a, p)
-}
-
-// leadAgain gives what the end that led had to the best of those that are left.
-func (s *Service) leadAgain(a *attachment, p hull.Pod, led bool) error {
-	if !led {
-		return nil
-	}
-	if err := s.unforward(a); err != nil || len(a.ends) == 0 {
-		return err
-	}
-	s.setEnds(a, byPriority)
 	return s.promote(a, p)
 }
 
@@ -275,7 +270,7 @@ func (s *Service) Disconnect(ctx context.Context, ref, containerID string, force
 	}
 	lead := a.ends[0] == e
 	if lead {
-		if err := s.unforward(a); err != nil {
+		if err := s.host.unforward(a); err != nil {
 			return err
 		}
 	}
@@ -290,8 +285,10 @@ func (s *Service) Disconnect(ctx context.Context, ref, containerID string, force
 		return err
 	}
 	e.release()
-	if err := s.leadAgain(a, p, lead); err != nil {
-		return err
+	if lead {
+		if err := s.lead(a, p, nil); err != nil {
+			return err
+		}
 	}
 	a.asked = withEndpoint(a.asked, n.rec.Name, nil)
 	if n.hasNames() {
@@ -349,19 +346,14 @@ func (s *Service) promote(a *attachment, p hull.Pod) error {
 	if err := setDefaultRoute(h, link.Attrs().Index, e); err != nil {
 		return err
 	}
-	switch {
-	case !e.publishes():
+	if !e.publishes() {
 		return nil
-	case a.published == nil: // and not taken back by Publish or TakeOver
-		return s.publishLate(a)
 	}
-	a.forwards = forwards(a.published, e)
-	_, err = s.host.fw.Apply(firewall.Change{AddForwards: a.forwards})
-	return err
-}
-
-// publishLate publishes the ports of a request when the pod runs already.
-func (s *Service) publishLate(a *attachment) error {
+	if a.published != nil { // no more, perhaps, after Publish or TakeOver
+		a.forwards = forwards(a.published, e)
+		_, err = s.host.fw.Apply(firewall.Change{AddForwards: a.forwards})
+		return err
+	}
 	published, err := s.publishPorts(a, a.asked)
 	if err != nil || len(published) == 0 {
 		return err

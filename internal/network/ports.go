@@ -371,11 +371,11 @@ func (s *Service) publishPorts(a *attachment, spec hull.NetworkSpec) ([]hull.Pub
 
 // unforward takes the translation of a pod's published ports away; the ports stay
 // its own.
-func (s *Service) unforward(a *attachment) error {
+func (h *host) unforward(a *attachment) error {
 	if len(a.forwards) == 0 {
 		return nil
 	}
-	if _, err := s.host.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
+	if _, err := h.fw.Apply(firewall.Change{DelForwards: a.forwards}); err != nil {
 		return fmt.Errorf("unpublish ports: %w", err)
 	}
 	a.forwards = nil
