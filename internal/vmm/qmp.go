@@ -220,6 +220,9 @@ func (q *QMP) Restore(ctx context.Context, state *os.File) error {
 	if err := q.capability(ctx); err != nil {
 		return err
 	}
+	if err := q.unannounced(ctx); err != nil {
+		return err
+	}
 	if err := q.give(ctx, state, stateName); err != nil {
 		return err
 	}
@@ -234,6 +237,16 @@ func (q *QMP) capability(ctx context.Context) error {
 	_, err := q.Do(ctx, "migrate-set-capabilities", map[string]any{
 		"capabilities": []any{map[string]any{"capability": "x-ignore-shared", "state": true}},
 	})
+	return err
+}
+
+// unannounced has QEMU not announce a machine that is restored, which it would for one
+// that has moved to another host: five times in the first seconds it would send in the
+// name of the template's network device, and have the guest do so. A guest that takes its
+// device down while it does (Linux 6.12: virtnet_close waits, with the lock of all
+// network devices, for work that wants that lock) changes no network any more.
+func (q *QMP) unannounced(ctx context.Context) error {
+	_, err := q.Do(ctx, "migrate-set-parameters", map[string]any{"announce-rounds": 0})
 	return err
 }
 
