@@ -360,7 +360,7 @@ func TestRestartsAfterFailure(t *testing.T) {
 	c := start(t, e, hull.Spec{Restart: hull.RestartPolicy{Name: "on-failure", MaxRetries: 1}})
 	first := w.proc(c.ID)
 	waitExit(t, e, w, c, 1)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for w.proc(c.ID) == nil || w.proc(c.ID) == first || !w.proc(c.ID).on {
 		if time.Now().After(deadline) {
 			t.Fatal("was not started again")
@@ -382,7 +382,7 @@ func TestHealth(t *testing.T) {
 		Health:  &hull.HealthSpec{Test: []string{"CMD-SHELL", "1"}, Interval: time.Millisecond, Retries: 2},
 	})
 	first := w.proc(c.ID)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for w.proc(c.ID) == first || w.proc(c.ID) == nil {
 		if time.Now().After(deadline) {
 			now, _ := e.Container(t.Context(), c.ID)
@@ -484,7 +484,7 @@ func TestRecover(t *testing.T) {
 		if err := e2.Recover(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for {
 			now, _ := e2.Container(t.Context(), c.ID)
 			if now.Status.Phase == hull.Running {

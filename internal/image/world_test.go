@@ -184,7 +184,7 @@ func service(t testing.TB, with ...func(*Config)) *Service {
 
 func serviceAt(t testing.TB, root string, with ...func(*Config)) *Service {
 	t.Helper()
-	cfg := Config{Root: root, SkipOwner: os.Geteuid() != 0, UserXattr: os.Geteuid() != 0, Stall: 2 * time.Second,
+	cfg := Config{Root: root, SkipOwner: os.Geteuid() != 0, UserXattr: os.Geteuid() != 0, Stall: 20 * time.Second,
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))}
 	for _, w := range with {
 		w(&cfg)

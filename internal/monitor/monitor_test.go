@@ -132,7 +132,7 @@ func (e *exits) add(id string, x hull.Exit) {
 
 func (e *exits) wait(t testing.TB, id string) hull.Exit {
 	t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		e.mu.Lock()
 		x, ok := e.m[id]
@@ -180,7 +180,7 @@ func servePod(t testing.TB, cfg Config) *pod {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the monitor did not end")
 		}
 		p.c.Close()

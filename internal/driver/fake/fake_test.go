@@ -32,7 +32,7 @@ func (w *world) Leaks() (left []string) {
 	if n := w.w.Sandboxes(); n > 0 {
 		left = append(left, fmt.Sprintf("%d sandboxes", n))
 	}
-	limit := time.Now().Add(10 * time.Second)
+	limit := time.Now().Add(time.Minute)
 	for fds(w.t) > w.fds {
 		if time.Now().After(limit) {
 			return append(left, fmt.Sprintf("%d descriptors, %d before", fds(w.t), w.fds))

@@ -27,7 +27,7 @@ func newGroup(t *testing.T, name string) *Group {
 	parent := s.Group(fmt.Sprintf("/hulltest-%d", os.Getpid()))
 	g := s.Group(parent.Path() + "/" + name)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := parent.Kill(ctx); err != nil {
 			t.Error(err)

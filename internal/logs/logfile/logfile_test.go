@@ -334,7 +334,7 @@ func listen(t *testing.T, network string) (string, func() string) {
 	t.Cleanup(func() { must(t, c.Close()) })
 	return c.LocalAddr().String(), func() string {
 		b := make([]byte, 64<<10)
-		must(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
+		must(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
 		n, _, err := c.ReadFrom(b)
 		must(t, err)
 		return string(b[:n])
