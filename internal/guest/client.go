@@ -195,18 +195,10 @@ func (c *Client) lost() error {
 }
 
 // Boot tells the machine who it is.
-func (c *Client) Boot(ctx context.Context, b Boot) (BootReply, error) {
+func (c *Client) Boot(ctx context.Context, b Boot) error {
 	b.Version = Version
-	var r BootReply
-	rep, err := c.call(ctx, Request{Op: OpBoot, Boot: &b})
-	if err != nil || rep.Body == nil {
-		return r, err
-	}
-	if err := json.Unmarshal(rep.Body, &r); err != nil {
-		return r, fmt.Errorf("reply: %w: %w", err, ErrProtocol)
-	}
-	r.Kernel = clean(r.Kernel)
-	return r, nil
+	_, err := c.call(ctx, Request{Op: OpBoot, Boot: &b})
+	return err
 }
 
 // Start is what a process needs to be made ready.

@@ -177,7 +177,7 @@ func startDisk(ctx context.Context, c vmm.Config, state string) (*disk, error) {
 	}
 	g, _ := talk(m)
 	x := &disk{m: m, c: g}
-	if _, err := x.c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano(), Root: true, Disk: true}); err != nil {
+	if err := x.c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano(), Root: true, Disk: true}); err != nil {
 		err = m.Explain(fmt.Errorf("boot the guest: %w", err))
 		m.Kill()
 		<-m.Done()

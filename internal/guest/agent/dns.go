@@ -1,15 +1,17 @@
 package agent
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hull/internal/guest"
-	"hull/internal/linux"
 )
 
 // Resolver is where containers send their queries.
@@ -18,28 +20,55 @@ const Resolver = "127.0.0.11:53"
 const (
 	maxQuery = 64 << 10
 	dnsLimit = 15 * time.Second
+	backlog  = 128 // connections that wait for an answer
 )
 
 // serveDNS answers at 127.0.0.11 with what the pod's resolver on the host
 // answers: each query is a stream of the guest's, in the framing of DNS over TCP.
 func (s *server) serveDNS() error {
-	return linux.InNetNS(guest.NetNS, func() error {
-		var lc net.ListenConfig
-		udp, err := lc.ListenPacket(context.Background(), "udp4", Resolver)
-		if err != nil {
-			return err
-		}
-		tcp, err := lc.Listen(context.Background(), "tcp4", Resolver)
-		if err != nil {
-			return errors.Join(err, udp.Close())
-		}
-		s.mu.Lock()
-		s.dns = append(s.dns, udp, tcp)
-		s.mu.Unlock()
-		go s.serveUDP(udp)
-		go s.serveTCP(tcp)
-		return nil
-	})
+	u, err := listen(unix.SOCK_DGRAM)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	t, err := listen(unix.SOCK_STREAM)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	udp, err := net.FilePacketConn(u)
+	if err != nil {
+		return err
+	}
+	tcp, err := net.FileListener(t)
+	if err != nil {
+		return errors.Join(err, udp.Close())
+	}
+	s.mu.Lock()
+	s.dns = append(s.dns, udp, tcp)
+	s.mu.Unlock()
+	go s.serveUDP(udp)
+	go s.serveTCP(tcp)
+	return nil
+}
+
+// listen makes the socket of a kind at Resolver. Package net's way to one finds out what
+// the machine has of IPv4 and IPv6, and what it lets wait, before.
+func listen(kind int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), "dns")
+	a := netip.MustParseAddrPort(Resolver)
+	err = unix.Bind(fd, &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())})
+	if err == nil && kind == unix.SOCK_STREAM {
+		err = unix.Listen(fd, backlog)
+	}
+	if err != nil {
+		return nil, errors.Join(os.NewSyscallError("listen", err), f.Close())
+	}
+	return f, nil
 }
 
 func (s *server) serveUDP(c net.PacketConn) {

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hull/internal/guest"
-	"hull/internal/linux"
 	"hull/internal/linux/rtnl"
 )
 
@@ -23,70 +22,66 @@ const device = "hull0"
 // loopback is the index of "lo", the first device of each network namespace.
 const loopback = 1
 
-// moveDevice gives the machine's network device a network namespace of its own, so
-// that a container joins one here as it does on a host.
-func moveDevice() error {
-	if err := linux.NewNetNS(guest.NetNS); err != nil {
-		return fmt.Errorf("make network namespace: %w", err)
-	}
-	ns, err := os.Open(guest.NetNS)
+// firstName is what the kernel calls it.
+const firstName = "eth0"
+
+// nameDevice finds the machine's network device, which keeps its index for as long as the
+// machine lives, and sets up loopback. Its index is asked for by its name: to list all
+// devices is slow where it is emulated for the first time.
+func nameDevice() (index int, err error) {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return 0, os.NewSyscallError("socket", err)
 	}
-	defer ns.Close()
-	ifc, err := findDevice()
+	defer func() { _ = unix.Close(s) }()
+	r, err := unix.NewIfreq(firstName)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err := rtnl.SetLink(ifc.Index, rtnl.Link{Name: device, NS: ns}); err != nil {
-		return err
+	if err := unix.IoctlIfreq(s, unix.SIOCGIFINDEX, r); err != nil {
+		return 0, fmt.Errorf("the machine has no network device (does the kernel have virtio_net?): %w", err)
 	}
-	return linux.InNetNS(guest.NetNS, func() error {
-		return rtnl.SetLink(loopback, rtnl.Link{Up: true})
-	})
+	index = int(r.Uint32())
+	if err := rtnl.SetLink(index, rtnl.Link{Name: device}); err != nil {
+		return 0, err
+	}
+	return index, rtnl.SetLink(loopback, rtnl.Link{Up: true})
 }
 
-// relink makes the machine's interfaces want, which were have, and says what they
-// are, as far as it came.
-func relink(have, want []guest.Interface) (now []guest.Interface, err error) {
+// relink makes the interfaces of the machine's device, by its index, want, which were
+// have, and says what they are, as far as it came.
+func relink(dev int, have, want []guest.Interface) (now []guest.Interface, err error) {
 	now = slices.Clone(have)
 	if len(have)+len(want) == 0 {
 		return now, nil
 	}
-	err = linux.InNetNS(guest.NetNS, func() error {
-		for _, n := range have {
-			if slices.ContainsFunc(want, func(w guest.Interface) bool { return same(n, w) }) {
-				continue
-			}
-			if err := remove(n); err != nil {
-				return fmt.Errorf("remove interface %s: %w", n.Name, err)
-			}
-			now = slices.DeleteFunc(now, func(o guest.Interface) bool { return same(n, o) })
+	for _, n := range have {
+		if slices.ContainsFunc(want, func(w guest.Interface) bool { return same(n, w) }) {
+			continue
 		}
-		for _, n := range want {
-			i := slices.IndexFunc(now, func(o guest.Interface) bool { return same(n, o) })
-			if i < 0 {
-				if err := add(n); err != nil {
-					return fmt.Errorf("add interface %s: %w", n.Name, errors.Join(err, remove(n)))
-				}
-				now = append(now, n)
-				continue
+		if err := remove(n); err != nil {
+			return now, fmt.Errorf("remove interface %s: %w", n.Name, err)
+		}
+		now = slices.DeleteFunc(now, func(o guest.Interface) bool { return same(n, o) })
+	}
+	for _, n := range want {
+		i := slices.IndexFunc(now, func(o guest.Interface) bool { return same(n, o) })
+		if i < 0 {
+			if err := add(dev, n); err != nil {
+				return now, fmt.Errorf("add interface %s: %w", n.Name, errors.Join(err, remove(n)))
 			}
-			if err := change(now[i], n); err != nil {
-				return fmt.Errorf("change interface %s: %w", n.Name, err)
-			}
-			now[i] = n
+			now = append(now, n)
+			continue
 		}
-		if len(now) > 0 {
-			return nil
+		if err := change(now[i], n); err != nil {
+			return now, fmt.Errorf("change interface %s: %w", n.Name, err)
 		}
-		ifc, err := net.InterfaceByName(device)
-		if err != nil {
-			return err
-		}
-		return rtnl.SetLink(ifc.Index, rtnl.Link{Down: true})
-	})
-	return now, err
+		now[i] = n
+	}
+	if len(now) > 0 {
+		return now, nil
+	}
+	return now, rtnl.SetLink(dev, rtnl.Link{Down: true})
 }
 
 // same says whether two are one interface, with other routes perhaps.
@@ -95,21 +90,17 @@ func same(a, b guest.Interface) bool {
 }
 
 // add makes an interface: the device itself, or what has its tag on it.
-func add(n guest.Interface) error {
+func add(dev int, n guest.Interface) error {
 	mac, err := net.ParseMAC(n.Mac)
 	if err != nil {
 		return err
 	}
-	parent, err := findDevice()
-	if err != nil {
-		return err
-	}
 	link := rtnl.Link{Name: n.Name, Mac: mac, MTU: n.MTU}
-	index := parent.Index
+	index := dev
 	if n.Tag == 0 {
 		err = rtnl.SetLink(index, link)
 	} else {
-		index, err = addTagged(parent, n.Tag, link)
+		index, err = addTagged(dev, n.Tag, link)
 	}
 	if err != nil {
 		return err
@@ -131,27 +122,12 @@ func add(n guest.Interface) error {
 	return reroute(index, nil, n.Routes)
 }
 
-// findDevice finds the machine's device, whatever it is called now: the others are
-// made on it, and it was before them.
-func findDevice() (*net.Interface, error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, err
-	}
-	var first *net.Interface
-	for i, ifc := range all {
-		if ifc.Flags&net.FlagLoopback == 0 && len(ifc.HardwareAddr) == 6 && (first == nil || ifc.Index < first.Index) {
-			first = &all[i]
-		}
-	}
-	if first == nil {
-		return nil, errors.New("the machine has no network device (does the kernel have virtio_net?)")
-	}
-	return first, nil
-}
-
-func addTagged(parent *net.Interface, tag uint16, l rtnl.Link) (index int, err error) {
+func addTagged(dev int, tag uint16, l rtnl.Link) (index int, err error) {
 	if err := loadModules(guest.VLANModules); err != nil {
+		return 0, err
+	}
+	parent, err := net.InterfaceByIndex(dev)
+	if err != nil {
 		return 0, err
 	}
 	// Its own MTU is that of a network.

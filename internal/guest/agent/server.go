@@ -58,14 +58,15 @@ func serve(port string) error {
 	if err := delegate(); err != nil {
 		return fmt.Errorf("set up cgroups: %w", err)
 	}
-	if err := moveDevice(); err != nil {
+	device, err := nameDevice()
+	if err != nil {
 		return fmt.Errorf("set up network: %w", err)
 	}
 	f, err := openPort(port)
 	if err != nil {
 		return err
 	}
-	s := &server{boxes: map[string]*box{}, procs: map[string]*proc{}}
+	s := &server{device: device, boxes: map[string]*box{}, procs: map[string]*proc{}}
 	s.session = guest.NewSession(f, guest.MaxFrame, s.request)
 	go func() { _ = s.session.Send(guest.KindReady, 0, nil) }() // a broken line ends Run
 	return s.session.Run()
@@ -83,6 +84,7 @@ type server struct {
 	dnsNext  uint32
 	shutdown sync.Once
 
+	device  int // index of the network device
 	linking sync.Mutex
 	nets    []guest.Interface // as they are
 }
@@ -157,7 +159,7 @@ func (s *server) answer(id uint32, r *guest.Request, st [3]*guest.Stream) {
 func (s *server) do(r *guest.Request, st [3]*guest.Stream) (body any, pid int, err error) {
 	switch r.Op {
 	case guest.OpBoot:
-		return s.boot(r.Boot)
+		return nil, 0, s.boot(r.Boot)
 	case guest.OpAdd, guest.OpExec:
 		pid, err = s.add(r, st)
 		return nil, pid, err
@@ -209,32 +211,32 @@ func (s *server) do(r *guest.Request, st [3]*guest.Stream) (body any, pid int, e
 	return nil, 0, fmt.Errorf("operation %q: %w", r.Op, errdefs.ErrNotImplemented)
 }
 
-func (s *server) boot(b *guest.Boot) (any, int, error) {
+func (s *server) boot(b *guest.Boot) error {
 	if b == nil || b.Version != guest.Version {
-		return nil, 0, fmt.Errorf("guest speaks version %d: %w", guest.Version, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("guest speaks version %d: %w", guest.Version, errdefs.ErrInvalidArgument)
 	}
 	s.mu.Lock()
 	again := s.booted
 	s.booted = true
 	s.mu.Unlock()
 	if again {
-		return nil, 0, correctClock(b.Now)
+		return correctClock(b.Now)
 	}
 	if err := uniquify(b); err != nil {
-		return nil, 0, err
+		return err
 	}
 	if err := mountDisks(b); err != nil {
-		return nil, 0, err
+		return err
 	}
 	if err := s.relink(b.Nets); err != nil {
-		return nil, 0, err
+		return err
 	}
 	if b.DNS {
 		if err := s.serveDNS(); err != nil {
-			return nil, 0, fmt.Errorf("serve DNS: %w", err)
+			return fmt.Errorf("serve DNS: %w", err)
 		}
 	}
-	return describeGuest(), 0, nil
+	return nil
 }
 
 // relink makes the machine's networks nets.
@@ -242,7 +244,7 @@ func (s *server) relink(nets []guest.Interface) error {
 	s.linking.Lock()
 	defer s.linking.Unlock()
 	var err error
-	s.nets, err = relink(s.nets, nets)
+	s.nets, err = relink(s.device, s.nets, nets)
 	return err
 }
 

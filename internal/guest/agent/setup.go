@@ -57,7 +57,7 @@ func mountBase() error {
 			return err
 		}
 	}
-	for _, d := range []string{"/dev/pts", "/dev/shm", guest.RootDir, guest.DiskDir, guest.ShareDir, guest.FilesDir, filepath.Dir(guest.NetNS)} {
+	for _, d := range []string{"/dev/pts", "/dev/shm", guest.RootDir, guest.DiskDir, guest.ShareDir, guest.FilesDir} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
@@ -127,17 +127,14 @@ func writeFile(path, value string) error {
 	return nil
 }
 
-// openPort finds the port by its name and opens it.
+// openPort finds the port by its name, among those of the machine's one device with
+// ports, and opens it.
 func openPort(name string) (*os.File, error) {
 	for limit := time.Now().Add(portWait); ; time.Sleep(2 * time.Millisecond) {
-		ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range ports {
-			b, err := os.ReadFile(p)
+		for _, p := range []string{"vport0p1", "vport0p0"} {
+			b, err := os.ReadFile("/sys/class/virtio-ports/" + p + "/name")
 			if err == nil && string(bytes.TrimSpace(b)) == name {
-				return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(p)), os.O_RDWR, 0)
+				return os.OpenFile("/dev/"+p, os.O_RDWR, 0)
 			}
 		}
 		if time.Now().After(limit) {
@@ -304,26 +301,15 @@ func mountDisk(serial, dir, fs string, flags uintptr, data string) error {
 
 // findDisk finds a virtio disk by the serial it was given.
 func findDisk(serial string) (string, error) {
-	all, err := filepath.Glob("/sys/block/vd*/serial")
-	if err != nil {
-		return "", err
-	}
-	for _, p := range all {
-		b, err := os.ReadFile(p)
+	for c := 'a'; c <= 'z'; c++ {
+		disk := "vd" + string(c)
+		b, err := os.ReadFile("/sys/block/" + disk + "/serial")
+		if errors.Is(err, os.ErrNotExist) {
+			break
+		}
 		if err == nil && string(bytes.TrimSpace(b)) == serial {
-			return "/dev/" + filepath.Base(filepath.Dir(p)), nil
+			return "/dev/" + disk, nil
 		}
 	}
 	return "", fmt.Errorf("the machine has no disk %s (does the kernel have virtio_blk?)", serial)
-}
-
-// kernelRelease and memory are what the guest says of itself.
-func describeGuest() guest.BootReply {
-	r := guest.BootReply{Version: guest.Version}
-	var u unix.Utsname
-	if err := unix.Uname(&u); err == nil {
-		r.Kernel = unix.ByteSliceToString(u.Release[:])
-	}
-	r.Memory, _ = linux.MemAvailable() // 0 = not known
-	return r
 }

@@ -212,8 +212,7 @@ func keepTime(done <-chan struct{}, tell func(context.Context) error) {
 
 // tellTime tells a guest the time.
 func tellTime(ctx context.Context, c *guest.Client) error {
-	_, err := c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano()})
-	return err
+	return c.Boot(ctx, guest.Boot{Now: time.Now().UnixNano()})
 }
 
 func introduce(ctx context.Context, c *guest.Client, hostname string, nets []Net, s Spec) error {
@@ -221,11 +220,10 @@ func introduce(ctx context.Context, c *guest.Client, hostname string, nets []Net
 	if _, err := unix.Getrandom(seed, 0); err != nil {
 		return fmt.Errorf("seed for the guest: %w", err)
 	}
-	_, err := c.Boot(ctx, guest.Boot{
+	return c.Boot(ctx, guest.Boot{
 		Now: time.Now().UnixNano(), Seed: seed, Hostname: hostname, Nets: nets, DNS: true,
 		Root: s.Root != "", Disk: s.Disk != "", Share: len(s.Binds) > 0,
 	})
-	return err
 }
 
 // start runs QEMU.
