@@ -167,7 +167,9 @@ type Events interface {
 // Files reads and writes below a container's root directory. No path, symbolic
 // link or archive entry leads outside of root.
 type Files interface {
-	Stat(root *os.File, path string) (hull.PathStat, error)
+	// Stat describes a file below root, which is mounted at the path at: what a link
+	// leads to is a path of the container.
+	Stat(root *os.File, at, path string) (hull.PathStat, error)
 	// Pack writes r.Path (and all below it) as a tar whose names start at its last
 	// component.
 	Pack(ctx context.Context, root *os.File, r hull.CopyFromRequest, w io.Writer) error

@@ -38,6 +38,7 @@ func (e *base) rootOf(ctx context.Context, c hull.Container) (*os.File, hull.IDR
 // asked for.
 type place struct {
 	root     *os.File     // nil = machine
+	at       string       // where root is mounted in the container
 	machine  driver.Files // nil = root
 	done     hull.Release
 	path     string
@@ -49,7 +50,7 @@ func (e *copies) stat(ctx context.Context, at place) (hull.PathStat, error) {
 	if at.machine != nil {
 		return at.machine.Stat(ctx, at.path)
 	}
-	return e.files.Stat(at.root, at.path)
+	return e.files.Stat(at.root, at.at, at.path)
 }
 
 func (e *copies) pack(ctx context.Context, at place, as string, w io.Writer) error {
@@ -113,7 +114,8 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 		}
 		st, err := f.Stat()
 		if err == nil && st.IsDir() {
-			return place{root: f, path: path.Join("/", strings.TrimPrefix(clean, path.Clean(best.Target))) + slash, readOnly: !best.RW}, nil
+			t := path.Clean(best.Target)
+			return place{root: f, at: t, path: path.Join("/", strings.TrimPrefix(clean, t)) + slash, readOnly: !best.RW}, nil
 		}
 		if err := errors.Join(err, f.Close()); err != nil {
 			return place{}, fmt.Errorf("open mount at %s: %w", best.Target, err)
@@ -134,7 +136,7 @@ func (e *copies) place(ctx context.Context, c hull.Container, p string) (place, 
 	if err != nil {
 		return place{}, fmt.Errorf("open root of %s: %w", c.Name, err)
 	}
-	return place{root: root, path: clean + slash, readOnly: ro, ids: ids}, nil
+	return place{root: root, at: "/", path: clean + slash, readOnly: ro, ids: ids}, nil
 }
 
 // noSuch adds the container to a path that is not there.

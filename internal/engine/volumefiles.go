@@ -39,7 +39,7 @@ func (e *copies) VolumeStat(ctx context.Context, name, p string) (hull.PathStat,
 		return hull.PathStat{}, err
 	}
 	defer root.Close()
-	st, err := e.files.Stat(root, inVolume(p))
+	st, err := e.files.Stat(root, "/", inVolume(p))
 	return st, notInVolume(err, name, p)
 }
 
@@ -49,7 +49,7 @@ func (e *copies) VolumeCopyFrom(ctx context.Context, name, p string) (io.ReadClo
 	if err != nil {
 		return nil, hull.PathStat{}, err
 	}
-	st, err := e.files.Stat(root, inVolume(p))
+	st, err := e.files.Stat(root, "/", inVolume(p))
 	if err != nil {
 		return nil, st, errors.Join(notInVolume(err, name, p), root.Close())
 	}
@@ -70,7 +70,7 @@ func (e *copies) VolumeCopyTo(ctx context.Context, name string, r hull.CopyToReq
 	defer root.Close()
 	asked := r.Path
 	r.Path = inVolume(asked)
-	st, err := e.files.Stat(root, r.Path)
+	st, err := e.files.Stat(root, "/", r.Path)
 	if err != nil {
 		return notInVolume(err, name, asked)
 	}

@@ -54,15 +54,16 @@ func (l *Log) Publish(e hull.Event) {
 	}
 }
 
-// Subscribe gives events in order: those remembered from since on (zero = none
-// of the past), then those that come, until ctx is done or until is past (zero =
-// never). Then the channel is closed. Attrs of an event must not be changed.
+// Subscribe gives events in order: those remembered from since on (zero = all where
+// until is given, else none of the past), then those that come, until ctx is done or
+// until is past (zero = never). Then the channel is closed. Attrs of an event must not
+// be changed.
 func (l *Log) Subscribe(ctx context.Context, since, until time.Time) (<-chan hull.Event, error) {
 	out := make(chan hull.Event)
 	s := &subscriber{log: l, out: out, until: until}
 	l.mu.Lock()
 	s.next = l.next
-	if !since.IsZero() {
+	if !since.IsZero() || !until.IsZero() {
 		for s.next > l.oldest() && !l.at(s.next-1).Time.Before(since) {
 			s.next--
 		}

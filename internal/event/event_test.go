@@ -50,6 +50,11 @@ func TestReplayThenFollowUntil(t *testing.T) {
 			t.Fatal(err)
 		}
 		equal(t, collect(past), 4, 10)
+		past, err = l.Subscribe(t.Context(), time.Time{}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, collect(past), 0, 10)
 
 		follow, _ := l.Subscribe(t.Context(), since, time.Now().Add(3*time.Second))
 		go func() {

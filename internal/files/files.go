@@ -28,10 +28,11 @@ type Files struct{}
 // maxLinks is Linux's own limit on links in one resolution (path_resolution(7)).
 const maxLinks = 40
 
-// Stat describes the file at p below root. A symbolic link as last component is
-// described itself, with LinkTarget set to where it leads, absolute in the
-// container. errdefs.ErrNotFound.
-func (Files) Stat(root *os.File, p string) (hull.PathStat, error) {
+// Stat describes the file at p below root, which is mounted at the path at of the
+// container ("/" = it is its root). A symbolic link as last component is described
+// itself, with LinkTarget set to where it leads, absolute in the container.
+// errdefs.ErrNotFound.
+func (Files) Stat(root *os.File, at, p string) (hull.PathStat, error) {
 	dir, name, err := parent(root, p)
 	if err != nil {
 		return hull.PathStat{}, err
@@ -41,9 +42,9 @@ func (Files) Stat(root *os.File, p string) (hull.PathStat, error) {
 	if err := fstatat(dir, name, &st); err != nil {
 		return hull.PathStat{}, notFound(p, err)
 	}
-	out := hull.PathStat{Name: path.Base(path.Join("/", p)), Size: st.Size, Mode: fileMode(&st), Mtime: time.Unix(st.Mtim.Unix())}
+	out := hull.PathStat{Name: path.Base(path.Join(at, p)), Size: st.Size, Mode: fileMode(&st), Mtime: time.Unix(st.Mtim.Unix())}
 	if out.Mode&os.ModeSymlink != 0 {
-		if out.LinkTarget, err = follow(root, p); err != nil {
+		if out.LinkTarget, err = follow(root, at, p); err != nil {
 			return out, err
 		}
 	}
@@ -85,12 +86,17 @@ func fstatat(dir *os.File, name string, st *unix.Stat_t) error {
 	return unix.Fstatat(linux.FD(dir), name, st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH)
 }
 
-// follow is where a symbolic link leads, as an absolute path in the container.
-// The result is for the client's next request; nothing is opened by it here.
-func follow(root *os.File, p string) (string, error) {
-	cur := path.Join("/", p)
+// follow is where a symbolic link leads, as an absolute path in the container, as far
+// as that is below root. The result is for the client's next request; nothing is
+// opened by it here.
+func follow(root *os.File, at, p string) (string, error) {
+	cur := path.Join(at, p)
 	for range maxLinks {
-		dir, name, err := parent(root, cur)
+		inside, ok := strings.CutPrefix(cur+"/", strings.TrimSuffix(at, "/")+"/")
+		if !ok {
+			return cur, nil
+		}
+		dir, name, err := parent(root, path.Join("/", inside))
 		if errdefs.IsNotFound(err) {
 			return cur, nil // dangling
 		}

@@ -104,10 +104,10 @@ func TestArchiveNames(t *testing.T) {
 func TestFileIsNoDirectory(t *testing.T) {
 	root := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(root, "f"), nil, 0o600))
-	if _, err := (Files{}).Stat(open(t, root), "/f/"); !errdefs.IsInvalidArgument(err) || !errors.Is(err, syscall.ENOTDIR) {
+	if _, err := (Files{}).Stat(open(t, root), "/", "/f/"); !errdefs.IsInvalidArgument(err) || !errors.Is(err, syscall.ENOTDIR) {
 		t.Errorf("file with a slash: %v", err)
 	}
-	if _, err := (Files{}).Stat(open(t, root), "/f/g/"); !errdefs.IsNotFound(err) {
+	if _, err := (Files{}).Stat(open(t, root), "/", "/f/g/"); !errdefs.IsNotFound(err) {
 		t.Errorf("below a file: %v", err)
 	}
 }
@@ -141,15 +141,41 @@ func TestStat(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(root, "f"), []byte("123"), 0o600))
 	must(t, os.Symlink("../../../../f", filepath.Join(root, "l")))
 	f := open(t, root)
-	st, err := Files{}.Stat(f, "/l")
+	st, err := Files{}.Stat(f, "/", "/l")
 	if err != nil || st.LinkTarget != "/f" || st.Mode&os.ModeSymlink == 0 {
 		t.Errorf("link: %+v, %v", st, err)
 	}
-	if st, err := (Files{}).Stat(f, "f"); err != nil || st.Size != 3 || st.Name != "f" {
+	if st, err := (Files{}).Stat(f, "/", "f"); err != nil || st.Size != 3 || st.Name != "f" {
 		t.Errorf("file: %+v, %v", st, err)
 	}
-	if _, err := (Files{}).Stat(f, "/no/such"); !errdefs.IsNotFound(err) {
+	if _, err := (Files{}).Stat(f, "/", "/no/such"); !errdefs.IsNotFound(err) {
 		t.Errorf("missing: %v", err)
+	}
+}
+
+// TestStatInVolume describes links of a volume by where they lead in the container.
+func TestStatInVolume(t *testing.T) {
+	root := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(root, "f"), nil, 0o600))
+	links := map[string]struct{ to, want string }{
+		"near":  {"f", "/data/f"},
+		"none":  {"missing", "/data/missing"},
+		"twice": {"near", "/data/f"},
+		"whole": {"/data/near", "/data/f"},
+		"out":   {"../etc", "/etc"},
+		"root":  {"/f", "/f"},
+		"alike": {"../data2/f", "/data2/f"},
+	}
+	for name, l := range links {
+		must(t, os.Symlink(l.to, filepath.Join(root, name)))
+	}
+	for name, l := range links {
+		if st, err := (Files{}).Stat(open(t, root), "/data", "/"+name); err != nil || st.LinkTarget != l.want {
+			t.Errorf("%s -> %s: %+v, %v; want %s", name, l.to, st, err, l.want)
+		}
+	}
+	if st, err := (Files{}).Stat(open(t, root), "/data", "/"); err != nil || st.Name != "data" {
+		t.Errorf("the volume itself: %+v, %v", st, err)
 	}
 }
 

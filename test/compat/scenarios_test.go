@@ -152,6 +152,12 @@ func refusing() []scenario {
 			{run: "run --rm --restart sometimes busybox true", code: 125, err: "restart"},
 			{run: "run --rm --restart always busybox true", code: 125, err: "conflicting options"},
 		}},
+		{name: "events of the past", steps: []step{
+			{run: "run --name $T-a busybox true"},
+			{run: "events --since 0 --until 0s --filter container=$T-a --filter event=die --format {{.Action}}", out: "die", wait: true}, // until is a whole second
+			{run: "events --until 0s --filter container=$T-a --filter event=die --format {{.Action}}", out: "die", wait: true},
+			{run: "events --until 0 --filter container=$T-a", out: empty},
+		}},
 		{name: "links", steps: []step{
 			{run: "run -d --name $T-db busybox sleep 600"},
 			{run: "create --link $T-none busybox true", code: 1, err: "could not get container for $T-none"},
@@ -629,6 +635,20 @@ func copying() []scenario {
 			{run: "cp $T-a:/etc/passwd $DIR/passwd"},
 			{host: func(dir string) error { _, err := os.ReadFile(filepath.Join(dir, "passwd")); return err }},
 			{run: "cp $T-a:/etc/group -", out: `(?s).*root:x:0:.*`},
+		}},
+		{name: "cp follows links of a volume as the container does", steps: []step{
+			write("new", "new"), write("data/old", "old"),
+			{host: func(dir string) error { return os.Symlink("old", filepath.Join(dir, "data", "near")) }},
+			{host: func(dir string) error { return os.Symlink("/vol/old", filepath.Join(dir, "data", "whole")) }},
+			{run: "create --name $T-a -v $DIR/data:/vol busybox cat /vol/old"},
+			{run: "cp $DIR/new $T-a:/vol/near"},
+			{run: "start -a $T-a", out: "new"},
+			write("new", "newer"),
+			{run: "cp $DIR/new $T-a:/vol/whole"},
+			{run: "start -a $T-a", out: "newer"},
+			{run: "diff $T-a", out: "(A /vol)?"},
+			{run: "cp $T-a:/vol $DIR/copy"},
+			{host: func(dir string) error { _, err := os.ReadFile(filepath.Join(dir, "copy", "old")); return err }},
 		}},
 		{name: "cp follows no link out of the container", steps: []step{
 			write("secret", "host"),

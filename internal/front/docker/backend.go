@@ -131,7 +131,7 @@ type Networks interface {
 
 // Events is the event log.
 type Events interface {
-	// Subscribe replays from since (zero = none) and follows until ctx is done or
+	// Subscribe replays from since (zero = all where until is given, else none) and follows until ctx is done or
 	// until is past (zero = never).
 	Subscribe(ctx context.Context, since, until time.Time) (<-chan hull.Event, error)
 	Publish(e hull.Event)

@@ -15,14 +15,22 @@ import (
 	"hull/internal/hull"
 )
 
+// eventTime reads a time, zero when absent. 0 is one, the beginning of all.
+func eventTime(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	return parseTime(text, now)
+}
+
 // stream is GET /events: follows until the client leaves or "until" is past.
 func (a *systemAPI) events(w http.ResponseWriter, r *http.Request) error {
 	now := time.Now()
-	since, err := timeQuery(r.FormValue("since"), now)
+	since, err := eventTime(r.FormValue("since"), now)
 	if err != nil {
 		return err
 	}
-	until, err := timeQuery(r.FormValue("until"), now)
+	until, err := eventTime(r.FormValue("until"), now)
 	if err != nil {
 		return err
 	}

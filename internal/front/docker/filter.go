@@ -176,11 +176,11 @@ var timeLayouts = []string{
 // parseTime reads a Unix time ("1136073845.000000001"), a date, or how long ago
 // ("10m").
 func parseTime(text string, now time.Time) (time.Time, error) {
+	if t, ok := unixTime(text); ok { // 0 as well, which would be a duration, too
+		return t, nil
+	}
 	if d, err := time.ParseDuration(text); err == nil {
 		return now.Add(-d), nil
-	}
-	if t, ok := unixTime(text); ok {
-		return t, nil
 	}
 	for _, layout := range timeLayouts {
 		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
@@ -207,7 +207,7 @@ func unixTime(text string) (time.Time, bool) {
 	return time.Unix(s, int64(n)), true
 }
 
-// timeQuery reads since or until of logs and events: zero when absent or 0.
+// timeQuery reads since or until of logs: zero when absent or 0.
 func timeQuery(text string, now time.Time) (time.Time, error) {
 	if text == "" || text == "0" || text == "0.000000000" {
 		return time.Time{}, nil

@@ -90,7 +90,7 @@ func (s *server) stat(r *guest.Request) (any, int, error) {
 		return nil, 0, err
 	}
 	defer root.Close()
-	st, err := files.Files{}.Stat(root, r.Path)
+	st, err := files.Files{}.Stat(root, "/", r.Path)
 	if err != nil {
 		return nil, 0, err
 	}
