@@ -17,7 +17,7 @@ GOLANGCI_VERSION := v2.12.2
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 # gVisor's runtime is a program of its own: its module is not one of ours.
 RUNSC_VERSION := v0.0.0-20260905035102-160fafc42237
-RUNSC   := $(TOOLS)/runsc-$(RUNSC_VERSION)
+RUNSC   := $(TOOLS)/runsc-$(RUNSC_VERSION)-$(shell cat packaging/runsc/* | sha256sum | cut -c1-8)
 # docker's build plugin is a program of its own, too, which the tests drive.
 BUILDX_VERSION := v0.35.0
 BUILDX  := $(TOOLS)/docker-buildx-$(BUILDX_VERSION)
@@ -61,9 +61,7 @@ bin/runsc: $(RUNSC)
 	@mkdir -p bin && ln -sfn $(RUNSC) $@
 
 $(RUNSC):
-	@mkdir -p $(TOOLS)
-	cd / && GOBIN=$(TOOLS)/build-runsc $(GO) install -trimpath -ldflags "-s -w" gvisor.dev/gvisor/runsc@$(RUNSC_VERSION)
-	mv $(TOOLS)/build-runsc/runsc $@
+	GO=$(GO) packaging/runsc/build $(RUNSC_VERSION) $@
 
 .PHONY: $(addprefix bin/,$(BINS))
 $(addprefix bin/,$(BINS)): bin/%:

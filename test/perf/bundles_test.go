@@ -174,7 +174,7 @@ func (b *bench) bareSandbox(e *harness.Engine, dir string) {
 	}}
 	// runsc leaves a mount of a network namespace in its state directory.
 	err := ownMounts(dir, func() {
-		b.race(contest{what: what, n: scale(12), limit: 30 * time.Second, note: "in turns; goal: × hull >= 0.67"},
+		b.race(contest{what: what, n: max(scale(60), 20), limit: 2 * time.Minute, note: "in turns; goal: × hull >= 0.67"},
 			command(hull, "run", "--rm", "--isolation", "sandbox", "--network", "none", "busybox", "true"), command(bare))
 	})
 	if err != nil {

@@ -216,7 +216,7 @@ func asExecError(err error, args0 string) error {
 
 // waitFile waits until a runtime has written a number to a file, or p has ended.
 func waitFile(ctx context.Context, path string, p *child) (int, error) {
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+	for begin := time.Now(); ; {
 		n, err := readPid(path)
 		if err == nil {
 			return n, nil
@@ -230,7 +230,7 @@ func waitFile(ctx context.Context, path string, p *child) (int, error) {
 			return readPid(path)
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
-		case <-time.After(pause):
+		case <-time.After(min(max(time.Since(begin)/16, time.Millisecond), 50*time.Millisecond)):
 		}
 	}
 }
