@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +50,7 @@ type Engine struct {
 	fds     int
 	mounts  int
 	leaked  bool
+	ports   sync.Map // that FreePort has returned
 }
 
 // Option changes how an engine is started.

@@ -23,8 +23,10 @@ import (
 	"hull/internal/require"
 )
 
-// publishedPorts is where tests choose the ports that they publish.
-const publishedPorts = "35000-45000"
+// ephemeralPorts are the first and the last of a host's network of the tests'. Those that
+// tests publish by number are below: a client's port is taken for a minute after its
+// connection has ended.
+const ephemeralPorts = "45001 60999"
 
 // namespaces is a mount and a network namespace, held by a sleeping process.
 type namespaces struct{ holder *exec.Cmd }
@@ -33,10 +35,8 @@ func newNamespaces(t testing.TB) *namespaces {
 	t.Helper()
 	require.Program(t, "nsenter")
 	// The holder says when the loopback is up, and ends with its standard input.
-	// The ports that tests publish by number are no ephemeral ones: a client's port
-	// is taken for a minute after its connection ended.
 	holder := exec.Command("unshare", "--net", "--mount", "--propagation", "private",
-		"sh", "-c", "ip link set lo up && echo "+publishedPorts+" >/proc/sys/net/ipv4/ip_local_reserved_ports && echo ready && exec cat")
+		"sh", "-c", "ip link set lo up && echo "+ephemeralPorts+" >/proc/sys/net/ipv4/ip_local_port_range && echo ready && exec cat")
 	stdin, err := holder.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

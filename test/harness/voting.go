@@ -42,18 +42,23 @@ func (e *Engine) Voting(env ...string) *Voting {
 	return v
 }
 
-// FreePort is a port of the engine's host that nobody has.
+// FreePort is a port of the engine's host that nobody has, and that it has not
+// returned before.
 func (e *Engine) FreePort() string {
 	e.t.Helper()
-	l, err := e.Listen("0.0.0.0:0")
-	if err != nil {
-		e.t.Fatal(err)
+	for {
+		l, err := e.Listen("0.0.0.0:0")
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err := errors.Join(err, l.Close()); err != nil {
+			e.t.Fatal(err)
+		}
+		if _, before := e.ports.LoadOrStore(port, nil); !before {
+			return port
+		}
 	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err := errors.Join(err, l.Close()); err != nil {
-		e.t.Fatal(err)
-	}
-	return port
 }
 
 func (v *Voting) base() string { return "http://127.0.0.1:" + v.Port }
