@@ -20,7 +20,7 @@ func (e *execs) ExecCreate(ctx context.Context, ref string, s hull.ExecSpec) (st
 	if err != nil {
 		return "", err
 	}
-	if err := execable(c); err != nil {
+	if err := execable(c, ref); err != nil {
 		return "", err
 	}
 	if len(s.Args) == 0 {
@@ -38,10 +38,11 @@ func (e *execs) ExecCreate(ctx context.Context, ref string, s hull.ExecSpec) (st
 	return x.info.ID, nil
 }
 
-func execable(c hull.Container) error {
+// execable says whether c, which was asked for as ref, can run a process more now.
+func execable(c hull.Container, ref string) error {
 	switch {
 	case c.Status.Phase == hull.Paused:
-		return fmt.Errorf("container %s is paused, unpause the container before exec: %w", c.Name, errdefs.ErrConflict)
+		return fmt.Errorf("Container %s is paused, unpause the container before exec: %w", ref, errdefs.ErrConflict) //nolint:staticcheck // Docker's words
 	case c.Status.Restarting:
 		return fmt.Errorf("container %s is restarting, wait until the container is running: %w", c.Name, errdefs.ErrConflict)
 	case c.Status.Phase != hull.Running:
@@ -65,7 +66,7 @@ func (e *execs) ExecStart(ctx context.Context, id string, a *hull.Attach, rows, 
 	if err != nil {
 		return err
 	}
-	if err := execable(c); err != nil {
+	if err := execable(c, c.ID); err != nil {
 		return err
 	}
 	pod := e.runs.pod(c.PodID)
@@ -118,7 +119,7 @@ func (x *execRun) end(code int) {
 		return
 	}
 	close(x.done)
-	x.info.Running, x.info.ExitCode, x.info.Pid, x.info.CanRemove = false, &code, 0, true
+	x.info.Running, x.info.ExitCode, x.info.CanRemove = false, &code, true
 }
 
 // execSpec is the OCI process: the container's environment and rights, the
@@ -161,7 +162,7 @@ func (e *execs) ExecResize(ctx context.Context, id string, rows, cols uint16) er
 	x.mu.Unlock()
 	c, err := e.store.Container(x.info.ContainerID)
 	if err == nil {
-		err = execable(c)
+		err = execable(c, c.ID)
 	}
 	if err != nil {
 		return err

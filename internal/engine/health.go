@@ -42,7 +42,7 @@ func (e *runner) setHealth(id string, h hull.Health) error {
 
 // healthLoop probes, records and, under the policy "unhealthy", ends the run.
 func (e *runner) healthLoop(ctx context.Context, c hull.Container, x *run) {
-	h := *c.Resolved.Health
+	h := healthDefaults(*c.Resolved.Health)
 	state := hull.Health{Status: "starting"}
 	if c.Status.Health != nil {
 		state = *c.Status.Health

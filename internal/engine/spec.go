@@ -146,7 +146,7 @@ const (
 )
 
 // mergeHealth returns nil when there is no check. A zero field inherits the
-// image's value, then the default.
+// image's value.
 func mergeHealth(user, img *hull.HealthSpec) *hull.HealthSpec {
 	var h hull.HealthSpec
 	if img != nil {
@@ -165,11 +165,16 @@ func mergeHealth(user, img *hull.HealthSpec) *hull.HealthSpec {
 	if len(h.Test) == 0 || h.Test[0] == "NONE" || h.Test[0] == "" {
 		return nil
 	}
+	return &h
+}
+
+// healthDefaults fills in what neither the user nor the image said.
+func healthDefaults(h hull.HealthSpec) hull.HealthSpec {
 	h.Interval = firstNonZero(h.Interval, healthInterval)
 	h.Timeout = firstNonZero(h.Timeout, healthTimeout)
 	h.StartInterval = firstNonZero(h.StartInterval, healthStartInterval)
 	h.Retries = firstNonZero(h.Retries, healthRetries)
-	return &h
+	return h
 }
 
 func firstNonZero[T comparable](v ...T) T {

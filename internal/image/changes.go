@@ -18,12 +18,13 @@ import (
 func applyChanges(c runConfig, changes []string) (runConfig, error) {
 	c.Env, c.OnBuild = slices.Clone(c.Env), slices.Clone(c.OnBuild)
 	c.Labels, c.Volumes, c.ExposedPorts = maps.Clone(c.Labels), maps.Clone(c.Volumes), maps.Clone(c.ExposedPorts)
+	cmd := false
 	for _, text := range changes {
 		for line := range strings.SplitSeq(text, "\n") {
 			if strings.TrimSpace(line) == "" {
 				continue
 			}
-			if err := apply(&c, strings.TrimSpace(line)); err != nil {
+			if err := apply(&c, strings.TrimSpace(line), &cmd); err != nil {
 				return c, say(errdefs.ErrInvalidArgument, "change %q: %v", line, err)
 			}
 		}
@@ -31,7 +32,8 @@ func applyChanges(c runConfig, changes []string) (runConfig, error) {
 	return c, nil
 }
 
-func apply(c *runConfig, line string) error {
+// apply makes one change. cmd says whether one before it was CMD.
+func apply(c *runConfig, line string, cmd *bool) error {
 	verb, rest, _ := strings.Cut(line, " ")
 	rest = strings.TrimSpace(rest)
 	verb = strings.ToUpper(verb)
@@ -40,10 +42,12 @@ func apply(c *runConfig, line string) error {
 	}
 	switch verb {
 	case "CMD":
-		c.Cmd = command(rest)
+		c.Cmd, *cmd = command(rest), true
 	case "ENTRYPOINT":
 		c.Entrypoint = command(rest)
-		c.Cmd = nil // as a Dockerfile: the old one was the old entrypoint's argument
+		if !*cmd {
+			c.Cmd = nil // as a Dockerfile: the old one was the old entrypoint's argument
+		}
 	case "ENV":
 		before := slices.Clone(c.Env) // one instruction sees what was before it
 		return pairs(rest, func(k, v string) { c.Env = setEnv(c.Env, k, expand(v, before)) })

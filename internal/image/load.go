@@ -65,10 +65,15 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []string, progre
 		s.collect(ctx) // what was stored of it
 		return names, errors.Join(fmt.Errorf("load image archive: %w", err), s.reload(ctx))
 	}
-	for _, n := range names {
-		s.publish("load", n, n)
+	if err := s.reload(ctx); err != nil {
+		return names, err
 	}
-	return names, s.reload(ctx)
+	for _, n := range names {
+		if list, err := s.view.Load().find(n); err == nil {
+			s.publish("load", list[0].img.ID, n)
+		}
+	}
+	return names, nil
 }
 
 // loader is one call of Load.

@@ -240,7 +240,7 @@ func TestCommitAndImport(t *testing.T) {
 	}
 	conf := img.Config
 	conf.Cmd = []string{"run"}
-	id, err := s.Commit(t.Context(), "c1", hull.CommitRequest{Ref: "made:1", Author: "me", Comment: "why", Changes: []string{`ENV A="b c" D=e`, "LABEL x=y", "EXPOSE 80 53/udp", "WORKDIR /w", "USER 5", `ENTRYPOINT ["a","b"]`, "CMD c d", "VOLUME /v", "STOPSIGNAL SIGINT", "HEALTHCHECK --interval=5s --retries=2 CMD test", "ONBUILD RUN x"}}, conf)
+	id, err := s.Commit(t.Context(), "c1", hull.CommitRequest{Ref: "made:1", Author: "me", Comment: "why", Changes: []string{`ENV A="b c" D=e`, "LABEL x=y", "EXPOSE 80 53/udp", "WORKDIR /w", "USER 5", "CMD c d", `ENTRYPOINT ["a","b"]`, "VOLUME /v", "STOPSIGNAL SIGINT", "HEALTHCHECK --interval=5s --retries=2 CMD test", "ONBUILD RUN x"}}, conf)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -90,13 +91,53 @@ func (a *containerAPI) attachWS(w http.ResponseWriter, r *http.Request) error {
 		}
 		ws.SetReadLimit(-1)
 		// The copy outlives this request.
-		return websocket.NetConn(context.WithoutCancel(r.Context()), ws, websocket.MessageBinary), nil
+		return newWSConn(context.WithoutCancel(r.Context()), ws), nil
 	}}
 	defer s.close()
 	if err := a.join(r.Context(), c, q, s, false); err != nil {
 		return err
 	}
 	return s.answer()
+}
+
+// wsConn is a websocket as a connection. It reads text messages as well, which are
+// what a web page sends.
+type wsConn struct {
+	net.Conn // for all else
+	next     func() (io.Reader, error)
+	message  io.Reader // being read
+}
+
+func newWSConn(ctx context.Context, ws *websocket.Conn) *wsConn {
+	return &wsConn{
+		Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary),
+		next: func() (io.Reader, error) { _, m, err := ws.Reader(ctx); return m, err },
+	}
+}
+
+// Read implements net.Conn.
+func (c *wsConn) Read(p []byte) (int, error) {
+	for {
+		if c.message == nil {
+			m, err := c.next()
+			if websocket.CloseStatus(err) == websocket.StatusNormalClosure || websocket.CloseStatus(err) == websocket.StatusGoingAway {
+				return 0, io.EOF
+			}
+			if err != nil {
+				return 0, err //nolint:wrapcheck // as a connection
+			}
+			c.message = m
+		}
+		n, err := c.message.Read(p)
+		if errors.Is(err, io.EOF) {
+			c.message = nil
+			if n == 0 {
+				continue
+			}
+			err = nil
+		}
+		return n, err //nolint:wrapcheck // as a connection
+	}
 }
 
 func onUnixSocket(r *http.Request) bool {

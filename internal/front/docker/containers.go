@@ -94,18 +94,18 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
+	now, image := time.Now(), a.imageColumn(r.Context())
 	if minimal(r) && !boolQuery(r, "size") {
 		w.Header().Set("Preference-Applied", "return=minimal")
 		rows := []tableRow{}
 		for _, c := range pick(all) {
-			rows = append(rows, toTableRow(*c, now))
+			rows = append(rows, toTableRow(*c, image(*c), now))
 		}
 		return reply(w, rows)
 	}
 	out := []container.Summary{}
 	for _, c := range pick(all) {
-		s := toSummary(*c, now)
+		s := toSummary(*c, image(*c), now)
 		if boolQuery(r, "size") {
 			if s.SizeRw, s.SizeRootFs, err = a.engine.Size(r.Context(), c.ID); err != nil && !errdefs.IsNotFound(err) {
 				return fmt.Errorf("size of container %s: %w", c.Name, err)

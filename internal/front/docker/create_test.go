@@ -105,7 +105,7 @@ func TestInspect(t *testing.T) {
 		for _, v := range []apiVersion{minVersion, 51, maxVersion} {
 			golden(t, "create/"+name+"."+v.String()+".inspect", inspectFor(v, c, toInspect(c)))
 		}
-		golden(t, "create/"+name+".summary", summariesFor(maxVersion, []container.Summary{toSummary(c, epoch.Add(time.Hour))}))
+		golden(t, "create/"+name+".summary", summariesFor(maxVersion, []container.Summary{toSummary(c, imageText(c), epoch.Add(time.Hour))}))
 	}
 }
 
@@ -230,7 +230,7 @@ func FuzzCreate(f *testing.F) {
 		if _, err := json.Marshal(inspectFor(apiVersion(v), c, toInspect(c))); err != nil {
 			t.Error(err)
 		}
-		if _, err := json.Marshal(toSummary(c, epoch)); err != nil {
+		if _, err := json.Marshal(toSummary(c, imageText(c), epoch)); err != nil {
 			t.Error(err)
 		}
 	})

@@ -75,7 +75,7 @@ func (a *systemAPI) containerUsage(ctx context.Context, all []hull.Container) (*
 			}
 			return nil, fmt.Errorf("size of container %s: %w", c.Name, err)
 		}
-		s := toSummary(c, now)
+		s := toSummary(c, imageText(c), now)
 		s.SizeRw, s.SizeRootFs = rw, root
 		out.Items = append(out.Items, s)
 		out.TotalSize += rw

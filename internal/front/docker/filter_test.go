@@ -69,7 +69,9 @@ func TestContainerFilters(t *testing.T) {
 		{f(`{"volume":{"/data":true}}`), "/one"},
 		{f(`{"network":{"none":true}}`), "/two"},
 		{f(`{"network":{"net0":true}}`), "/one"}, // by id; two asked for none
-		{f(`{"publish":{"80":true}}`), "/one"},
+		{f(`{"publish":{"8000-8080":true}}`), "/one"},
+		{f(`{"publish":{"80":true}}`), ""}, // that is the container's
+		{f(`{"publish":{"1":true},"expose":{"80":true}}`), "/one"},
 		{f(`{"publish":{"53/udp":true}}`), ""},
 		{f(`{"expose":{"50-60/udp":true}}`), "/one"},
 		{f(`{"exited":{"3":true}}`), "/two"},
@@ -161,7 +163,7 @@ func TestParseTime(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	for text, want := range map[string]int64{
-		"10s": 990e9, "0": 1000e9, "5": 5e9, "5.000000001": 5e9 + 1, "5.5": 5.5e9, "1970-01-01T00:00:07Z": 7e9, "1970-01-01T00:00:07.25Z": 7.25e9,
+		"10s": 990e9, "0": 0, "5": 5e9, "5.000000001": 5e9 + 1, "5.5": 5.5e9, "1970-01-01T00:00:07Z": 7e9, "1970-01-01T00:00:07.25Z": 7.25e9,
 	} {
 		if got, err := parseTime(text, now); err != nil || got.UnixNano() != want {
 			t.Errorf("%s: %v, %v", text, got.UnixNano(), err)

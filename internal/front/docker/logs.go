@@ -43,7 +43,7 @@ func (f logFormat) line(l hull.LogLine) []byte {
 func toLogs(r *http.Request) (hull.LogsRequest, logFormat, error) {
 	q := hull.LogsRequest{Stdout: boolQuery(r, "stdout"), Stderr: boolQuery(r, "stderr"), Follow: boolQuery(r, "follow"), Tail: -1}
 	if !q.Stdout && !q.Stderr {
-		return q, logFormat{}, invalid("Bad parameters: you must choose at least one stream")
+		return q, logFormat{}, invalid("must specify at least one of 'stdout' or 'stderr'")
 	}
 	now := time.Now()
 	var err error

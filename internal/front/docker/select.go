@@ -163,8 +163,9 @@ func containerFilter(f filters) (func(hull.Container) bool, error) {
 			!f.isolation(c.Spec.Isolation),
 			len(exited) > 0 && (stateOf(c.Status) != container.StateExited || !exited[c.Status.ExitCode]),
 			!f.volume(c.Mounts), !f.network(c),
-			publish != nil && !slices.ContainsFunc(publishedOf(c), publish),
-			expose != nil && !slices.ContainsFunc(exposedOf(c), expose):
+			(publish != nil || expose != nil) && !slices.ContainsFunc(toPortSummaries(c), func(p container.PortSummary) bool {
+				return publish != nil && publish(p.PublicPort, p.Type) || expose != nil && expose(p.PrivatePort, p.Type)
+			}):
 			return false
 		}
 		return true
@@ -213,7 +214,7 @@ func (f filters) network(c hull.Container) bool {
 }
 
 // portFilter reads "80", "80/udp", "8000-8010/tcp". nil when the term is absent.
-func portFilter(f filters, term string) (func(network.Port) bool, error) {
+func portFilter(f filters, term string) (func(port uint16, proto string) bool, error) {
 	var ranges []network.PortRange
 	for _, v := range f.values(term) {
 		r, err := network.ParsePortRange(v)
@@ -225,29 +226,9 @@ func portFilter(f filters, term string) (func(network.Port) bool, error) {
 	if ranges == nil {
 		return nil, nil //nolint:nilnil // absent is an answer
 	}
-	return func(p network.Port) bool {
-		return slices.ContainsFunc(ranges, func(r network.PortRange) bool {
-			return r.Proto() == p.Proto() && r.Start() <= p.Num() && p.Num() <= r.End()
+	return func(port uint16, proto string) bool {
+		return port != 0 && slices.ContainsFunc(ranges, func(r network.PortRange) bool {
+			return string(r.Proto()) == proto && r.Start() <= port && port <= r.End()
 		})
 	}, nil
-}
-
-func publishedOf(c hull.Container) []network.Port {
-	var out []network.Port
-	for _, b := range c.Spec.Network.Ports {
-		if p, ok := network.PortFrom(b.ContainerPort, network.IPProtocol(b.Proto)); ok {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-func exposedOf(c hull.Container) []network.Port {
-	var out []network.Port
-	for _, e := range c.Resolved.Exposed {
-		if p, err := network.ParsePort(e); err == nil {
-			out = append(out, p)
-		}
-	}
-	return out
 }

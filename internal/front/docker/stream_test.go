@@ -187,6 +187,41 @@ func TestAttachWebsocket(t *testing.T) {
 	}
 }
 
+// TestWebsocketReadsText: a web page sends text.
+func TestWebsocketReadsText(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		b, err := io.ReadAll(newWSConn(r.Context(), ws))
+		got <- fmt.Sprint(string(b), err)
+	}))
+	defer srv.Close()
+	ctx := deadline(t)
+	ws, _, err := websocket.Dial(ctx, srv.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []struct {
+		kind websocket.MessageType
+		text string
+	}{{websocket.MessageText, "as text"}, {websocket.MessageText, ""}, {websocket.MessageBinary, ", as bytes"}} {
+		if err := ws.Write(ctx, m.kind, []byte(m.text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ws.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Error(err)
+	}
+	if text := <-got; text != "as text, as bytes<nil>" {
+		t.Errorf("read %q", text)
+	}
+}
+
 // TestBridge: a connection whose descriptor cannot be handed over is copied,
 // and half-closes go through in both directions.
 func TestBridge(t *testing.T) {
@@ -331,7 +366,7 @@ func TestLogs(t *testing.T) {
 	wait := c.ContainerWait(ctx, "cc", client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
 	w.do("POST", "/containers/cc/start", "").want(t, 204, "")
 	<-wait.Result
-	w.do("GET", "/containers/cc/logs", "").want(t, 400, "Bad parameters: you must choose at least one stream")
+	w.do("GET", "/containers/cc/logs", "").want(t, 400, "must specify at least one of 'stdout' or 'stderr'")
 	a := w.do("GET", "/v1.55/containers/cc/logs?stdout=1&timestamps=1&details=1&tail=5&since=1.5&until=2000000000", "")
 	if ct := a.header.Get("Content-Type"); ct != "application/vnd.docker.multiplexed-stream" {
 		t.Errorf("content type %q", ct)

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -15,10 +16,10 @@ import (
 )
 
 // toSummary is a container's line in a list.
-func toSummary(c hull.Container, now time.Time) container.Summary {
+func toSummary(c hull.Container, image string, now time.Time) container.Summary {
 	out := container.Summary{
 		ID: c.ID, Names: namesOf(c),
-		Image: imageText(c), ImageID: c.Image.ID, ImageManifestDescriptor: manifestOf(c.Image),
+		Image: image, ImageID: c.Image.ID, ImageManifestDescriptor: manifestOf(c.Image),
 		Command: command(c.Resolved), Created: c.Created.Unix(),
 		Ports: toPortSummaries(c), Labels: orEmptyMap(c.Resolved.Labels),
 		State: stateOf(c.Status), Status: statusText(c.Status, now),
@@ -51,9 +52,9 @@ type tableRow struct {
 	Status  string
 }
 
-func toTableRow(c hull.Container, now time.Time) tableRow {
+func toTableRow(c hull.Container, image string, now time.Time) tableRow {
 	return tableRow{
-		ID: c.ID, Names: namesOf(c), Image: imageText(c), ImageID: c.Image.ID,
+		ID: c.ID, Names: namesOf(c), Image: image, ImageID: c.Image.ID,
 		Command: command(c.Resolved), Created: c.Created.Unix(), Ports: toPortSummaries(c),
 		State: stateOf(c.Status), Status: statusText(c.Status, now),
 	}
@@ -62,6 +63,24 @@ func toTableRow(c hull.Container, now time.Time) tableRow {
 // minimal says whether the client wants no more than it needs.
 func minimal(r *http.Request) bool {
 	return strings.Contains(r.Header.Get("Prefer"), "return=minimal")
+}
+
+// imageColumn gives what a container was made from, as long as that still means the
+// same image, else the image's id.
+func (a *containerAPI) imageColumn(ctx context.Context) func(hull.Container) string {
+	ids := map[[2]string]string{}
+	return func(c hull.Container) string {
+		name := imageText(c)
+		asked := [2]string{name, c.Spec.Platform}
+		if _, known := ids[asked]; !known {
+			img, _ := a.images.Resolve(ctx, name, c.Spec.Platform) //nolint:errcheck // gone: no id
+			ids[asked] = img.ID
+		}
+		if ids[asked] != c.Image.ID {
+			return c.Image.ID
+		}
+		return name
+	}
 }
 
 func imageText(c hull.Container) string {
