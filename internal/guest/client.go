@@ -148,6 +148,7 @@ func (c *Client) call(ctx context.Context, r Request) (Reply, error) {
 
 // callThen is call; sent is called when the guest has been asked: what is sent on
 // the request's streams before that, it throws away, because it knows none of them.
+// A guest that takes nothing any more holds up what is sent, but not the caller.
 func (c *Client) callThen(ctx context.Context, r Request, sent func()) (Reply, error) {
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -165,25 +166,35 @@ func (c *Client) callThen(ctx context.Context, r Request, sent func()) (Reply, e
 	}
 	c.waiting[id] = ch
 	c.mu.Unlock()
-	if err := c.s.Send(KindRequest, id, b); err != nil {
-		return Reply{}, c.lost()
-	}
-	sent()
-	select {
-	case rep, ok := <-ch:
-		switch {
-		case !ok:
-			return Reply{}, c.lost()
-		case rep.Error != nil:
-			return Reply{}, rep.Error.err()
+	line := make(chan error, 1)
+	go func() { line <- c.s.Send(KindRequest, id, b) }()
+	for {
+		select {
+		case err := <-line:
+			if err != nil {
+				return Reply{}, c.lost()
+			}
+			sent()
+		case rep, ok := <-ch:
+			switch {
+			case !ok:
+				return Reply{}, c.lost()
+			case rep.Error != nil:
+				return Reply{}, rep.Error.err()
+			}
+			return rep, nil
+		case <-ctx.Done():
+			c.mu.Lock()
+			delete(c.waiting, id)
+			c.mu.Unlock()
+			return Reply{}, fmt.Errorf("the guest does not answer (%s): %w", r.Op, errors.Join(context.Cause(ctx), errdefs.ErrUnavailable))
 		}
-		return rep, nil
-	case <-ctx.Done():
-		c.mu.Lock()
-		delete(c.waiting, id)
-		c.mu.Unlock()
-		return Reply{}, fmt.Errorf("the guest does not answer (%s): %w", r.Op, errors.Join(context.Cause(ctx), errdefs.ErrUnavailable))
 	}
+}
+
+// abandon closes a stream for which nobody waits.
+func abandon(st *Stream) {
+	go func() { _ = st.Close() }() // only says that the other side closed first
 }
 
 func (c *Client) lost() error {
@@ -246,7 +257,7 @@ func (c *Client) Add(ctx context.Context, p Start) (pid int, st Streams, err err
 	}
 	if err != nil {
 		for _, s := range open {
-			_ = s.Close()
+			abandon(s)
 		}
 		return 0, Streams{}, err
 	}
@@ -357,7 +368,7 @@ func (c *Client) fetch(ctx context.Context, r Request, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = st.Close() }() // only says that the other side closed first
+	defer abandon(st)
 	copied := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(w, st)
@@ -369,7 +380,12 @@ func (c *Client) fetch(ctx context.Context, r Request, w io.Writer) error {
 	if _, err := c.call(ctx, r); err != nil {
 		return err
 	}
-	return <-copied
+	select {
+	case err := <-copied:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the guest does not end what it sends (%s): %w", r.Op, errors.Join(context.Cause(ctx), errdefs.ErrUnavailable))
+	}
 }
 
 func (c *Client) push(ctx context.Context, r Request, in io.Reader) error {
@@ -378,7 +394,7 @@ func (c *Client) push(ctx context.Context, r Request, in io.Reader) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = st.Close() }() // only says that the other side closed first
+	defer abandon(st)
 	// What cannot be read of in ends the stream, which the guest notices: a tar has
 	// an end of its own.
 	_, err = c.callThen(ctx, r, func() {

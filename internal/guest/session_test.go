@@ -190,3 +190,42 @@ func TestSilentGuest(t *testing.T) {
 		t.Errorf("a guest that never answers gives %v", err)
 	}
 }
+
+// TestGuestThatTakesNothing: nobody waits for a guest longer than he wants to, also when
+// it does not even take the question.
+func TestGuestThatTakesNothing(t *testing.T) {
+	a, b := net.Pipe()
+	defer b.Close()
+	c := Dial(a, func(Exited) {}, nil)
+	t.Cleanup(c.Close)
+	asked := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	for what, err := range map[string]error{
+		"off":    c.Off(asked()),
+		"copy":   c.Copy(asked(), "c", "/", "", io.Discard),
+		"unpack": c.Unpack(asked(), "c", "/", "", false, strings.NewReader("tar")),
+	} {
+		if !errors.Is(err, context.DeadlineExceeded) || !errdefs.IsUnavailable(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, _, err := c.Add(asked(), Start{ID: "c", Stdin: true}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("add: %v", err)
+	}
+}
+
+// TestGuestThatDoesNotEnd: what a guest sends without an end is bounded, too.
+func TestGuestThatDoesNotEnd(t *testing.T) {
+	c := connect(t, func(p *peer, f Frame, _ Request) error {
+		go func() { _ = p.reply(f.ID, Reply{}) }()
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Upper(ctx, io.Discard); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}

@@ -103,6 +103,7 @@ type proc struct {
 	outputs sync.WaitGroup
 	files   []*os.File // pipes' read ends, to bound the wait for them
 	ended   chan struct{}
+	end     time.Time // valid after ended
 }
 
 func (s *server) request(f guest.Frame) error {
@@ -448,78 +449,6 @@ func setUser(root *os.File, p *runtime.ProcPlan, c *guest.Container) error {
 	return nil
 }
 
-// pipeFor makes a pipe for a stream; nil for none. ours is for reading when the
-// process writes.
-func pipeFor(st *guest.Stream, theirs *[]*os.File, processWrites bool) (process, ours *os.File, err error) {
-	if st == nil {
-		return nil, nil, nil
-	}
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, os.NewSyscallError("pipe", err)
-	}
-	mine, other := 1, 0
-	if processWrites {
-		mine, other = 0, 1
-	}
-	if err := unix.SetNonblock(fds[mine], true); err != nil {
-		return nil, nil, err
-	}
-	process, ours = os.NewFile(uintptr(fds[other]), "pipe"), os.NewFile(uintptr(fds[mine]), "pipe")
-	*theirs = append(*theirs, process)
-	return process, ours, nil
-}
-
-// dup is another descriptor of a terminal, in the poller.
-func dup(f *os.File) *os.File {
-	fd := -1
-	if rc, err := f.SyscallConn(); err == nil {
-		_ = rc.Control(func(c uintptr) { fd, _ = unix.FcntlInt(c, unix.F_DUPFD_CLOEXEC, 0) })
-	}
-	_ = unix.SetNonblock(fd, true)
-	return os.NewFile(uintptr(fd), "console")
-}
-
-func copyIn(w *os.File, st *guest.Stream) {
-	_, _ = io.Copy(w, st)
-	w.Close()
-	_ = st.Close()
-}
-
-func copyConsole(w *os.File, st *guest.Stream) {
-	_, _ = io.Copy(w, st)
-	w.Close()
-}
-
-// How long output may take after its process has ended; as the monitor's own.
-const (
-	drainIdle  = 200 * time.Millisecond
-	drainLimit = 2 * time.Second
-)
-
-func (p *proc) copyOut(r *os.File, st *guest.Stream) {
-	defer p.outputs.Done()
-	defer func() { _ = st.Close() }() // only says that the other side closed first
-	defer r.Close()
-	buf := make([]byte, guest.MaxData)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			if _, e := st.Write(buf[:n]); e != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-		select {
-		case <-p.ended:
-			_ = r.SetReadDeadline(time.Now().Add(drainIdle))
-		default:
-		}
-	}
-}
-
 // watch waits for the end of a process and tells about it, after its output.
 func (s *server) watch(p *proc) {
 	st, err := p.run.Wait(context.Background())
@@ -531,8 +460,7 @@ func (s *server) watch(p *proc) {
 		_ = writeFile(filepath.Join(p.box.cgroup, "cgroup.kill"), "1")
 		x.OOM = oomKilled(p.box.cgroup)
 	}
-	close(p.ended)
-	s.drain(p)
+	p.drain()
 	b, err := json.Marshal(x)
 	if err == nil {
 		_ = s.session.Send(guest.KindExited, 0, b)
@@ -541,15 +469,6 @@ func (s *server) watch(p *proc) {
 		_ = p.run.Close()
 		s.forget(p.id)
 	}
-}
-
-func (s *server) drain(p *proc) {
-	for _, f := range p.files {
-		_ = f.SetReadDeadline(time.Now().Add(drainIdle))
-	}
-	done := make(chan struct{})
-	go func() { p.outputs.Wait(); close(done) }()
-	<-done
 }
 
 func (s *server) forget(id string) {
