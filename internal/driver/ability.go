@@ -46,9 +46,6 @@ type (
 	attacher interface {
 		Attach(ctx context.Context, a hull.Attach) error
 	}
-	loser interface {
-		Lost() <-chan struct{}
-	}
 )
 
 func unsupported(what string) error {
@@ -161,15 +158,6 @@ func Attach(ctx context.Context, p Process, a hull.Attach) error {
 		return at.Attach(ctx, a)
 	}
 	return unsupported("attach")
-}
-
-// Lost is closed when the sandbox's monitor has died: every process in it is
-// being killed. nil when the driver has no such thing.
-func Lost(s Sandbox) <-chan struct{} {
-	if l, ok := s.(loser); ok {
-		return l.Lost()
-	}
-	return nil
 }
 
 // GoneError is what Recover returns for a sandbox that has ended while nobody

@@ -32,6 +32,7 @@ const blockSize = 64 << 30
 // copy of.
 //
 //	ROOT/block/<chain>.erofs
+//	ROOT/block/blank.<content>.erofs   what machines rehearse with
 //	ROOT/block/empty-1.ext4
 //	ROOT/containers/<id>/disk    a container's writable disk
 type blocks struct {
@@ -151,7 +152,7 @@ func (s *boxStore) mountBlock(ctx context.Context, id string, b box) (hull.Rootf
 	}
 	now := time.Now()
 	if err := os.Chtimes(img, now, now); err != nil { // see Disks
-		return hull.Rootfs{}, fmt.Errorf("note the use of a block image: %w", err)
+		s.log.Warn("when a block image was used last cannot be kept", "error", err)
 	}
 	empty, err := s.blocks.once(ctx, emptyDisk, func(tmp string) error { return makeEmpty(ctx, tmp) })
 	if err != nil {
@@ -179,8 +180,11 @@ func (s *boxStore) Blank(ctx context.Context, files map[string][]byte) (root, di
 		fmt.Fprintf(sum, "%q %d ", name, len(files[name]))
 		sum.Write(files[name])
 	}
-	img, err := s.blocks.once(ctx, fmt.Sprintf("blank.%x.erofs", sum.Sum(nil)), func(tmp string) error {
-		dir, err := os.MkdirTemp(filepath.Dir(tmp), "blank-*")
+	img, err := s.blocks.once(ctx, fmt.Sprintf(blank+"%x.erofs", sum.Sum(nil)), func(tmp string) error {
+		if err := s.blocks.removeBlanks(); err != nil {
+			s.log.Warn("what machines of a former version rehearsed with stays", "error", err)
+		}
+		dir, err := os.MkdirTemp(filepath.Dir(tmp), blank+"*")
 		if err != nil {
 			return err
 		}
@@ -213,6 +217,18 @@ func (s *boxStore) Blank(ctx context.Context, files map[string][]byte) (root, di
 		return nil, nil, err
 	}
 	return root, disk, nil
+}
+
+// blank begins the names of what Blank makes.
+const blank = "blank."
+
+// removeBlanks removes what Blank has made of other files, or not to the end.
+func (b *blocks) removeBlanks() error {
+	old, err := filepath.Glob(filepath.Join(b.dir, blank+"*"))
+	for _, path := range old {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return err
 }
 
 func blockName(chain digest.Digest) string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,6 +33,7 @@ type box struct {
 type boxStore struct {
 	root   string
 	layers *layers.Store
+	log    *slog.Logger
 	plain  bool // no ids but our own, and no mounts: an engine that is not root
 
 	quotaMu   sync.Mutex

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -77,5 +78,24 @@ func TestDisks(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestFormerBlanks: what machines rehearsed with before goes, whole or not, and nothing else.
+func TestFormerBlanks(t *testing.T) {
+	t.Parallel()
+	b := blocks{dir: t.TempDir()}
+	for _, name := range []string{"blank.1.erofs", "blank.2.erofs.new", "blank.3/etc/passwd", "empty-1.ext4", "none.erofs"} {
+		path := filepath.Join(b.dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.removeBlanks(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := filepath.Glob(filepath.Join(b.dir, "*"))
+	if err != nil || len(all) != 2 {
+		t.Errorf("left: %q (%v)", all, err)
 	}
 }

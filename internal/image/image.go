@@ -150,7 +150,7 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if err := db.Init(ctx); err != nil {
 		return nil, fmt.Errorf("open image database: %w", err)
 	}
-	boxes := &boxStore{root: cfg.Root, layers: ls, plain: cfg.SkipOwner, boxes: map[string]box{}, blocks: blocks{dir: filepath.Join(cfg.Root, "block")}}
+	boxes := &boxStore{root: cfg.Root, layers: ls, log: cfg.Log, plain: cfg.SkipOwner, boxes: map[string]box{}, blocks: blocks{dir: filepath.Join(cfg.Root, "block")}}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, journal: bdb, db: db, layers: ls, snaps: steps,
 		store: &store{

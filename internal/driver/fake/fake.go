@@ -83,7 +83,6 @@ func (w *World) KillMonitor(podID string) {
 	w.gone[podID] = exits
 	delete(w.boxes, podID)
 	w.mu.Unlock()
-	close(b.lost)
 }
 
 // memLog keeps a log in memory.
@@ -131,7 +130,7 @@ func (d *Driver) Create(_ context.Context, s driver.SandboxSpec) (driver.Sandbox
 	if d.w.boxes[s.ID] != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", s.ID, errdefs.ErrAlreadyExists)
 	}
-	b := &sandbox{w: d.w, spec: s, procs: map[string]*process{}, memory: map[string]int64{}, paused: map[string]bool{}, lost: make(chan struct{})}
+	b := &sandbox{w: d.w, spec: s, procs: map[string]*process{}, memory: map[string]int64{}, paused: map[string]bool{}}
 	d.w.boxes[s.ID] = b
 	return b, nil
 }
@@ -159,7 +158,6 @@ func (d *Driver) Recover(ctx context.Context, id string, h hull.Handle) (driver.
 type sandbox struct {
 	w    *World
 	spec driver.SandboxSpec
-	lost chan struct{}
 
 	mu     sync.Mutex
 	procs  map[string]*process
@@ -169,8 +167,6 @@ type sandbox struct {
 }
 
 func (b *sandbox) Handle() hull.Handle { return hull.Handle("fake1 " + b.spec.ID) }
-
-func (b *sandbox) Lost() <-chan struct{} { return b.lost }
 
 func (b *sandbox) Add(_ context.Context, c driver.ContainerSpec, hio hull.IO) (driver.Process, error) {
 	if err := b.w.fail("add"); err != nil {

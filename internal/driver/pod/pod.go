@@ -51,7 +51,6 @@ type Pod struct {
 	dir    string
 	handle hull.Handle
 	mon    *monitor.Client
-	lost   chan struct{}
 
 	mu        sync.Mutex
 	procs     map[string]*Process
@@ -98,7 +97,7 @@ func StartAs(cfg Config, s driver.SandboxSpec, conf []byte, c *monitor.Client, l
 }
 
 func newPod(cfg Config, id, dir string, h hull.Handle, c *monitor.Client) *Pod {
-	return &Pod{cfg: cfg, id: id, dir: dir, handle: h, mon: c, lost: make(chan struct{}), procs: map[string]*Process{}}
+	return &Pod{cfg: cfg, id: id, dir: dir, handle: h, mon: c, procs: map[string]*Process{}}
 }
 
 // run begins to receive from the monitor.
@@ -216,9 +215,6 @@ func (p *Pod) MonitorPid() int { return p.mon.Pid() }
 
 // Handle is driver.Sandbox's.
 func (p *Pod) Handle() hull.Handle { return p.handle }
-
-// Lost implements the ability driver.Lost.
-func (p *Pod) Lost() <-chan struct{} { return p.lost }
 
 // Add makes a main process or an exec ready. It is known here before the monitor
 // has it, because its exit may be told before the answer is read.
@@ -359,7 +355,6 @@ func (p *Pod) monitorDied() {
 		}
 		p.ended(q, x)
 	}
-	close(p.lost)
 }
 
 // Destroy has the monitor end the pod, and releases what is left.

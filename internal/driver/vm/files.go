@@ -133,16 +133,17 @@ func (d *Driver) OpenDisk(ctx context.Context, root hull.Rootfs) (_ driver.Files
 	if root.Kind != hull.RootfsBlock || root.Disk == "" {
 		return nil, fmt.Errorf("root file system of kind %q: %w", root.Kind, errdefs.ErrNotImplemented)
 	}
-	c, _, err := d.machine(ctx, "files", hull.Resources{})
+	k, err := d.kind(ctx, "files", hull.Resources{})
 	if err != nil {
 		return nil, err
 	}
-	state, memory, err := d.template(ctx, c, nil)
+	state, memory, err := d.template(ctx, k, nil)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootSeconds*time.Second)
 	defer cancel()
+	c := k.machine
 	c.Disks = monitorvm.Disks(root.Block, root.Disk)
 	c.Nets = monitorvm.Nets(nil)
 	c.UID = vmm.User(root.Disk)

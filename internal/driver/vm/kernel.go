@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -154,12 +155,47 @@ func sweepInitrds(dir string, used []string) error {
 	return err
 }
 
-// initrd makes the initramfs of this kernel and guest, unless it lies there, and
-// returns its path, which names its content.
+// lastInitrd is the initramfs that was asked for last, and what it was made of: to read all that for each start would take some milliseconds.
+type lastInitrd struct {
+	mu   sync.Mutex
+	of   []string
+	path string
+}
+
+// initrd is the initramfs of this kernel and guest, which is made unless it lies there.
 func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
+	parts := []string{d.cfg.GuestPath}
+	for _, name := range slices.Concat(k.Modules, k.VLAN) {
+		parts = append(parts, k.module(name))
+	}
+	of, err := identify(parts...)
+	if err != nil {
+		return "", fmt.Errorf("hull-guest belongs beside hulld, and modules beside their kernel; install again what is missing: %w", err)
+	}
+	of = append(of, fmt.Sprint(k.Modules, k.VLAN, k.ACPI))
+	d.last.mu.Lock()
+	defer d.last.mu.Unlock()
+	if _, err := os.Stat(d.last.path); err == nil && slices.Equal(of, d.last.of) {
+		return d.last.path, nil
+	}
+	path, err := d.makeInitrd(ctx, k)
+	if err == nil {
+		d.last.of, d.last.path = of, path
+	}
+	return path, err
+}
+
+// module is the path of one of the kernel's modules.
+func (k Kernel) module(name string) string {
+	return filepath.Join(filepath.Dir(k.Path), "modules", filepath.Base(name))
+}
+
+// makeInitrd makes the initramfs of this kernel and guest, unless it lies there, and
+// returns its path, which names its content.
+func (d *Driver) makeInitrd(ctx context.Context, k Kernel) (string, error) {
 	g, err := os.ReadFile(d.cfg.GuestPath)
 	if err != nil {
-		return "", fmt.Errorf("read hull-guest, which belongs beside hulld: %w", err)
+		return "", fmt.Errorf("read hull-guest: %w", err)
 	}
 	if err := static(g); err != nil {
 		return "", err
@@ -169,9 +205,9 @@ func (d *Driver) initrd(ctx context.Context, k Kernel) (string, error) {
 	h.Write(g)
 	for i, names := range [][]string{k.Modules, k.VLAN} {
 		for _, name := range names {
-			b, err := os.ReadFile(filepath.Join(filepath.Dir(k.Path), "modules", filepath.Base(name)))
+			b, err := os.ReadFile(k.module(name))
 			if err != nil {
-				return "", fmt.Errorf("read module of guest kernel; install it again: %w", err)
+				return "", fmt.Errorf("read module of guest kernel: %w", err)
 			}
 			h.Write(b)
 			lists[i].modules = append(lists[i].modules, module{filepath.Base(name), b})

@@ -24,19 +24,16 @@ import (
 	"hull/internal/monitor"
 	monitorvm "hull/internal/monitor/vm"
 	"hull/internal/runtime"
-	"hull/internal/vmm"
 )
 
 // sandbox is one machine.
 type sandbox struct {
 	*pod.Pod
-	d      *Driver
-	kernel Kernel
-	group  *cgroup.Group
-	// Of a sandbox made by this engine: what its template depends on, and the
-	// host's limits.
-	machine vmm.Config
-	limits  hull.Resources
+	d     *Driver
+	kind  kind // of one that a former engine made, the kernel only
+	group *cgroup.Group
+	// limits are the host's, of a sandbox made by this engine.
+	limits hull.Resources
 
 	mu   sync.Mutex
 	spec *specs.Spec // what execs are made from
@@ -83,7 +80,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if err != nil {
 		return nil, err
 	}
-	if x.State, x.Memory, err = b.d.template(ctx, b.machine, &practice); err != nil {
+	if x.State, x.Memory, err = b.d.template(ctx, b.kind, &practice); err != nil {
 		return nil, err
 	}
 	raw, err := json.Marshal(x)
@@ -106,7 +103,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 		return nil, fmt.Errorf("limit the machine: %w", err)
 	}
 	if x.State != "" {
-		b.d.another(b.machine, len(x.Binds) > 0, x.State, x.Memory, practice)
+		b.d.another(b.kind, len(x.Binds) > 0, x.State, x.Memory, practice)
 	}
 	return p, nil
 }

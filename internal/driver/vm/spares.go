@@ -19,9 +19,6 @@ const (
 	spareLimit = time.Minute
 	// spareDelay keeps the making off the way of the container before it.
 	spareDelay = 200 * time.Millisecond
-	// spareTries is how often one is made: a guest has been seen that did not answer at
-	// the end of its rehearsal.
-	spareTries = 2
 	// spareWait is how long a start waits for one that is being made; to be restored
 	// takes less.
 	spareWait = 10 * time.Second
@@ -156,10 +153,6 @@ func (s *spares[M]) want(key string, a monitorvm.AheadConfig) {
 	s.wg.Go(func() {
 		defer drop()
 		m, err := s.make(ctx, a)
-		for try := 1; try < spareTries && err != nil && ctx.Err() == nil; try++ {
-			s.log.Warn("a machine is made ahead once more", "error", err)
-			m, err = s.make(ctx, a)
-		}
 		x.machine = m
 		close(x.made)
 		switch {

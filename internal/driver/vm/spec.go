@@ -102,10 +102,10 @@ func (b *sandbox) share(m specs.Mount, x *monitorvm.Spec) (specs.Mount, error) {
 
 // shares reports a guest kernel that cannot see directories of this host.
 func (b *sandbox) shares(what string) error {
-	if b.kernel.VirtioFS {
+	if b.kind.kernel.VirtioFS {
 		return nil
 	}
-	return fmt.Errorf("the guest kernel %s cannot show %s to the machine; use hull's own kernel (`make kernel`): %w", b.kernel.Name, what, errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("the guest kernel %s cannot show %s to the machine; use hull's own kernel (`make kernel`): %w", b.kind.kernel.Name, what, errdefs.ErrFailedPrecondition)
 }
 
 // limits are what a container's limits are in cgroup v2.

@@ -154,3 +154,43 @@ func TestThin(t *testing.T) {
 		t.Errorf("it takes %d bytes (%v)", st.Blocks*512, err)
 	}
 }
+
+// TestInitrdOfAnotherGuest: an initramfs is not used for a hull-guest that it was not
+// made with, and made again where it has gone.
+func TestInitrdOfAnotherGuest(t *testing.T) {
+	exe, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &Driver{cfg: Config{Dir: t.TempDir(), GuestPath: filepath.Join(t.TempDir(), "hull-guest")}}
+	initrd := func(program []byte) string {
+		t.Helper()
+		if err := os.WriteFile(d.cfg.GuestPath, program, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		path, err := d.initrd(t.Context(), Kernel{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+		return path
+	}
+	first := initrd(exe)
+	if other := initrd(append(exe, 0)); other == first {
+		t.Error("it is the former one's")
+	}
+	if again := initrd(exe); again != first {
+		t.Errorf("%s, not %s", again, first)
+	}
+	if err := os.Remove(first); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := d.initrd(t.Context(), Kernel{}); err != nil || again != first {
+		t.Errorf("%s, not %s (%v)", again, first, err)
+	}
+	if _, err := os.Stat(first); err != nil {
+		t.Error(err)
+	}
+}

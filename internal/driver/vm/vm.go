@@ -77,6 +77,7 @@ type Driver struct {
 	spares    *spares[*monitor.Client]
 	kvm       *kvm
 	clock     sync.Mutex // of clockFile
+	last      lastInitrd
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -179,11 +180,11 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 	if s.NetNS == "" {
 		return nil, fmt.Errorf("a virtual machine cannot use the host's network; use --network bridge or --isolation container: %w", errdefs.ErrInvalidArgument)
 	}
-	c, k, err := d.machine(ctx, s.ID[:min(12, len(s.ID))], s.Resources)
+	k, err := d.kind(ctx, s.ID[:min(12, len(s.ID))], s.Resources)
 	if err != nil {
 		return nil, err
 	}
-	conf := monitorvm.Config{Machine: c, NetNS: s.NetNS, BootSeconds: bootSeconds}
+	conf := monitorvm.Config{Machine: k.machine, NetNS: s.NetNS, BootSeconds: bootSeconds}
 	g := d.cg.Group(filepath.Join(d.cfg.CgroupParent, s.ID))
 	if _, err := g.Create(&specs.LinuxResources{}); err != nil { // limited when it has booted, see Add
 		return nil, fmt.Errorf("create cgroup: %w", err)
@@ -196,59 +197,71 @@ func (d *Driver) Create(ctx context.Context, s driver.SandboxSpec) (_ driver.San
 	if err != nil {
 		return nil, err
 	}
-	p, err := d.start(ctx, s, raw, c)
+	p, err := d.start(ctx, s, raw, k)
 	if err != nil {
 		return nil, err
 	}
-	return &sandbox{Pod: p, d: d, kernel: k, group: g, machine: c, limits: s.Resources}, nil
+	return &sandbox{Pod: p, d: d, kind: k, group: g, limits: s.Resources}, nil
 }
 
 // start starts the pod's monitor, which has its machine already where one was made
 // ahead.
-func (d *Driver) start(ctx context.Context, s driver.SandboxSpec, conf []byte, c vmm.Config) (*pod.Pod, error) {
-	if k, err := spareKey(c, s.Shares); err == nil {
-		if m, ok := d.spares.take(ctx, k); ok {
-			p, err := pod.StartIn(d.pods, s, conf, m)
-			if err == nil {
-				return p, nil
-			}
-			d.cfg.Log.Warn("a machine that was made ahead is of no use", "error", err)
+func (d *Driver) start(ctx context.Context, s driver.SandboxSpec, conf []byte, k kind) (*pod.Pod, error) {
+	if m, ok := d.spares.take(ctx, k.spare(s.Shares)); ok {
+		p, err := pod.StartIn(d.pods, s, conf, m)
+		if err == nil {
+			return p, nil
 		}
+		d.cfg.Log.Warn("a machine that was made ahead is of no use", "error", err)
 	}
 	return pod.Start(d.pods, s, conf)
 }
 
-// machine is a machine of a size, without what belongs to its container.
-func (d *Driver) machine(ctx context.Context, name string, r hull.Resources) (vmm.Config, Kernel, error) {
+// kind is what machines of a size have in common.
+type kind struct {
+	machine vmm.Config // without what belongs to its container
+	kernel  Kernel
+	key     string // names its template
+}
+
+// spare names the kind of a machine that is made ahead: its template's, and whether it
+// can show directories of the host.
+func (k kind) spare(shares bool) string { return fmt.Sprintf("%s %t", k.key, shares) }
+
+// kind is that of a machine for a container's limits.
+func (d *Driver) kind(ctx context.Context, name string, r hull.Resources) (k kind, err error) {
 	q, err := d.qemu()
 	if err != nil {
-		return vmm.Config{}, Kernel{}, err
+		return k, err
 	}
-	k, err := findKernel(d.cfg.Kernels)
+	if k.kernel, err = findKernel(d.cfg.Kernels); err != nil {
+		return k, err
+	}
+	if err := checkKernel(k.kernel.Path); err != nil {
+		return k, err
+	}
+	initrd, err := d.initrd(ctx, k.kernel)
 	if err != nil {
-		return vmm.Config{}, Kernel{}, err
-	}
-	if err := checkKernel(k.Path); err != nil {
-		return vmm.Config{}, Kernel{}, err
-	}
-	initrd, err := d.initrd(ctx, k)
-	if err != nil {
-		return vmm.Config{}, Kernel{}, fmt.Errorf("make initramfs: %w", err)
+		return k, fmt.Errorf("make initramfs: %w", err)
 	}
 	memory, err := memoryOf(r.Memory)
 	if err != nil {
-		return vmm.Config{}, Kernel{}, err
+		return k, err
 	}
-	c := vmm.Config{QEMU: q, CPUs: cpusOf(r), Memory: memory, Kernel: k.Path, Initrd: initrd, ACPI: k.ACPI, Name: "hull-" + name}
-	if c.Accel, err = d.accelerator(ctx, c, k); err != nil {
-		return vmm.Config{}, Kernel{}, err
+	c := vmm.Config{QEMU: q, CPUs: cpusOf(r), Memory: memory, Kernel: k.kernel.Path, Initrd: initrd, ACPI: k.kernel.ACPI, Name: "hull-" + name}
+	if c.Accel, err = d.accelerator(ctx, c, k.kernel); err != nil {
+		return k, err
 	}
 	khz := 0
 	if c.Accel == vmm.TCG {
 		khz = d.hostClock()
 	}
-	c.Cmdline = k.cmdline(c.Accel, c.CPUs, khz)
-	return c, k, nil
+	c.Cmdline = k.kernel.cmdline(c.Accel, c.CPUs, khz)
+	k.machine = c
+	if k.key, err = key(c); err != nil {
+		return k, fmt.Errorf("name the machine's template: %w", err)
+	}
+	return k, nil
 }
 
 // memoryOf is the machine's memory for a container's limit: that and what the
@@ -322,15 +335,11 @@ func checkKernel(path string) error {
 // template gives the files of a machine's template, which the first machine of a
 // kind waits for. Without one it boots. A template that is made rehearses r, if
 // that is not nil.
-func (d *Driver) template(ctx context.Context, c vmm.Config, r *monitorvm.Rehearsal) (state, memory string, err error) {
-	if c.QEMU == "" { // a machine that a former engine made
+func (d *Driver) template(ctx context.Context, k kind, r *monitorvm.Rehearsal) (state, memory string, err error) {
+	if k.key == "" { // a machine that a former engine made
 		return "", "", nil
 	}
-	k, err := key(c)
-	if err != nil {
-		return "", "", fmt.Errorf("find template: %w", err)
-	}
-	state, memory, err = d.templates.get(ctx, k, c, r)
+	state, memory, err = d.templates.get(ctx, k.key, k.machine, r)
 	if ctx.Err() != nil {
 		return "", "", fmt.Errorf("wait for the machine's template: %w", context.Cause(ctx))
 	}
@@ -341,23 +350,13 @@ func (d *Driver) template(ctx context.Context, c vmm.Config, r *monitorvm.Rehear
 }
 
 // another has a machine made ahead for the next start of a kind.
-func (d *Driver) another(c vmm.Config, shares bool, state, memory string, r monitorvm.Rehearsal) {
-	k, err := spareKey(c, shares)
-	if err != nil {
-		return // the next start says why
-	}
+func (d *Driver) another(k kind, shares bool, state, memory string, r monitorvm.Rehearsal) {
+	c := k.machine
 	c.Name = "hull-spare"
 	if shares {
 		c.VirtioFS = guest.ShareTag
 	}
-	d.spares.want(k, monitorvm.AheadConfig{Machine: c, State: state, Memory: memory, Rehearsal: r})
-}
-
-// spareKey names the kind of a machine that is made ahead: its template's, and whether
-// it can show directories of the host.
-func spareKey(c vmm.Config, shares bool) (string, error) {
-	k, err := key(c)
-	return fmt.Sprintf("%s %t", k, shares), err
+	d.spares.want(k.spare(shares), monitorvm.AheadConfig{Machine: c, State: state, Memory: memory, Rehearsal: r})
 }
 
 // virtiofsd finds the program that shows host directories to machines.
@@ -380,7 +379,7 @@ func (d *Driver) Recover(ctx context.Context, id string, h hull.Handle) (driver.
 	if err != nil {
 		d.cfg.Log.Warn("pod runs a kernel that is not there any more", "pod", id)
 	}
-	b := &sandbox{Pod: p, d: d, kernel: k, group: d.cg.Group(filepath.Join(d.cfg.CgroupParent, id))}
+	b := &sandbox{Pod: p, d: d, kind: kind{kernel: k}, group: d.cg.Group(filepath.Join(d.cfg.CgroupParent, id))}
 	return b, b.readSpec()
 }
 
