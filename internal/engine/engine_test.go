@@ -372,6 +372,13 @@ func TestRestartsAfterFailure(t *testing.T) {
 	if now.Status.RestartCount != 1 || now.Status.Restarting || now.Status.Phase != hull.Stopped {
 		t.Errorf("after the last retry: %+v", now.Status)
 	}
+	// Whoever starts it has the policy count from the beginning.
+	if err := e.Start(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if now, _ = e.Container(t.Context(), c.ID); now.Status.RestartCount != 0 {
+		t.Errorf("started by hand: %+v", now.Status)
+	}
 }
 
 func TestHealth(t *testing.T) {

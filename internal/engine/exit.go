@@ -176,10 +176,8 @@ func (e *runner) startAgain(ctx context.Context, id string) error {
 	if !c.Status.Restarting {
 		return nil
 	}
-	if err := e.store.UpdateStatus(id, func(s *hull.Status) error { s.RestartCount++; return nil }); err != nil {
-		return err
-	}
-	err = e.start(ctx, c)
+	c.Status.RestartCount++
+	err = e.start(ctx, c, c.Status.RestartCount)
 	if err != nil && restartAfter(c, hull.Exit{Code: 128}, false) {
 		_ = e.store.UpdateStatus(id, func(s *hull.Status) error { s.Restarting = true; return nil })
 		e.restartLater(ctx, c, 0)

@@ -34,11 +34,12 @@ func (e *runner) Start(ctx context.Context, ref string) error {
 		return err
 	}
 	defer unlock()
-	return e.start(ctx, c)
+	return e.start(ctx, c, 0)
 }
 
-// start is Start with the pod's lock held.
-func (e *runner) start(ctx context.Context, c hull.Container) (err error) {
+// start is Start with the pod's lock held. restarts is how often the restart policy
+// has started the container since somebody else did.
+func (e *runner) start(ctx context.Context, c hull.Container, restarts int) (err error) {
 	id := c.ID
 	if err := c.CanStart(); err != nil {
 		return err
@@ -54,7 +55,7 @@ func (e *runner) start(ctx context.Context, c hull.Container) (err error) {
 	defer x.release.OnError(ctx, undoLimit, &err) // first: newest first, own deadline, joined into err
 
 	// Intent first: from here a crash leaves a record that recovery can act on.
-	if err := e.store.UpdateStatus(id, starting); err != nil {
+	if err := e.store.UpdateStatus(id, starting(restarts)); err != nil {
 		return err
 	}
 
@@ -157,7 +158,7 @@ func (e *runner) startFailed(ctx context.Context, c hull.Container, err *error) 
 	}
 	text := (*err).Error()
 	uerr := e.store.UpdateStatus(c.ID, func(s *hull.Status) error {
-		s.Phase, s.Pid, s.ExitCode, s.Error = c.Status.Phase, 0, code, text
+		s.Phase, s.Pid, s.ExitCode, s.Error, s.Restarting = c.Status.Phase, 0, code, text, false
 		return nil
 	})
 	*err = errors.Join(*err, uerr)
@@ -253,15 +254,18 @@ func (e *runner) forgetPod(id string) error {
 
 func (e *base) podDir(id string) string { return filepath.Join(e.cfg.RunDir, "pods", id) }
 
-func starting(s *hull.Status) error {
-	s.Phase, s.Error, s.StopRequested, s.Restarting = hull.Starting, "", false, false
-	s.OOMKilled, s.ExitCode, s.Health = false, 0, nil
-	return nil
+// starting leaves what restarts a restarting container, for whoever looks, until it runs.
+func starting(restarts int) func(*hull.Status) error {
+	return func(s *hull.Status) error {
+		s.Phase, s.Error, s.StopRequested, s.RestartCount = hull.Starting, "", false, restarts
+		s.OOMKilled, s.ExitCode, s.Health = false, 0, nil
+		return nil
+	}
 }
 
 func running(pid int, ep hull.Endpoint, logPath string) func(*hull.Status) error {
 	return func(s *hull.Status) error {
-		s.Phase, s.Pid, s.Endpoint, s.LogPath = hull.Running, pid, ep, logPath
+		s.Phase, s.Pid, s.Endpoint, s.LogPath, s.Restarting = hull.Running, pid, ep, logPath, false
 		s.StartedAt, s.FinishedAt = time.Now().UTC(), time.Time{}
 		return nil
 	}

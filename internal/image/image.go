@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -187,12 +188,15 @@ func (s *store) ns(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, namespace)
 }
 
-// publish tells the world about an image.
+// publish tells the world about an image, with its labels where id is its id.
 func (s *Service) publish(action, id, name string) {
 	if s.cfg.Events == nil {
 		return
 	}
 	e := hull.Event{Type: "image", Action: action, Actor: id, Scope: "local", Time: time.Now(), Attrs: map[string]string{}}
+	if known := s.view.Load().byID[digest.Digest(id)]; known != nil {
+		maps.Copy(e.Attrs, known.img.Config.Labels)
+	}
 	if name != "" {
 		e.Attrs["name"] = name
 	}

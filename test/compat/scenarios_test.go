@@ -157,6 +157,9 @@ func refusing() []scenario {
 			{run: "events --since 0 --until 0s --filter container=$T-a --filter event=die --format {{.Action}}", out: "die", wait: true}, // until is a whole second
 			{run: "events --until 0s --filter container=$T-a --filter event=die --format {{.Action}}", out: "die", wait: true},
 			{run: "events --until 0 --filter container=$T-a", out: empty},
+			{run: "commit -c 'LABEL mine=$T' $T-a $T-i", out: "sha256:.*"},
+			{run: "events --until 0s --filter type=image --filter event=tag --filter label=mine=$T --format {{.Actor.Attributes.mine}}", out: "$T", wait: true},
+			{run: "rmi $T-i"},
 		}},
 		{name: "links", steps: []step{
 			{run: "run -d --name $T-db busybox sleep 600"},

@@ -31,8 +31,11 @@ func stateOf(s hull.Status) container.ContainerState {
 		return container.StateExited
 	case hull.Created, hull.Starting:
 	}
-	if s.Restarting {
+	switch {
+	case s.Restarting:
 		return container.StateRestarting
+	case !s.StartedAt.IsZero():
+		return container.StateExited
 	}
 	return container.StateCreated
 }
