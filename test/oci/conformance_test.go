@@ -22,6 +22,7 @@ const toolsVersion = "v0.9.1-0.20251114084447-edf4cb3d2116"
 
 // noGate are programs that judge the suite or the machine rather than the runtime.
 var noGate = map[string]string{ //nolint:gochecknoglobals // constant
+	"pidfile":            "kills a program that ends by itself (true): whichever is first, with any runtime",
 	"linux_uid_mappings": "demands the order of mounts in mountinfo, which is that of their making since Linux 6.8; sysfs is made first in a user namespace",
 }
 
