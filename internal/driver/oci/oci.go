@@ -29,6 +29,7 @@ import (
 	"hull/internal/hull"
 	"hull/internal/linux"
 	"hull/internal/linux/cgroup"
+	"hull/internal/monitor"
 	wire "hull/internal/monitor/oci"
 )
 
@@ -54,6 +55,9 @@ type Driver struct {
 	late   sync.WaitGroup
 	life   context.Context //nolint:containedctx // ends the probe with the driver, whoever's call began it
 	end    context.CancelFunc
+
+	mu      sync.Mutex
+	program *monitor.Program // nil until it is needed
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -107,7 +111,26 @@ func (d *Driver) Info() driver.Info {
 func (d *Driver) Close() error {
 	d.end()
 	d.late.Wait()
-	return nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.program == nil {
+		return nil
+	}
+	return d.program.Close()
+}
+
+// spawn starts a monitor.
+func (d *Driver) spawn() (*monitor.Client, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.program == nil {
+		p, err := monitor.Open(d.cfg.MonitorPath)
+		if err != nil {
+			return nil, err
+		}
+		d.program = p
+	}
+	return d.program.Spawn()
 }
 
 // Create implements driver.Driver.
@@ -117,12 +140,12 @@ func (d *Driver) Create(_ context.Context, s driver.SandboxSpec) (driver.Sandbox
 		return nil, f.err
 	}
 	d.probe(f)
-	c := wire.Config{Style: f.style, Runtime: f.path, Args: d.global(f, s), NetNS: s.NetNS, MaskControllers: f.mask}
+	w := wire.Config{Style: f.style, Runtime: f.path, Args: d.global(f, s), NetNS: s.NetNS, MaskControllers: f.mask}
 	if f.style == wire.Runsc {
-		c.Pause = d.cfg.MonitorPath
-		c.Cgroup = group.Of(d.cg.Group(d.groupPath(wire.PausePrefix+s.ID, nil)))
+		w.Pause = d.cfg.MonitorPath
+		w.Cgroup = group.Of(d.cg.Group(d.groupPath(wire.PausePrefix+s.ID, nil)))
 	}
-	conf, err := json.Marshal(c)
+	conf, err := json.Marshal(w)
 	if err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
@@ -132,7 +155,11 @@ func (d *Driver) Create(_ context.Context, s driver.SandboxSpec) (driver.Sandbox
 	if err := saveNetNS(s.RunDir, s.NetNS); err != nil {
 		return nil, err
 	}
-	p, err := pod.Start(d.pods, s, conf)
+	var p *pod.Pod
+	c, err := d.spawn()
+	if err == nil {
+		p, err = pod.StartIn(d.pods, s, conf, c)
+	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(filepath.Join(s.RunDir, dirName)))
 	}
