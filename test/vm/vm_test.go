@@ -55,7 +55,7 @@ func (w *world) qemu(name string) int {
 func (w *world) spare() (monitor int) {
 	w.t.Helper()
 	hull := w.Hull()
-	w.Eventually("a machine is ready", func() error {
+	w.slowly("a machine is ready", func() error {
 		info := hull.Run("info")
 		_, rest, _ := strings.Cut(info, "a machine waits for the next start (hull-monitor ")
 		if n, _ := fmt.Sscanf(rest, "%d)", &monitor); n != 1 {

@@ -137,7 +137,7 @@ func (d *Driver) OpenDisk(ctx context.Context, root hull.Rootfs) (_ driver.Files
 	if err != nil {
 		return nil, err
 	}
-	state, memory, err := d.template(ctx, k, nil)
+	state, memory, err := d.template(ctx, k, false, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if err != nil {
 		return nil, err
 	}
-	if x.State, x.Memory, err = b.d.template(ctx, b.kind, &practice); err != nil {
+	if x.State, x.Memory, err = b.d.template(ctx, b.kind, true, &practice); err != nil {
 		return nil, err
 	}
 	raw, err := json.Marshal(x)
@@ -102,9 +102,7 @@ func (b *sandbox) Add(ctx context.Context, c driver.ContainerSpec, hio hull.IO) 
 	if err != nil {
 		return nil, fmt.Errorf("limit the machine: %w", err)
 	}
-	if x.State != "" {
-		b.d.another(b.kind, len(x.Binds) > 0, x.State, x.Memory, practice)
-	}
+	b.d.another(b.kind, len(x.Binds) > 0, x.State, x.Memory, practice)
 	return p, nil
 }
 

@@ -55,6 +55,7 @@ type templates struct {
 
 	mu     sync.Mutex
 	making map[string]*making
+	boots  map[string]bool // by key: see first
 	wg     sync.WaitGroup
 	stop   context.CancelFunc
 	ctx    context.Context //nolint:containedctx // the life of what is made: longer than the start that asked first
@@ -68,7 +69,7 @@ type making struct {
 
 func newTemplates(dir string, blank Blank, log *slog.Logger) *templates {
 	ctx, stop := context.WithCancel(context.Background())
-	return &templates{dir: dir, blank: blank, log: log, making: map[string]*making{}, ctx: ctx, stop: stop}
+	return &templates{dir: dir, blank: blank, log: log, making: map[string]*making{}, boots: map[string]bool{}, ctx: ctx, stop: stop}
 }
 
 func (t *templates) close() {
@@ -212,6 +213,36 @@ func (t *templates) find(key string) (state, memory string) {
 	return state, memory
 }
 
+// first says that the start which asks is the first one of its kind, and boots: that takes
+// half as long as a template and a machine made of it. Who comes before there is a
+// template waits for that.
+func (t *templates) first(key string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.boots[key] || t.making[key] != nil {
+		return false
+	}
+	t.boots[key] = true
+	return true
+}
+
+// later runs do when the container that was started is out of the way, unless the engine
+// ends before.
+func (t *templates) later(do func(context.Context)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return
+	}
+	t.wg.Go(func() {
+		select {
+		case <-time.After(spareDelay):
+			do(t.ctx)
+		case <-t.ctx.Done():
+		}
+	})
+}
+
 // get gives a template's files, and makes it if it is not there. Who comes
 // meanwhile waits: to boot beside the machine that is being made would take
 // longer than to be restored from it. What could not be made is not tried again
@@ -238,6 +269,7 @@ func (t *templates) get(ctx context.Context, key string, c vmm.Config, r *monito
 			if m.err == nil {
 				t.mu.Lock()
 				delete(t.making, key)
+				delete(t.boots, key)
 				t.mu.Unlock()
 			}
 			close(m.done)

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -193,4 +194,31 @@ func TestInitrdOfAnotherGuest(t *testing.T) {
 	if _, err := os.Stat(first); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestFirstBoots: of those that find no template one boots, before it is made; nobody
+// boots for it once its making has begun. An engine that has ended makes none.
+func TestFirstBoots(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ts := newTemplates(filepath.Join(dir, "templates"), nil, slog.New(slog.DiscardHandler))
+	for i, want := range []bool{true, false} {
+		if got := ts.first("one"); got != want {
+			t.Errorf("start %d boots: %t", i, got)
+		}
+	}
+	made := make(chan error)
+	ts.later(func(ctx context.Context) {
+		_, _, err := ts.get(ctx, "two", vmm.Config{QEMU: filepath.Join(dir, "none")}, nil)
+		made <- err
+	})
+	if err := <-made; err == nil {
+		t.Error("a template without QEMU")
+	}
+	if ts.first("two") {
+		t.Error("one boots whose template cannot be made, as if nobody had tried")
+	}
+	ts.close()
+	ts.later(func(context.Context) { t.Error("a template is begun by an engine that has ended") })
+	ts.wg.Wait()
 }

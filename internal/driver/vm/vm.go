@@ -332,12 +332,15 @@ func checkKernel(path string) error {
 	return nil
 }
 
-// template gives the files of a machine's template, which the first machine of a
-// kind waits for. Without one it boots. A template that is made rehearses r, if
-// that is not nil.
-func (d *Driver) template(ctx context.Context, k kind, r *monitorvm.Rehearsal) (state, memory string, err error) {
+// template gives the files of a machine's template. Without one it boots, as the first of a
+// kind does, which has it made afterwards (another); first says whether this one may be that.
+// A template that is made rehearses r, if that is not nil.
+func (d *Driver) template(ctx context.Context, k kind, first bool, r *monitorvm.Rehearsal) (state, memory string, err error) {
 	if k.key == "" { // a machine that a former engine made
 		return "", "", nil
+	}
+	if state, memory = d.templates.find(k.key); state != "" || first && d.templates.first(k.key) {
+		return state, memory, nil
 	}
 	state, memory, err = d.templates.get(ctx, k.key, k.machine, r)
 	if ctx.Err() != nil {
@@ -349,8 +352,20 @@ func (d *Driver) template(ctx context.Context, k kind, r *monitorvm.Rehearsal) (
 	return state, memory, nil
 }
 
-// another has a machine made ahead for the next start of a kind.
+// another has a machine made ahead for the next start of a kind, and before that their
+// template, if that is not there.
 func (d *Driver) another(k kind, shares bool, state, memory string, r monitorvm.Rehearsal) {
+	if k.key == "" { // as above
+		return
+	}
+	if state == "" {
+		d.templates.later(func(ctx context.Context) {
+			if state, memory, err := d.templates.get(ctx, k.key, k.machine, &r); err == nil && state != "" {
+				d.another(k, shares, state, memory, r)
+			}
+		})
+		return
+	}
 	c := k.machine
 	c.Name = "hull-spare"
 	if shares {
