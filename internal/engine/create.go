@@ -171,7 +171,7 @@ func (e *creation) chooseName(name string) (string, error) {
 }
 
 // wantedMounts is the user's mounts, those of --volumes-from, and the image's
-// volumes that nothing else covers.
+// volumes that nothing else covers. A nameless volume (-v /data) is one of these.
 func (e *creation) wantedMounts(s hull.Spec, res hull.Resolved) ([]hull.Mount, error) {
 	out := slices.Clone(s.Mounts)
 	has := func(target string) bool {
@@ -182,6 +182,9 @@ func (e *creation) wantedMounts(s hull.Spec, res hull.Resolved) ([]hull.Mount, e
 			return nil, fmt.Errorf("duplicate mount point: %s: %w", m.Target, errdefs.ErrInvalidArgument)
 		}
 	}
+	nameless := func(m hull.Mount) bool { return m.Type == hull.MountVolume && m.Source == "" && m.ViaBind }
+	last := slices.DeleteFunc(slices.Clone(out), func(m hull.Mount) bool { return !nameless(m) })
+	out = slices.DeleteFunc(out, nameless)
 	for _, from := range s.VolumesFrom {
 		ref, mode, _ := strings.Cut(from, ":")
 		if mode != "" && mode != "ro" && mode != "rw" && mode != "z" && mode != "Z" {
@@ -198,7 +201,12 @@ func (e *creation) wantedMounts(s hull.Spec, res hull.Resolved) ([]hull.Mount, e
 			m := mp.Spec
 			m.Source = firstOf(mp.Name, m.Source)
 			m.ReadOnly = m.ReadOnly || mode == "ro"
-			m.FromImage = false
+			m.FromImage, m.NoCopy = false, true // the image's files are the other's to copy
+			out = append(out, m)
+		}
+	}
+	for _, m := range last {
+		if !has(m.Target) {
 			out = append(out, m)
 		}
 	}

@@ -173,9 +173,14 @@ func mounts(c hull.Container, in ociInput, writableCgroups bool) []specs.Mount {
 		{"/etc/hostname", in.endpoint.HostnameFile},
 		{"/etc/hosts", in.endpoint.Hosts},
 	} {
-		if f.source != "" {
-			all = append(all, specs.Mount{Destination: f.target, Type: "bind", Source: f.source, Options: []string{"rbind", "rprivate"}})
+		if f.source == "" {
+			continue
 		}
+		m := specs.Mount{Destination: f.target, Type: "bind", Source: f.source, Options: []string{"rbind", "rprivate"}}
+		if s.Security.ReadOnlyRootfs {
+			m.Options = append(m.Options, "ro")
+		}
+		all = append(all, m)
 	}
 	var users []specs.Mount
 	for _, m := range in.mounts {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -201,7 +202,11 @@ func deviceAt(p string) ([]specs.LinuxDevice, error) {
 		d.Path = p
 		return []specs.LinuxDevice{d}, nil
 	}
-	return devicesBelow(real, nil)
+	list, err := devicesBelow(real, nil)
+	if errors.Is(err, syscall.ENOTDIR) || err == nil && len(list) == 0 {
+		return nil, fmt.Errorf("%q: not a device node: %w", p, errdefs.ErrInvalidArgument)
+	}
+	return list, err
 }
 
 func devicesBelow(dir string, skip []string) ([]specs.LinuxDevice, error) {

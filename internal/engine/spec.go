@@ -205,6 +205,8 @@ func validate(s hull.Spec) error {
 		return bad("Minimum memoryswap limit should be larger than memory limit, see usage")
 	case r.Memory == 0 && r.MemorySwap > 0:
 		return bad("You should always set the Memory limit when using Memoryswap limit, see usage")
+	case r.MemoryReservation > 0 && r.MemoryReservation < minMemory:
+		return bad("Minimum memory reservation allowed is 6MB")
 	case r.Memory > 0 && r.MemoryReservation > r.Memory:
 		return bad("Minimum memory limit can not be less than memory reservation limit, see usage")
 	case r.MemorySwappiness != nil && (*r.MemorySwappiness < -1 || *r.MemorySwappiness > 100):

@@ -79,6 +79,8 @@ func running() []scenario {
 		}},
 		{name: "tty", steps: []step{{run: "run --rm -t busybox tty", out: "/dev/(pts/0|console)"}}},
 		{name: "devices", steps: []step{
+			{run: "run --rm --device /etc busybox true", code: 125, err: "not a device node"},
+			{run: "run --rm --device /etc/passwd:/dev/x busybox true", code: 125, err: "not a device node"},
 			{run: "run --rm busybox ls /dev", out: `(?s)(console\n)?(core\n)?fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero`},
 		}},
 		{name: "three descriptors only", steps: []step{{run: "run --rm busybox ls /proc/self/fd", out: "0\n1\n2\n3"}}},
@@ -394,6 +396,7 @@ func limits() []scenario {
 		}},
 		{name: "read-only root", steps: []step{
 			{run: "run --rm --read-only busybox touch /x", code: 1, err: "read-only"},
+			{run: "run --rm --read-only busybox touch /etc/hosts", code: 1, err: "read-only"},
 			{run: "run --rm --read-only --tmpfs /tmp busybox touch /tmp/x"},
 		}},
 		{name: "tmpfs options", steps: []step{
@@ -464,6 +467,9 @@ func storage() []scenario {
 			{run: "run --rm --volumes-from $T-a busybox sh -c 'echo shared > /data/y'"},
 			{run: "run --rm --volumes-from $T-a:ro busybox touch /data/z", code: 1, err: "read-only"},
 			{run: "run --rm -v $T-v:/v busybox cat /v/y", out: "shared"},
+			{run: "run --rm --volumes-from $T-a -v /data busybox cat /data/y", out: "shared"},
+			{run: "create --name $T-b -v /usr busybox"},
+			{run: "run --rm --volumes-from $T-b busybox /bin/ls -A /usr", out: empty},
 		}},
 		{name: "data survives a restart", steps: []step{
 			{run: "run --name $T-a busybox sh -c 'echo x >> /count; wc -l < /count'", out: "1"},
