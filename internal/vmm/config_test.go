@@ -15,7 +15,7 @@ func TestArgs(t *testing.T) {
 	}
 	got := strings.Join(Args(c, Descriptors{QMP: 3, Agent: 4, Log: 5, Taps: []int{6}}), " ")
 	for _, want := range []string{
-		"-name a,,b ", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=off", "-accel tcg,thread=single,tb-size=40",
+		"-name a,,b ", "microvm,rtc=on,isa-serial=on,memory-backend=mem,acpi=off", "-smp 1,maxcpus=2 ", "-accel tcg,thread=multi,tb-size=40",
 		"-m 256M", "memory-backend-file,id=mem,size=256M,mem-path=/memory/memory,share=on", "-append quiet -",
 		"filename=/root,,1.erofs", "read-only=on", "driver=null-co,node-name=disk1-0", "serial=r,discard=off,write-zeroes=off",
 		"tap,id=net0,fd=6,vhost=off", "hubport,id=net1", "virtio-scsi-device,id=plugger,bus=virtio-mmio-bus.0", "elevateprivileges=deny", "-incoming defer",

@@ -93,6 +93,9 @@ func (k Kernel) emulated(cpus, khz int) []string {
 	if khz > 0 { // a machine has nothing by which to find out
 		a = append(a, "tsc=reliable", "tsc_early_khz="+strconv.Itoa(khz))
 	}
+	if cpus == 1 {
+		a = append(a, "nr_cpus=1") // QEMU says that there may be more
+	}
 	if !k.ACPI {
 		a = append(a, "nolapic_timer")
 		if cpus == 1 {
