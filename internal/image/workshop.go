@@ -271,12 +271,10 @@ func (w *workNames) name(ctx context.Context, i images.Image) error {
 	return nil
 }
 
-// created tells that an image was built.
-func (w *workNames) created(manifest digest.Digest) {
-	for _, e := range w.s.view.Load().byID {
-		if e.manifest.Digest == manifest {
-			w.s.publish("create", e.img.ID, "")
-		}
+// created tells that an image was built, or one for each platform.
+func (w *workNames) created(target digest.Digest) {
+	for _, e := range w.s.view.Load().target[target] {
+		w.s.publish("create", e.img.ID, "")
 	}
 }
 

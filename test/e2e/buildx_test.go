@@ -213,6 +213,12 @@ func TestBuildx(t *testing.T) {
 	if got := c.Run("run", "--rm", "baked:a", "cat", "/n") + c.Run("run", "--rm", "baked:b", "cat", "/n"); got != "12" {
 		t.Errorf("bake made %q", got)
 	}
+	e.Eventually("both images' making is told", func() error {
+		if got := c.Run("events", "--since", "0", "--until", "0s", "--filter", "type=image", "--filter", "event=create", "--format", "{{.Action}}"); strings.Count(got, "create") != 2 {
+			return fmt.Errorf("events: %s", got)
+		}
+		return nil
+	})
 	outputs(t, c, registry)
 	caches(t, c, registry)
 
