@@ -554,6 +554,7 @@ func (s *server) reset() error {
 	if err := unix.Unmount(guest.RootDir, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 		errs = append(errs, fmt.Errorf("unmount root file system: %w", err))
 	}
+	errs = append(errs, released(guest.RootSerial), released(guest.DiskSerial))
 	files, err := os.ReadDir(guest.FilesDir)
 	errs = append(errs, err)
 	for _, f := range files {

@@ -283,7 +283,7 @@ func mountDisk(serial, dir, fs string, flags uintptr, data string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(dev)
+	f, err := openFree(dev)
 	if err != nil {
 		return err
 	}
@@ -297,6 +297,35 @@ func mountDisk(serial, dir, fs string, flags uintptr, data string) error {
 		err = fmt.Errorf("%w: the guest's kernel lacks %s", err, fs)
 	}
 	return err
+}
+
+// freeWait bounds the wait for a file system that was unmounted to let go of its disk.
+const freeWait = 10 * time.Second
+
+// released waits until nothing of the file system on a disk is left. What still unmounts
+// when the machine is given another disk would write to that, as if it was the former one.
+func released(serial string) error {
+	dev, err := findDisk(serial)
+	if err != nil {
+		return err
+	}
+	f, err := openFree(dev)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// openFree opens a disk that no file system is on. One that was unmounted stays as long as
+// anything refers to it, such as a container's mount namespace that is being taken apart, and
+// mount would give that one again, with another disk's content.
+func openFree(dev string) (*os.File, error) {
+	for limit := time.Now().Add(freeWait); ; time.Sleep(2 * time.Millisecond) {
+		f, err := os.OpenFile(dev, os.O_RDONLY|unix.O_EXCL, 0)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(limit) {
+			return f, err
+		}
+	}
 }
 
 // findDisk finds a virtio disk by the serial it was given.
