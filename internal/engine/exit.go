@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strconv"
 	"time"
@@ -178,8 +179,15 @@ func (e *runner) startAgain(ctx context.Context, id string) error {
 	}
 	c.Status.RestartCount++
 	err = e.start(ctx, c, c.Status.RestartCount)
-	if err != nil && restartAfter(c, hull.Exit{Code: 128}, false) {
-		_ = e.store.UpdateStatus(id, func(s *hull.Status) error { s.Restarting = true; return nil })
+	if err == nil {
+		return nil
+	}
+	again := restartAfter(c, hull.Exit{Code: 128}, false)
+	err = errors.Join(err, e.store.UpdateStatus(id, func(s *hull.Status) error {
+		s.Restarting, s.RestartCount = again, c.Status.RestartCount
+		return nil
+	}))
+	if again {
 		e.restartLater(ctx, c, 0)
 	}
 	return err

@@ -165,8 +165,7 @@ func (e *runner) Kill(ctx context.Context, ref, name string) error {
 	x := e.runs.run(c.ID)
 	if x == nil {
 		if c.Status.Restarting && sig == syscall.SIGKILL {
-			_, _, err := e.requestStop(ctx, c.ID)
-			return err
+			return e.killRun(ctx, c.ID)
 		}
 		return fmt.Errorf("cannot kill container: %s: container %s is not running: %w", ref, c.ID, errdefs.ErrConflict)
 	}
