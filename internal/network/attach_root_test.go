@@ -607,7 +607,9 @@ func TestConnectPublishes(t *testing.T) {
 	require.Root(t)
 	w := newWorld(t)
 	ctx := context.Background()
-	for _, n := range []hull.Network{{Name: "inside", EnableIPv4: true, Internal: true}, {Name: "red", EnableIPv4: true}} {
+	for _, n := range []hull.Network{
+		{Name: "inside", EnableIPv4: true, Internal: true}, {Name: "deep", EnableIPv4: true, Internal: true}, {Name: "red", EnableIPv4: true},
+	} {
 		_, _, err := w.s.Create(ctx, n)
 		must(t, err)
 	}
@@ -628,8 +630,21 @@ func TestConnectPublishes(t *testing.T) {
 	if got := p.Status.Endpoint.Ports; len(got) == 0 || got[0].HostPort != 8080 {
 		t.Errorf("recorded ports: %+v", got)
 	}
+	// An internal network leads nowhere, whatever its priority.
+	must(t, w.s.Connect(ctx, "deep", a.pod.ID, hull.EndpointSpec{GwPriority: 1}))
+	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 	must(t, w.s.Disconnect(ctx, "red", a.pod.ID, false))
 	wantRefused(t, w.lan, "tcp", hostIP4+":8080")
+	// Nor do the next engine's repairs publish anything there.
+	p, err = w.pod(a.pod.ID)
+	must(t, err)
+	w.crash()
+	w.findAgain(&a, p)
+	if e := w.elements(); e["any4"] != 0 {
+		t.Errorf("elements: %v", e)
+	}
+	must(t, w.s.Connect(ctx, "red", a.pod.ID, hull.EndpointSpec{}))
+	wantSeen(t, w.lan, "tcp", hostIP4+":8080", lanIP4)
 	w.detach(a)
 }
 

@@ -60,7 +60,7 @@ func (s *Service) Connect(ctx context.Context, ref, containerID string, spec hul
 	// Machines are told last, and after a failure when all is as it was.
 	back.Add("take it from the machine", func(ctx context.Context) error { return s.cfg.relink(ctx, a, p) })
 	first := !a.hasNames()
-	leads := !a.hasRoute() || spec.GwPriority > a.priority()
+	leads := !a.hasRoute() || !n.rec.Internal && spec.GwPriority > a.priority()
 	if err := e.connect(&slot{dir: a.dir, id: filepath.Base(p.Status.Endpoint.NetNS)}, leads); err != nil {
 		return err
 	}

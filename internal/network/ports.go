@@ -357,13 +357,12 @@ func (s *Service) publishPorts(a *attachment, spec hull.NetworkSpec) ([]hull.Pub
 	if err != nil {
 		return nil, err
 	}
-	a.claims = claims // released with the attachment, whatever comes now
-	a.forwards = forwards(out, a.ends[0])
-	if _, err := s.host.fw.Apply(firewall.Change{AddForwards: a.forwards}); err != nil {
-		a.forwards = nil
+	next := forwards(out, a.ends[0])
+	if _, err := s.host.fw.Apply(firewall.Change{AddForwards: next}); err != nil {
+		s.ports.release(claims)
 		return nil, fmt.Errorf("publish ports: %w", err)
 	}
-	a.published = out
+	a.claims, a.forwards, a.published = claims, next, out
 	trimSockets(claims)
 	s.host.forgetFlows(a)
 	return out, nil
@@ -501,8 +500,12 @@ func hostAddrs(b binding, e *end) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// forwards joins what lies side by side and keeps its numbers into ranges.
+// forwards are the translations of published ports to e, none where e publishes none.
+// What lies side by side and keeps its numbers is joined into ranges.
 func forwards(published []hull.PublishedPort, e *end) []firewall.Forward {
+	if !e.publishes() { // a pod has left the network that they were published on
+		return nil
+	}
 	var out []firewall.Forward
 	for _, p := range published {
 		host, err := netip.ParseAddr(p.HostIP)

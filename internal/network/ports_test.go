@@ -59,7 +59,7 @@ func TestParseExposed(t *testing.T) {
 
 func TestForwardsJoinWhatKeepsItsNumber(t *testing.T) {
 	t.Parallel()
-	e := &end{v4: netip.MustParseAddr("172.17.0.2"), v6: netip.MustParseAddr("fd00::2")}
+	e := &end{network: &network{bridge: "b"}, v4: netip.MustParseAddr("172.17.0.2"), v6: netip.MustParseAddr("fd00::2")}
 	var in []hull.PublishedPort
 	for _, p := range []uint16{8002, 8000, 8001, 8003} {
 		in = append(in, hull.PublishedPort{ContainerPort: p, Proto: "tcp", HostIP: "0.0.0.0", HostPort: p}, hull.PublishedPort{ContainerPort: p, Proto: "tcp", HostIP: "::", HostPort: p})
