@@ -86,6 +86,9 @@ func (b *backend) create(r monitor.CreateRequest, spec *Container) (_ *container
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Destroy())
+			if c.init != nil {
+				err = errors.Join(err, c.init.Close())
+			}
 		}
 	}()
 	root := filepath.Join(c.dir, "rootfs")
@@ -168,10 +171,11 @@ func (c *container) createAlone(cmd *command, console *socket, rows, cols uint16
 	if err != nil {
 		return fmt.Errorf("%s create: %w", b.cfg.Runtime, err)
 	}
-	c.init = &process{c: c}
-	if c.init.child, err = b.reaper.adopt(pid); err != nil {
+	child, err := b.reaper.adopt(pid)
+	if err != nil {
 		return fmt.Errorf("%s create: %w", b.cfg.Runtime, err)
 	}
+	c.init = &process{c: c, child: child}
 	if console != nil {
 		c.init.console, err = console.receiveTTY(time.Now().Add(controlLimit), nil, rows, cols)
 	}

@@ -17,18 +17,24 @@ import (
 // in that namespace, and in the cgroups that it has joined.
 type seat struct {
 	work    chan func()
-	done    chan struct{}
-	unified *os.File // v2 directory that children are cloned into; nil = none
+	leaves  chan struct{} // closed for the thread to end
+	done    chan struct{} // closed by the thread
+	unified *os.File      // v2 directory that children are cloned into; nil = none
 }
 
 var errSeatEnded = errors.New("the container's thread has ended")
 
 func newSeat() *seat {
-	s := &seat{work: make(chan func()), done: make(chan struct{})}
+	s := &seat{work: make(chan func()), leaves: make(chan struct{}), done: make(chan struct{})}
 	linux.GoOnThread(func() {
 		defer close(s.done)
-		for f := range s.work {
-			f()
+		for {
+			select {
+			case f := <-s.work:
+				f()
+			case <-s.leaves:
+				return
+			}
 		}
 	})
 	return s
@@ -47,7 +53,7 @@ func (s *seat) do(f func() error) error {
 
 // end lets the thread die, and with it the mounts that nobody else holds.
 func (s *seat) end() {
-	close(s.work)
+	close(s.leaves)
 	<-s.done
 	if s.unified != nil {
 		s.unified.Close()
