@@ -69,15 +69,13 @@ func (e *Engine) Options() []command.CLIOption {
 	return []command.CLIOption{command.WithAPIClientOptions(client.WithDialContext(e.dial))}
 }
 
-// Env tells another program of the same engine.
+// Env tells another program of the same engine, whatever our own environment says: docker/cli
+// prefers a host to a context.
 func (e *Engine) Env() map[string]string {
-	switch {
-	case e.Context != "":
-		return map[string]string{endpoint.EnvDockerContext: e.Context}
-	case e.Host != "":
-		return map[string]string{endpoint.EnvDockerHost: e.Host}
+	if e.Context == "" && e.Host == "" {
+		return nil
 	}
-	return nil
+	return map[string]string{endpoint.EnvDockerHost: e.Host, endpoint.EnvDockerContext: e.Context}
 }
 
 // Up starts the user's own engine when it does not answer.
