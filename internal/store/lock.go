@@ -43,3 +43,9 @@ func lockDir(dir string) (_ *os.File, err error) {
 	}
 	return f, nil
 }
+
+// unlockDir gives a directory back. To close the file would not do: a child that this
+// process makes at the moment has a copy of the descriptor until it executes its program.
+func unlockDir(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}

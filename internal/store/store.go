@@ -137,7 +137,7 @@ func (s *Store) release() error {
 		errs = append(errs, s.db.Close())
 	}
 	for _, l := range s.locks {
-		errs = append(errs, l.Close())
+		errs = append(errs, unlockDir(l))
 	}
 	return errors.Join(errs...)
 }
