@@ -12,8 +12,12 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// maxGuestStreams bounds how many queries a guest may have under way.
-const maxGuestStreams = 64
+const (
+	// maxGuestStreams bounds how many queries a guest may have under way.
+	maxGuestStreams = 64
+	// maxUnsent bounds how many requests wait for a guest that takes nothing.
+	maxUnsent = 1024
+)
 
 // Client is the monitor's end. What comes from the guest is bounded and checked:
 // a guest that breaks the protocol loses its connection, and with it its life.
@@ -26,6 +30,7 @@ type Client struct {
 	next    uint32 // request and stream ids
 	waiting map[uint32]chan Reply
 	asking  int // streams of the guest's
+	unsent  int // requests that it has not taken yet
 	isReady bool
 	ready   chan struct{}
 }
@@ -164,10 +169,21 @@ func (c *Client) callThen(ctx context.Context, r Request, sent func()) (Reply, e
 		c.mu.Unlock()
 		return Reply{}, c.lost()
 	}
+	if c.unsent >= maxUnsent {
+		c.mu.Unlock()
+		return Reply{}, fmt.Errorf("the guest takes no requests (%s): %w", r.Op, errdefs.ErrUnavailable)
+	}
+	c.unsent++
 	c.waiting[id] = ch
 	c.mu.Unlock()
 	line := make(chan error, 1)
-	go func() { line <- c.s.Send(KindRequest, id, b) }()
+	go func() {
+		err := c.s.Send(KindRequest, id, b)
+		c.mu.Lock()
+		c.unsent--
+		c.mu.Unlock()
+		line <- err
+	}()
 	for {
 		select {
 		case err := <-line:

@@ -215,6 +215,16 @@ func TestGuestThatTakesNothing(t *testing.T) {
 	if _, _, err := c.Add(asked(), Start{ID: "c", Stdin: true}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("add: %v", err)
 	}
+	// What is kept for it has an end: then nobody waits at all.
+	var err error
+	for range maxUnsent {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		err = c.Off(ctx)
+	}
+	if errors.Is(err, context.Canceled) || !errdefs.IsUnavailable(err) {
+		t.Errorf("after so many: %v", err)
+	}
 }
 
 // TestGuestThatDoesNotEnd: what a guest sends without an end is bounded, too.
